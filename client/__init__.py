@@ -1,0 +1,1 @@
+"""The hospital: import, cases, training, segmentation; nothing leaves but weights and counts."""

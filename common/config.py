@@ -1,0 +1,449 @@
+"""Frozen, validated configuration: recipes, experiments and sites, read from YAML; unknown keys are refused.
+
+Triples are (z, y, x). Every choice that the paper leaves open is a field here whose docstring says so ([C]);
+what the paper fixes is a default ([P]).
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from common.errors import ConfigError
+
+Triple = tuple[int, int, int]
+TripleMm = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+"""Names of sites, models and experiments: they become file names."""
+
+
+class Frozen(BaseModel):
+    """Base of all configuration: immutable, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+Model = TypeVar("Model", bound=Frozen)
+
+
+class RoiConfig(Frozen):
+    """How the region of interest is cut (paper, section 2.C)."""
+
+    body_threshold_hu: float = -300.0
+    """[C] Voxels above this may belong to the body."""
+    crop_at_neck: bool = True
+    """[P] Keep what lies above the neck. Off for cohorts whose target reaches below it."""
+    neck_margin_mm: float = Field(default=15.0, ge=0)
+    """[C] Kept below the neck's narrowest slice."""
+    margin_mm: float = Field(default=10.0, ge=0)
+    """[C] Kept round the mask's in-plane bounding box."""
+
+
+class PreprocessConfig(Frozen):
+    """From the planning CT to the network's grid (paper, section 2.C)."""
+
+    spacing_mm: TripleMm = (3.0, 0.952, 0.952)
+    """[P] Target grid (z, y, x)."""
+    roi: RoiConfig = RoiConfig()
+
+
+class AsppConfig(Frozen):
+    """Atrous spatial pyramid pooling in a skip connection (paper, section 2.D)."""
+
+    rates: tuple[Annotated[int, Field(gt=0)], ...] = (6, 12, 18)
+    """[C] Dilation rates; clamped per axis to (n - 1) // 2 so that no kernel degenerates."""
+    image_pooling: bool = False
+    """[P for stage 2] The v3+ variant adds a global pooling branch."""
+    dropout: Fraction = 0.0
+    """[C] Dropout after the projection (0.1 in stage 2)."""
+
+
+class NetworkConfig(Frozen):
+    """A (M)DR-UNet: len(widths) encoder levels, one fewer decoder levels (paper, section 2.D)."""
+
+    in_channels: int = Field(default=1, ge=1, le=2)
+    """[P] 1: plain CT; 2: plain and contrast-enhanced."""
+    widths: tuple[Annotated[int, Field(gt=0)], ...] = (32, 64, 128, 256, 512, 512)
+    """[P] Channels of each level; capped at 512 (stage 1) or 1024 (stage 2)."""
+    strides: tuple[Triple, ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+    """[C] Downsampling between levels."""
+    first_kernel: Triple = (1, 3, 3)
+    """[C] Kernel of the first level; 3 x 3 x 3 below it."""
+    aspp: AsppConfig | None = AsppConfig()
+    """None gives the Res-UNet."""
+    encoder_dropout: Fraction = 0.0
+    """[C] Dropout at the encoder's end (0.5 in stage 2)."""
+
+    @model_validator(mode="after")
+    def _levels_match(self) -> Self:
+        if len(self.widths) < 2 or len(self.strides) != len(self.widths) - 1:
+            raise ValueError(
+                f"strides: {len(self.strides)} given for {len(self.widths)} widths; expected one fewer than widths"
+            )
+        return self
+
+
+class StageConfig(Frozen):
+    """One stage of the cascade: a network and the patch it sees."""
+
+    network: NetworkConfig = NetworkConfig()
+    patch_size: Triple = (64, 128, 128)
+    """[P] Voxels (z, y, x) of the preprocessed grid."""
+
+    @model_validator(mode="after")
+    def _patch_divides(self) -> Self:
+        for axis, name in enumerate("zyx"):
+            factor = 1
+            for stride in self.network.strides:
+                factor *= stride[axis]
+            if self.patch_size[axis] % factor:
+                raise ValueError(
+                    f"patch_size: {self.patch_size[axis]} along {name} is not a multiple of the network's "
+                    f"downsampling {factor}; use a multiple of {factor}"
+                )
+        return self
+
+
+class AugmentationConfig(Frozen):
+    """Random changes of a training patch (paper, section 3.A.1)."""
+
+    enabled: bool = True
+    scale_range: tuple[float, float] = (0.7, 1.3)
+    """[P]"""
+    rotation_deg: float = Field(default=10.0, ge=0)
+    """[P] Uniform within +- this, about each axis [C]."""
+    elastic_rms_mm: float = Field(default=2.0, ge=0)
+    """[C] RMS of the in-plane elastic displacement; the paper's "34 / 10" taken literally moves voxels by 0.12."""
+    elastic_grid_mm: float = Field(default=32.0, gt=0)
+    """[C] Distance of the elastic field's control points."""
+    noise_sd: float = Field(default=0.1, ge=0)
+    """[P] Gaussian noise of SD uniform in 0..this, on normalised intensities [C]."""
+    uniform_noise: float = Field(default=0.1, ge=0)
+    """[P] Uniform noise within +- this, chosen instead of Gaussian in half of the patches [C]."""
+    flip_left_right: bool = True
+    """[C] Anatomy is near symmetric left to right only."""
+    probability: Fraction = 0.5
+    """[C] Share of patches that each transform touches."""
+
+
+class TrainingConfig(Frozen):
+    """Optimisation (paper, section 3.A.1)."""
+
+    lr0: float = Field(default=0.01, gt=0)
+    """[P] lr = lr0 (1 - epoch / epoch_max) ** power, over global epochs."""
+    power: float = Field(default=0.9, ge=0)
+    """[P]"""
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    """[P]"""
+    nesterov: bool = False
+    """[C] Off: paper."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """[C] Off: paper."""
+    gradient_clip: float = Field(default=0.0, ge=0)
+    """[C] Largest norm of an update's gradient; 0: none, as in the paper."""
+    batch_size: int = Field(default=1, ge=1)
+    """[P] Patches a forward pass."""
+    accumulation: int = Field(default=2, ge=1)
+    """[P] Batches an update; the odd last batch is flushed at the epoch's end."""
+    patches_per_case: int = Field(default=1, ge=1)
+    """[C] Patches a case and epoch."""
+    foreground_fraction: Fraction = 1 / 3
+    """[C] Share of stage-1 patches forced to hold foreground."""
+    jitter_voxels: int = Field(default=3, ge=0)
+    """[P] Stage-2 crops lie round the true centroid, moved by up to this along each axis."""
+    momentum_across_rounds: Literal["reset", "keep"] = "reset"
+    """[C] Whether a site keeps its optimiser's momentum when the aggregated weights replace its own."""
+    autocast: Literal["auto", "bf16", "off"] = "auto"
+    """[C] bf16 autocast; auto turns it on where the device computes in bf16."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+class InferenceConfig(Frozen):
+    """Two-stage inference (paper, section 2.E)."""
+
+    window_overlap: float = Field(default=0.5, ge=0, lt=1)
+    """[P] Stage 1 slides its patch at half its size."""
+    centroid_threshold: Fraction = 0.5
+    """[C] The centroid is that of the largest component of stage 1 at or above this."""
+    stage2_weight: Fraction = 0.5
+    """[P] S = (1 - w) S1 + w S2."""
+    threshold: Fraction = 0.6
+    """[P] Applied on the original grid."""
+    fusion: Literal["paper", "safe"] = "safe"
+    """[C] `paper`: one stage-2 crop, so a larger tumour is cut; `safe`: stage 2 tiles what exceeds the crop."""
+
+
+class SplitConfig(Frozen):
+    """Patient-wise seeded split of a site's cases."""
+
+    test_fraction: Fraction = 0.3
+    """[P for transfer] Held out at every site."""
+    validation_fraction: Fraction = 0.1
+    """[C] Of the remaining cases; used to choose models, never the test cases."""
+    seed: int = 0
+
+
+STAGE2 = StageConfig(
+    network=NetworkConfig(
+        widths=(32, 64, 128, 256, 512, 1024),
+        aspp=AsppConfig(rates=(2, 4, 6), image_pooling=True, dropout=0.1),
+        encoder_dropout=0.5,
+    ),
+    patch_size=(32, 64, 96),
+)
+
+
+class Recipe(Frozen):
+    """Everything that defines a model but its data: grid, networks, training, inference."""
+
+    preprocess: PreprocessConfig = PreprocessConfig()
+    stage1: StageConfig = StageConfig()
+    stage2: StageConfig | None = STAGE2
+    """None: no cascade."""
+    training: TrainingConfig = TrainingConfig()
+    inference: InferenceConfig = InferenceConfig()
+
+    @property
+    def stages(self) -> dict[str, StageConfig]:
+        """The stages present, by the prefix of their weights: `stage1`, and `stage2` in a cascade."""
+        return {"stage1": self.stage1} | ({"stage2": self.stage2} if self.stage2 else {})
+
+
+class StatisticsStep(Frozen):
+    """Asks every site for its HU histogram and case counts."""
+
+    kind: Literal["statistics"]
+
+
+class _Training(Frozen):
+    model: Name
+    """Name of the result (`local` and `finetune` append `-SITE`)."""
+    sites: tuple[Name, ...] = ()
+    """Empty: all of the experiment's sites."""
+    rounds: int = Field(default=1, ge=1)
+    local_epochs: int = Field(default=1, ge=1)
+    """Epochs a round at each site."""
+    lr0: float | None = Field(default=None, gt=0)
+    """Instead of the recipe's."""
+    select: Literal["last", "best"] = "last"
+    """The last round's model, or the one with the best validation DSC."""
+
+    @property
+    def epochs(self) -> int:
+        """Global epochs of the step: rounds times local epochs."""
+        return self.rounds * self.local_epochs
+
+
+class TrainStep(_Training):
+    """Federated training over sites."""
+
+    kind: Literal["train"]
+    initial: Name | None = None
+    """A model of an earlier step; none: fresh weights from the experiment's seed."""
+    strategy: Literal["fedavg", "fedavgm", "fedprox", "fedadam"] = "fedavg"
+    strategy_options: dict[str, float] = {}
+    """Keyword arguments of Flower's strategy, such as `proximal_mu`."""
+
+
+class LocalStep(_Training):
+    """Every site trains alone from the same fresh weights: the comparison a federation has to beat."""
+
+    kind: Literal["local"]
+
+
+class FinetuneStep(_Training):
+    """Every site fine-tunes `initial` alone on its own cases."""
+
+    kind: Literal["finetune"]
+    initial: Name
+
+
+class EvaluateStep(Frozen):
+    """Cross-site matrix: every model at every site's held-out cases."""
+
+    kind: Literal["evaluate"]
+    models: tuple[Name, ...]
+    """Models of earlier steps; the base name of a `local` or `finetune` step stands for all its sites' models."""
+    sites: tuple[Name, ...] = ()
+    split: Literal["validation", "test"] = "test"
+    models_per_message: int = Field(default=1, ge=1)
+    """How many models travel together; more saves waits, fewer saves memory."""
+    pictures: int = Field(default=0, ge=0)
+    """Overlays asked of each site for the first model; a site sends them only if its policy allows."""
+
+
+Step = Annotated[StatisticsStep | TrainStep | LocalStep | FinetuneStep | EvaluateStep, Field(discriminator="kind")]
+
+
+class RoundConfig(Frozen):
+    """How the coordinator waits for the sites."""
+
+    join_timeout_s: float = Field(default=120.0, gt=0)
+    """Every named site must be connected within this."""
+    timeout_s: float = Field(default=86400.0, gt=0)
+    """A round's replies must be in within this."""
+    transport: Literal["fp32", "fp16"] = "fp32"
+    """Number format of weights on the wire; aggregation is always fp32."""
+
+
+class IngestConfig(Frozen):
+    """How an export becomes cases."""
+
+    structures: tuple[str, ...] = (r"^gtv[-_ ]?(nx|t|p)$", r"^gtv")
+    """Ordered, case-insensitive patterns of RTSTRUCT ROI names; the first that matches exactly one ROI is the target."""
+    image_name: str = "ct.nii.gz"
+    """File name of the image in a NIfTI export's case folder."""
+    label_name: str = "gtv.nii.gz"
+    """File name of the label beside it."""
+
+
+class SimulationConfig(Frozen):
+    """Where `fedgtv-simulate` takes its sites' data from when nothing was imported yet."""
+
+    source: Literal["phantoms", "folder"] = "phantoms"
+    """`phantoms`: made on the spot; `folder`: one export a site, in folders named like the sites."""
+    folder: str = ""
+    """May begin with an environment variable, such as `$FEDGTV_DATA/openkbp`."""
+    cases: dict[Name, int] = {}
+    """Phantom cases a site."""
+    scale: float = Field(default=1.0, gt=0, le=1)
+    """In-plane and through-plane coarsening of the phantoms; 1 is 512 x 512 x 130."""
+    contrast: float = Field(default=1.0, gt=0)
+    """Factor on the phantom tumour's HU difference to muscle."""
+    ingest: IngestConfig = IngestConfig()
+
+
+class Experiment(Frozen):
+    """A list of steps over named sites with one recipe."""
+
+    name: Name
+    seed: int = Field(default=1, ge=0, lt=2**31)
+    sites: tuple[Name, ...]
+    recipe: Recipe = Recipe()
+    split: SplitConfig = SplitConfig()
+    rounds: RoundConfig = RoundConfig()
+    steps: tuple[Step, ...]
+    simulation: SimulationConfig = SimulationConfig()
+    notes: tuple[str, ...] = ()
+    """Sentences that stand beside the tables, such as what the target really is."""
+
+    @field_validator("sites")
+    @classmethod
+    def _sites_once(cls, sites: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({site for site in sites if sites.count(site) > 1})
+        if twice:
+            raise ValueError(f"site {twice[0]!r} is named twice; name every site once")
+        if not sites:
+            raise ValueError("no site is named; expected at least one")
+        return sites
+
+    @model_validator(mode="after")
+    def _steps_refer_to_what_exists(self) -> Self:
+        known: set[str] = set()
+        for number, step in enumerate(self.steps, 1):
+            for site in getattr(step, "sites", ()):
+                if site not in self.sites:
+                    raise ValueError(f"step {number} names site {site!r}; expected one of {', '.join(self.sites)}")
+            wanted = step.models if isinstance(step, EvaluateStep) else (getattr(step, "initial", None),)
+            for model in wanted:
+                if model is not None and model not in known:
+                    raise ValueError(
+                        f"step {number} needs model {model!r}, which no earlier step makes; "
+                        f"made so far: {', '.join(sorted(known)) or 'none'}"
+                    )
+            if isinstance(step, TrainStep | LocalStep | FinetuneStep):
+                results = self.results_of(step)
+                if known & {step.model, *results}:
+                    raise ValueError(f"step {number} makes model {step.model!r}, which an earlier step makes already")
+                known |= {step.model, *results}
+        return self
+
+    def sites_of(self, step: Any) -> tuple[str, ...]:
+        """The sites a step runs on: its own list, or all."""
+        return tuple(getattr(step, "sites", ()) or self.sites)
+
+    def results_of(self, step: Any) -> tuple[str, ...]:
+        """Names of the models a training step makes."""
+        if isinstance(step, TrainStep):
+            return (step.model,)
+        return tuple(f"{step.model}-{site}" for site in self.sites_of(step))
+
+
+class PolicyConfig(Frozen):
+    """What may leave a site."""
+
+    share_pictures: bool = False
+    """Overlays of single cases; only for phantoms or with the patients' consent."""
+    min_cases: int = Field(default=3, ge=1)
+    """Statistics and metrics over fewer cases are not sent."""
+
+
+class SiteConfig(Frozen):
+    """A hospital's `site.yaml`; relative paths start at the file's folder."""
+
+    site: Name
+    cases: Path = Path("cases")
+    state: Path = Path("state")
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    num_threads: int = Field(default=0, ge=0)
+    """Of the training process on a CPU; 0: all cores."""
+    ingest: IngestConfig = IngestConfig()
+    policy: PolicyConfig = PolicyConfig()
+
+
+def load_yaml(path: Path, model: type[Model]) -> Model:
+    """Returns the validated configuration in `path`.
+
+    Raises:
+        ConfigError: the file is missing or no YAML mapping, or a key is unknown, missing or out of range; the
+            message names the file, the key, its value and what was expected.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
+    return parse_yaml(text, model, str(path))
+
+
+def parse_yaml(text: str, model: type[Model], origin: str) -> Model:
+    """Returns the validated configuration in `text`; `origin` names it in errors (see `load_yaml`)."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{origin}: holds {type(data).__name__}; expected a mapping of keys to values")
+    return validate(data, model, origin)
+
+
+def validate(data: Any, model: type[Model], origin: str) -> Model:
+    """Returns `data` as a `model`, or raises a one-line ConfigError naming the first key at fault."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_first_fault(error, model)}") from error
+
+
+def _first_fault(error: ValidationError, model: type[Frozen]) -> str:
+    fault = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in fault["loc"]) or model.__name__
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; remove it or correct its spelling{more}"
+    if fault["type"] == "missing":
+        return f"key {key!r} is missing; add it{more}"
+    message = fault["msg"].removeprefix("Value error, ")
+    value = fault.get("input")
+    shown = "" if isinstance(value, dict | BaseModel) else f" (given: {value!r})"
+    return f"{key}: {message}{shown}{more}"
+
+
+def fingerprint(*parts: Frozen | str | int | float | None) -> str:
+    """Returns 16 hex digits that change whenever any part does: the key of caches and ledgers."""
+    plain = [part.model_dump(mode="json") if isinstance(part, Frozen) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

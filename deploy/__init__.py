@@ -1,0 +1,1 @@
+"""What ties coordinator and sites together on one machine: simulation and demo."""

@@ -1,0 +1,1 @@
+"""The coordinator: rounds, ledger, matrix, report, enrolment."""
