@@ -147,8 +147,9 @@ def lps_geometry(geometry: Geometry) -> Geometry:
 
 def index_to_patient(geometry: Geometry, indices_zyx: NDArray[Any]) -> NDArray[np.float64]:
     """Returns the points (N, 3) as (x, y, z) in mm of fractional voxel indices (N, 3) given as (z, y, x)."""
-    steps: NDArray[np.float64] = np.asarray(indices_zyx, np.float64)[:, ::-1] @ _matrix(geometry).T
-    return steps + np.array(geometry.origin_mm)
+    points: NDArray[np.float64] = np.asarray(indices_zyx, np.float64)[:, ::-1] @ _matrix(geometry).T
+    points += geometry.origin_mm
+    return points
 
 
 def patient_to_index(geometry: Geometry, points_mm: NDArray[Any]) -> NDArray[np.float64]:
@@ -160,8 +161,9 @@ def patient_to_index(geometry: Geometry, points_mm: NDArray[Any]) -> NDArray[np.
 
 def _matrix(geometry: Geometry) -> NDArray[np.float64]:
     """Columns: the steps in mm of the x, y and z index axes."""
-    cosines: NDArray[np.float64] = np.array(geometry.direction).reshape(3, 3)
-    return cosines * np.array(geometry.spacing_mm[::-1])
+    steps: NDArray[np.float64] = np.array(geometry.direction).reshape(3, 3)
+    steps *= geometry.spacing_mm[::-1]
+    return steps
 
 
 def _lps_axes(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[int, ...]]:
