@@ -1,0 +1,145 @@
+"""A folder of cases: its index `cases.json`, and the patient-wise split into training, validation and test cases."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from common.config import Name, SplitConfig
+from common.errors import InputError
+
+INDEX_NAME = "cases.json"
+INDEX_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CaseEntry:
+    """One case of a site, by pseudonym; files are relative to the index's folder."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # read by TypeAdapter; the class stays a plain dataclass
+
+    case_id: Name
+    patient_id: str
+    """Cases of one patient never part in a split."""
+    images: tuple[str, ...]
+    """One file a channel: plain CT, then contrast-enhanced CT if there is one."""
+    label: str | None = None
+    info: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Spacing, size, manufacturer and the like, JSON values; no identity."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The three parts of a site's labelled cases, each ordered by case_id."""
+
+    train: tuple[CaseEntry, ...]
+    validation: tuple[CaseEntry, ...]
+    test: tuple[CaseEntry, ...]
+
+
+_ENTRIES = TypeAdapter(tuple[CaseEntry, ...])
+
+
+def read_index(folder: Path) -> tuple[CaseEntry, ...]:
+    """Returns the entries of `folder`/cases.json.
+
+    Raises:
+        InputError: the file is missing, no JSON, of another version, or an entry is at fault; the message names it.
+    """
+    path = Path(folder) / INDEX_NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); import cases into this folder first") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); import the cases again") from error
+    if not isinstance(data, dict) or data.get("version") != INDEX_VERSION or set(data) != {"version", "cases"}:
+        raise InputError(
+            f"{path}: not an index of version {INDEX_VERSION} with keys 'version' and 'cases'; import the cases again"
+        )
+    return _checked(data["cases"], path)
+
+
+def write_index(folder: Path, entries: Iterable[CaseEntry]) -> None:
+    """Writes `folder`/cases.json atomically, ordered by case_id; InputError as `read_index` would raise it."""
+    path = Path(folder) / INDEX_NAME
+    cases = [asdict(entry) for entry in sorted(entries, key=lambda entry: entry.case_id)]
+    text = json.dumps({"version": INDEX_VERSION, "cases": cases}, indent=1)
+    _checked(json.loads(text)["cases"], path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def _checked(cases: Any, path: Path) -> tuple[CaseEntry, ...]:
+    try:
+        entries = _ENTRIES.validate_python(cases)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in fault["loc"]) or "cases"
+        raise InputError(f"{path}: cases.{where}: {fault['msg']}; import the cases again") from error
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.case_id in seen:
+            raise InputError(f"{path}: case {entry.case_id!r} stands twice; expected every case once; remove one")
+        seen.add(entry.case_id)
+        _check_files(entry, path)
+    return entries
+
+
+def _check_files(entry: CaseEntry, path: Path) -> None:
+    if not entry.images:
+        raise InputError(f"{path}: case {entry.case_id!r} has no image; expected at least one; import it again")
+    for name in (*entry.images, *([entry.label] if entry.label is not None else [])):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not name:
+            raise InputError(
+                f"{path}: case {entry.case_id!r} names file {name!r}; expected a path inside the index's folder; "
+                "move the file there"
+            )
+
+
+def split_cases(entries: Sequence[CaseEntry], config: SplitConfig) -> Split:
+    """Returns the seeded split by patient; the same for any order of `entries`.
+
+    Fractions are of patients, rounded to the nearest number. With three or more patients every part holds at least one,
+    unless its fraction is 0; with two, one is for training and the other for the test (or validation, if test_fraction
+    is 0); a single one trains. Entries without a label can neither train nor test: they are in no part.
+    """
+    labelled = sorted((entry for entry in entries if entry.label is not None), key=lambda entry: entry.case_id)
+    patients = sorted({entry.patient_id for entry in labelled}, key=lambda patient: _draw(config.seed, patient))
+    num_test, num_validation = _part_sizes(len(patients), config)
+    test, validation = set(patients[:num_test]), set(patients[num_test : num_test + num_validation])
+    return Split(
+        train=tuple(entry for entry in labelled if entry.patient_id not in test | validation),
+        validation=tuple(entry for entry in labelled if entry.patient_id in validation),
+        test=tuple(entry for entry in labelled if entry.patient_id in test),
+    )
+
+
+def _draw(seed: int, patient_id: str) -> str:
+    """A hash instead of a shuffle: a patient's draw does not depend on who else is in the cohort."""
+    return hashlib.sha256(f"{seed}:{patient_id}".encode()).hexdigest()
+
+
+def _part_sizes(num_patients: int, config: SplitConfig) -> tuple[int, int]:
+    """Numbers of test and validation patients; at least one is left for training."""
+    wants_validation = config.validation_fraction > 0 and (num_patients >= 3 or config.test_fraction == 0)
+    num_test = _part_size(num_patients, config.test_fraction, num_patients - 1 - wants_validation)
+    rest = num_patients - num_test
+    return num_test, _part_size(rest, config.validation_fraction, rest - 1)
+
+
+def _part_size(num_patients: int, fraction: float, largest: int) -> int:
+    if fraction == 0 or largest < 1:
+        return 0
+    return min(max(math.floor(fraction * num_patients + 0.5), 1), largest)
