@@ -79,12 +79,13 @@ def inside(start: Sequence[int], patch_size: Sequence[int], shape: Sequence[int]
 def cut(array: NDArray[Any], start: Sequence[int], size: Sequence[int], fill: float) -> NDArray[Any]:
     """Returns a copy of `array` (..., z, y, x) from `start` on, (..., *size), with `fill` where it leaves the array."""
     result = np.full((*array.shape[:-3], *size), fill, array.dtype)
-    source, target = [], []
+    source: list[Any] = [...]
+    target: list[Any] = [...]
     for s, p, n in zip(start, size, array.shape[-3:], strict=True):
         low, high = max(s, 0), max(min(s + p, n), 0)
         source.append(slice(low, high))
         target.append(slice(low - s, max(high - s, low - s)))
-    result[(..., *target)] = array[(..., *source)]
+    result[tuple(target)] = array[tuple(source)]
     return result
 
 

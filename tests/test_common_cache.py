@@ -1,0 +1,133 @@
+"""The cache of preprocessed cases: what it keys, maps, and makes again."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common import cache as cache_module
+from common.cache import CachedCase, CaseCache, load_case
+from common.config import PreprocessConfig
+from common.dataset import CaseEntry
+from common.errors import InputError
+from common.preprocess import PreparedCase, PreprocessRecord, prepare
+from common.volume import Geometry, Volume, write_nifti
+
+LABELLED = CaseEntry("case-001", "p1", ("ct.nii.gz",), "gtv.nii.gz")
+CONFIG = PreprocessConfig(spacing_mm=(3.0, 2.0, 2.0))
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> Path:
+    """A folder with one case: a cylinder of water in air with a block of target."""
+    _, y, x = np.mgrid[:20, :48, :48]
+    hu = np.where((y - 24) ** 2 + (x - 24) ** 2 < 18**2, 40, -1000).astype(np.int16)
+    label = np.zeros(hu.shape, np.uint8)
+    label[14:17, 20:26, 22:28] = 1
+    geometry = Geometry(hu.shape, (3.0, 4.0, 4.0))
+    folder = tmp_path / "cases"
+    folder.mkdir()
+    write_nifti(Volume(hu, geometry), folder / "ct.nii.gz")
+    write_nifti(Volume(label, geometry), folder / "gtv.nii.gz")
+    return folder
+
+
+def test_a_cached_case_is_what_preprocessing_made(cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[PreparedCase] = []
+
+    def recorded(*args: object) -> PreparedCase:
+        made.append(prepare(*args))  # type: ignore[arg-type]
+        return made[-1]
+
+    monkeypatch.setattr(cache_module, "prepare", recorded)
+    cache = CaseCache(tmp_path / "cache", CONFIG)
+    first, again = cache.open(cases, LABELLED), cache.open(cases, LABELLED)
+    assert len(made) == 1
+    prepared = made[0]
+    assert prepared.label is not None
+    for case in (first, again):
+        assert case.image.dtype == np.int16
+        np.testing.assert_array_equal(case.image, np.rint(prepared.image))
+        np.testing.assert_array_equal(case.body, prepared.body)
+        np.testing.assert_array_equal(case.label, prepared.label)
+        np.testing.assert_array_equal(case.foreground_voxels, np.argwhere(prepared.label))
+        assert case.record == prepared.record
+        assert case.shape == case.image.shape[1:]
+        np.testing.assert_allclose(case.centroid, np.argwhere(prepared.label).mean(axis=0))
+    assert not first.image.flags.writeable
+    assert [path.name for path in cache.folder.iterdir()] == [first.folder.name]
+
+
+@pytest.fixture
+def whole(cases: Path, tmp_path: Path) -> CachedCase:
+    return CaseCache(tmp_path / "cache", CONFIG).open(cases, LABELLED)
+
+
+FILES = ["image.npy", "body.npy", "label.npy", "foreground.npy", "record.json", "checksums.json"]
+
+
+@pytest.mark.parametrize("damage", ["remove", "truncate", "flip"])
+def test_damage_to_any_file_is_seen(whole: CachedCase, damage: str) -> None:
+    for path in (whole.folder / name for name in FILES):
+        content = path.read_bytes()
+        path.unlink()
+        if damage != "remove":
+            flipped = content[:-2] + bytes([content[-2] ^ 1]) + content[-1:]
+            path.write_bytes(content[: len(content) // 2] if damage == "truncate" else flipped)
+        assert load_case(whole.folder, LABELLED) is None
+        path.write_bytes(content)
+        assert load_case(whole.folder, LABELLED) is not None
+
+
+def test_a_damaged_case_is_made_again(whole: CachedCase, cases: Path, tmp_path: Path) -> None:
+    contents = {name: (whole.folder / name).read_bytes() for name in FILES}
+    (whole.folder / "image.npy").write_bytes(contents["image.npy"][:-100])
+    again = CaseCache(tmp_path / "cache", CONFIG).open(cases, LABELLED)
+    assert {name: (again.folder / name).read_bytes() for name in FILES} == contents
+
+
+def test_a_changed_file_or_recipe_makes_the_case_again(cases: Path, tmp_path: Path) -> None:
+    cache = CaseCache(tmp_path / "cache", CONFIG)
+    old = cache.open(cases, LABELLED).folder
+    os.utime(cases / "gtv.nii.gz", ns=(1, 1))
+    new = cache.open(cases, LABELLED).folder
+    assert new != old
+    assert not old.exists()
+    other = CaseCache(tmp_path / "cache", PreprocessConfig(spacing_mm=(3.0, 2.5, 2.5))).open(cases, LABELLED).folder
+    assert other.parent != new.parent
+    assert new.exists()
+
+
+def test_a_case_without_a_label_has_no_target(cases: Path, tmp_path: Path) -> None:
+    case = CaseCache(tmp_path / "cache", CONFIG).open(cases, replace(LABELLED, label=None))
+    assert case.label is None
+    assert case.foreground_voxels.shape == (0, 3)
+    assert case.centroid == tuple((n - 1) / 2 for n in case.shape)
+
+
+def test_a_case_whose_file_is_missing_is_refused(cases: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.nii\.gz: cannot be read .* case-001"):
+        CaseCache(tmp_path / "cache", CONFIG).open(cases, replace(LABELLED, images=("gone.nii.gz",)))
+
+
+def test_what_another_process_made_meanwhile_is_taken(
+    cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = CaseCache(tmp_path / "cache", CONFIG)
+    theirs: list[int] = []
+
+    def prepare_while_another_does(*args: object) -> PreparedCase:
+        monkeypatch.setattr(cache_module, "prepare", prepare)
+        theirs.append(cache.open(cases, LABELLED).folder.stat().st_ino)
+        return prepare(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cache_module, "prepare", prepare_while_another_does)
+    assert [cache.open(cases, LABELLED).folder.stat().st_ino] == theirs
+
+
+def test_the_record_survives_json(cases: Path, tmp_path: Path) -> None:
+    record = CaseCache(tmp_path / "cache", CONFIG).open(cases, LABELLED).record
+    assert PreprocessRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
