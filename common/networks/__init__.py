@@ -1,0 +1,23 @@
+"""The networks: built from a configuration, initialised from a seed, counted."""
+
+from torch import nn
+
+from common.config import NetworkConfig, Triple
+from common.networks.initialisation import initialise
+from common.networks.mdr_unet import MdrUNet
+
+__all__ = ["build_network", "count_parameters", "initialise"]
+
+
+def build_network(config: NetworkConfig, patch_size: Triple) -> nn.Module:
+    """Returns the network for patches of `patch_size` (z, y, x); call `initialise` for reproducible weights.
+
+    It maps (b, in_channels, z, y, x) to logits (b, 1, z, y, x). The multiple that `patch_size` must be of is checked
+    by `StageConfig`.
+    """
+    return MdrUNet(config, patch_size)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Returns the number of trainable scalars in `module`."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
