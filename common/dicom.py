@@ -151,6 +151,16 @@ def _check_slice(path: Path, header: Dataset) -> None:
             raise ImageError(f"{path}: has no {tag}, so its Hounsfield units are unknown; export the series again")
     if int(header.get("SamplesPerPixel", 1)) != 1:
         raise ImageError(f"{path}: {header.SamplesPerPixel} samples a pixel; expected 1; remove the colour image")
+    _check_whole(path, header)
+
+
+def _check_whole(path: Path, header: Dataset) -> None:
+    """Raises if an uncompressed file is too short for its pixels, which GDCM would fill with rubbish in silence."""
+    num_bytes = int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
+    if not header.file_meta.TransferSyntaxUID.is_compressed and path.stat().st_size < num_bytes:
+        raise ImageError(
+            f"{path}: {path.stat().st_size} bytes; expected {num_bytes} and more; it was cut short, copy it again"
+        )
 
 
 def _check_alike(slices: Sequence[tuple[Path, Dataset]]) -> None:

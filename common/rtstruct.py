@@ -20,7 +20,16 @@ from common.errors import ConfigError, LabelError
 from common.rtstruct_writer import write_rtstruct
 from common.volume import Geometry, patient_to_index
 
-__all__ = ["RtStruct", "Structure", "choose_structure", "contours_to_mask", "read_rtstruct", "write_rtstruct"]
+__all__ = [
+    "References",
+    "RtStruct",
+    "Structure",
+    "choose_structure",
+    "contours_to_mask",
+    "read_references",
+    "read_rtstruct",
+    "write_rtstruct",
+]
 
 AREAS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")  # contour types that bound an area; points and open lines do not
 OFF_PLANE_SLICES = 0.5  # a contour may leave its plane by this much, in slices
@@ -39,17 +48,23 @@ class Structure:
     """Such as GTV or ORGAN; empty if not given. Not to be trusted: planning systems type whole breasts GTV."""
 
 
+@dataclass(frozen=True)
+class References:
+    """What a structure set says it was drawn on."""
+
+    frame_uids: tuple[str, ...]
+    """Frames of reference named by its image references or its ROIs."""
+    series_uids: tuple[str, ...]
+    """CT series; often wrong after anonymisation."""
+
+
 @dataclass(frozen=True, eq=False)
 class RtStruct:
     """A structure set."""
 
     path: Path
     structures: tuple[Structure, ...]
-    frame_uids: tuple[str, ...]
-    """Frames of reference named by its image references or its ROIs."""
-    series_uids: tuple[str, ...]
-    """CT series that it claims to be drawn on; often wrong after anonymisation."""
-    sop_uid: str
+    references: References
 
 
 def read_rtstruct(path: Path) -> RtStruct:
@@ -58,12 +73,7 @@ def read_rtstruct(path: Path) -> RtStruct:
     Raises:
         LabelError: the file is missing, no RTSTRUCT, or holds a contour that is not a list of triples.
     """
-    try:
-        dataset = dcmread(path)
-    except (OSError, InvalidDicomError, EOFError) as error:
-        raise LabelError(f"{path}: not readable as DICOM; expected an RTSTRUCT; export it again") from error
-    if dataset.get("SOPClassUID") != RT_STRUCTURE_SET:
-        raise LabelError(f"{path}: {dataset.get('Modality', 'unknown')}; expected an RTSTRUCT; give the structure set")
+    dataset = _dataset(path)
     types = {
         int(item.ReferencedROINumber): str(item.get("RTROIInterpretedType") or "")
         for item in dataset.get("RTROIObservationsSequence") or ()
@@ -76,8 +86,12 @@ def read_rtstruct(path: Path) -> RtStruct:
         number = int(item.ROINumber)
         name = str(item.get("ROIName") or "").strip()
         structures.append(Structure(number, name, contours.get(number, ()), types.get(number, "")))
-    frame_uids, series_uids = _references(dataset)
-    return RtStruct(Path(path), tuple(structures), frame_uids, series_uids, str(dataset.get("SOPInstanceUID", "")))
+    return RtStruct(Path(path), tuple(structures), _references(dataset))
+
+
+def read_references(path: Path) -> References:
+    """Returns what the structure set in a file refers to, without its contours; errors as `read_rtstruct`."""
+    return _references(_dataset(path, ["SOPClassUID", "ReferencedFrameOfReferenceSequence", "StructureSetROISequence"]))
 
 
 def choose_structure(structures: Sequence[Structure], patterns: Sequence[str]) -> Structure:
@@ -131,6 +145,16 @@ def contours_to_mask(structure: Structure, geometry: Geometry) -> NDArray[np.boo
     return mask
 
 
+def _dataset(path: Path, tags: list[str] | None = None) -> Dataset:
+    try:
+        dataset = dcmread(path, specific_tags=tags)
+    except (OSError, InvalidDicomError, EOFError) as error:
+        raise LabelError(f"{path}: not readable as DICOM; expected an RTSTRUCT; export it again") from error
+    if dataset.get("SOPClassUID") != RT_STRUCTURE_SET:
+        raise LabelError(f"{path}: no RTSTRUCT by its SOP class; expected one; give the structure set's file")
+    return dataset
+
+
 def _areas(item: Dataset, path: Path) -> tuple[NDArray[np.float64], ...]:
     """Returns the closed contours of an item of the ROI Contour Sequence."""
     found = []
@@ -160,8 +184,7 @@ def _numbers(contour: Dataset) -> NDArray[np.float64]:
     return np.array(element.value, np.float64)
 
 
-def _references(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the frames of reference and the series that a structure set names, each once, in order."""
+def _references(dataset: Dataset) -> References:
     frames = []
     series = []
     for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
@@ -169,7 +192,7 @@ def _references(dataset: Dataset) -> tuple[tuple[str, ...], tuple[str, ...]]:
         for study in frame.get("RTReferencedStudySequence") or ():
             series += [item.get("SeriesInstanceUID") for item in study.get("RTReferencedSeriesSequence") or ()]
     frames += [item.get("ReferencedFrameOfReferenceUID") for item in dataset.get("StructureSetROISequence") or ()]
-    return _once(frames), _once(series)
+    return References(_once(frames), _once(series))
 
 
 def _once(uids: Sequence[Any]) -> tuple[str, ...]:

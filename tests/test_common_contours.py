@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from matplotlib.path import Path as MplPath
+
+from common.contours import fill_even_odd, outline
+
+SQUARE = np.array([[1, 1], [1, 4], [4, 4], [4, 1]], float)
+
+
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9)))
+def test_an_outline_filled_is_the_mask_again(mask):
+    np.testing.assert_array_equal(fill_even_odd(outline(mask), mask.shape), mask)
+
+
+@given(st.lists(st.tuples(st.floats(-3, 15), st.floats(-3, 15)), min_size=3, max_size=9))
+def test_fill_agrees_with_winding_parity_of_rays_counted_one_by_one(vertices):
+    polygon = np.round(np.array(vertices), 3) + 1e-4  # off the pixel centres
+    filled = fill_even_odd([polygon], (12, 12))
+    for row in range(0, 12, 3):
+        for column in range(0, 12, 5):
+            crossings = 0
+            for (r0, c0), (r1, c1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+                if (r0 <= row) != (r1 <= row):
+                    crossings += c0 + (row - r0) * (c1 - c0) / (r1 - r0) <= column
+            assert filled[row, column] == crossings % 2
+
+
+def test_a_circle_agrees_with_matplotlib():
+    angles = np.linspace(0, 2 * np.pi, 50, endpoint=False)
+    circle = np.column_stack([10.3 + 7.7 * np.sin(angles), 9.6 + 7.7 * np.cos(angles)])
+    centres = np.argwhere(np.ones((20, 20)))
+    expected = MplPath(circle).contains_points(centres).reshape(20, 20)
+    np.testing.assert_array_equal(fill_even_odd([circle], (20, 20)), expected)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_centres_on_upper_and_left_edges_belong_whichever_way_round(order):
+    mask = fill_even_odd([SQUARE[::order]], (6, 6))
+    assert np.argwhere(mask).min(axis=0).tolist() == [1, 1]
+    assert np.argwhere(mask).max(axis=0).tolist() == [3, 3]
+    assert mask.sum() == 9
+
+
+def test_a_hole_is_the_same_as_inner_contour_and_as_keyhole():
+    outer = np.array([[0.5, 0.5], [0.5, 6.5], [6.5, 6.5], [6.5, 0.5]])
+    inner = np.array([[2.5, 2.5], [2.5, 4.5], [4.5, 4.5], [4.5, 2.5]])
+    keyhole = np.concatenate([outer[:1], inner, inner[:1], outer])
+    two = fill_even_odd([outer, inner], (8, 8))
+    assert two.sum() == 36 - 4
+    np.testing.assert_array_equal(fill_even_odd([keyhole], (8, 8)), two)
+
+
+def test_parts_outside_are_cut_and_nothing_gives_nothing():
+    assert fill_even_odd([SQUARE - 100], (6, 6)).sum() == 0
+    assert fill_even_odd([SQUARE * 100 - 200], (6, 6)).sum() == 36
+    assert not fill_even_odd([], (2, 3)).any()
+    assert outline(np.zeros((3, 3), bool)) == []
+
+
+def test_islands_with_holes_give_one_keyhole_polygon_each_with_few_points():
+    mask = np.zeros((12, 30), bool)
+    mask[1:11, 1:11] = mask[1:11, 15:29] = True
+    mask[4:6, 4:6] = mask[3:5, 18:20] = mask[7:9, 24:26] = False
+    polygons = outline(mask)
+    assert len(polygons) == 2
+    assert sum(map(len, polygons)) < 70
+    np.testing.assert_array_equal(fill_even_odd(polygons, mask.shape), mask)
