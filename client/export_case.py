@@ -1,0 +1,150 @@
+"""One case of an export, DICOM or NIfTI: the files it is made of, and how it is read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import IngestConfig
+from common.dicom import read_ct_series
+from common.errors import ImageError, LabelError
+from common.rtstruct import choose_structure, contours_to_mask, read_rtstruct
+from common.volume import Geometry, Volume, read_nifti
+
+TRUTH_NAME = "truth.nii.gz"
+GRID_TOLERANCE_MM = 0.1  # NIfTI keeps grids in single precision
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedCase:
+    """An image in HU, its target as uint8 on the same grid, and what may be told about it."""
+
+    image: Volume
+    label: Volume
+    info: dict[str, Any]
+    """An allow-list: spacing_mm, size, manufacturer, kernel."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DicomCase:
+    """A CT series and the structure sets drawn on it."""
+
+    name: str
+    """For messages: the series' folder, with the series where the folder holds several."""
+    key: str
+    """SeriesInstanceUID."""
+    patient_key: str
+    """PatientID, or the study where that is empty."""
+    ct_files: tuple[Path, ...]
+    structure_sets: tuple[Path, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the case is made of."""
+        return (*self.ct_files, *self.structure_sets, *([self.truth] if self.truth else []))
+
+    @property
+    def truth(self) -> Path | None:
+        """A phantom's true mask, beside the folder of its slices."""
+        path = self.ct_files[0].parent.parent / TRUTH_NAME
+        return path if path.is_file() else None
+
+    def load(self, config: IngestConfig) -> LoadedCase:
+        """Reads the target (looked for in all structure sets together), then the CT; ImageError or LabelError."""
+        structures = [item for path in self.structure_sets for item in read_rtstruct(path).structures]
+        structure = choose_structure(structures, config.structures)
+        series = read_ct_series(self.ct_files)
+        mask = contours_to_mask(structure, series.volume.geometry)
+        info = _info(series.volume.geometry)
+        for key, tag in {"manufacturer": "Manufacturer", "kernel": "ConvolutionKernel"}.items():
+            value = series.header.get(tag)
+            if value:
+                info[key] = (value if isinstance(value, str) else "/".join(map(str, value)))[:64]
+        label = Volume(mask.astype(np.uint8), series.volume.geometry)
+        return LoadedCase(series.volume, label, info, (*self.warnings, *_gaps(mask)))
+
+
+@dataclass(frozen=True)
+class NiftiCase:
+    """A folder with an image and its label."""
+
+    name: str
+    key: str
+    """The folder's path within the export, which stands for the patient too."""
+    folder: Path
+    config: IngestConfig
+
+    @property
+    def patient_key(self) -> str:
+        """One folder is one patient."""
+        return self.key
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the case is made of and that are there."""
+        names = (self.config.image_name, self.config.label_name, TRUTH_NAME)
+        return tuple(self.folder / name for name in names if (self.folder / name).is_file())
+
+    @property
+    def truth(self) -> Path | None:
+        """A phantom's true mask, beside the image."""
+        path = self.folder / TRUTH_NAME
+        return path if path.is_file() else None
+
+    def load(self, config: IngestConfig) -> LoadedCase:
+        """Reads image and label; ImageError or LabelError."""
+        image = read_nifti(self.folder / config.image_name)
+        if not (self.folder / config.label_name).is_file():
+            raise LabelError(f"{self.folder / config.label_name}: no such file; expected the label beside the image")
+        label = read_nifti(self.folder / config.label_name)
+        _check_same_grid(image.geometry, label.geometry, config)
+        mask = _binary(label.array, config.label_name)
+        compact = Volume(_compact(image.array, config.image_name), image.geometry)
+        return LoadedCase(compact, Volume(mask, image.geometry), _info(image.geometry), _gaps(mask))
+
+
+ExportedCase = DicomCase | NiftiCase
+
+
+def _info(geometry: Geometry) -> dict[str, Any]:
+    return {"spacing_mm": [round(value, 4) for value in geometry.spacing_mm], "size": list(geometry.size)}
+
+
+def _gaps(mask: NDArray[Any]) -> tuple[str, ...]:
+    """Returns a warning if empty slices lie within the target's extent: contours skipped, or two separate targets."""
+    slices = np.flatnonzero(mask.any(axis=(1, 2)))
+    num_empty = int(slices[-1] - slices[0] + 1 - len(slices))
+    return (f"{num_empty} slices within the target's extent have no contour",) if num_empty else ()
+
+
+def _check_same_grid(image: Geometry, label: Geometry, config: IngestConfig) -> None:
+    if not image.matches(label, GRID_TOLERANCE_MM):
+        raise LabelError(
+            f"{config.label_name} has size {label.size}, spacing {label.spacing_mm} and origin {label.origin_mm}; "
+            f"expected {image.size}, {image.spacing_mm} and {image.origin_mm} as {config.image_name}; resample it"
+        )
+
+
+def _binary(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """Returns a label as 0 and 1; it may hold 0 and one other value."""
+    values = np.unique(array)
+    others = values[values != 0]
+    if len(others) != 1:
+        shown = ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
+        raise LabelError(f"{name} holds the values {shown}; expected 0 and 1, both; write the target alone")
+    mask: NDArray[np.uint8] = (array != 0).astype(np.uint8)
+    return mask
+
+
+def _compact(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Returns whole-numbered HU as int16, others as float32."""
+    if not np.isfinite(array).all():
+        raise ImageError(f"{name} holds values that are not finite; expected Hounsfield units; export it again")
+    limits = np.iinfo(np.int16)
+    if limits.min <= array.min() and array.max() <= limits.max and (array == np.rint(array)).all():
+        return array.astype(np.int16)
+    return array.astype(np.float32)
