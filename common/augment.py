@@ -85,16 +85,16 @@ def sampling_grid(
         (1, z, y, x, 3) float32; the last axis is (x, y, z) in units of half the patch's size.
     """
     half_mm = np.array(shape) * np.array(spacing_mm) / 2
-    relative = matrix * half_mm[None, :] / half_mm[:, None]
-    theta = torch.zeros(1, 3, 4)
-    theta[0, :, :3] = torch.from_numpy(relative[::-1, ::-1].copy())
-    grid = functional.affine_grid(theta, [1, 1, *shape], align_corners=False)
+    steps = ((2 * np.arange(n) + 1 - n) / n for n in shape)  # voxel centres in units of half the patch's size
+    relative = (matrix * half_mm[None, :] / half_mm[:, None])[::-1].astype(np.float32)
+    z, y, x = (torch.from_numpy(np.outer(s, relative[:, k]).astype(np.float32)) for k, s in enumerate(steps))
+    grid = (z[:, None] + y)[:, :, None] + x
     if control_points is not None:
         points = torch.from_numpy(control_points)[None]
         displacement = functional.interpolate(points, size=shape, mode="trilinear", align_corners=True)[0]
-        grid[0, ..., 0] += displacement[1] / half_mm[2]
-        grid[0, ..., 1] += displacement[0] / half_mm[1]
-    return grid
+        grid[..., 0] += displacement[1] / half_mm[2]
+        grid[..., 1] += displacement[0] / half_mm[1]
+    return grid[None]
 
 
 def resample_patch(image: Tensor, label: Tensor, grid: Tensor, air: float) -> tuple[Tensor, Tensor]:

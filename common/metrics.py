@@ -78,7 +78,7 @@ def case_metrics(prediction: NDArray[Any], truth: NDArray[Any], spacing_mm: Sequ
         ImageError: the shapes differ or are not three-dimensional, or a spacing is not positive.
     """
     _check(prediction, truth, spacing_mm)
-    predicted, true = _crop(prediction != 0, truth != 0)
+    predicted, true = _crop(prediction.astype(bool, copy=False), truth.astype(bool, copy=False))
     num_predicted, num_true = int(predicted.sum()), int(true.sum())
     if not num_predicted and not num_true:
         return CaseMetrics(1.0, 1.0, 1.0, 0.0, 0.0)
@@ -128,8 +128,13 @@ def _mean_sd(values: Sequence[float]) -> MeanSd:
 
 def _crop(a: Mask, b: Mask) -> tuple[Mask, Mask]:
     """Both masks in the bounding box of their union, which holds all that the metrics depend on."""
-    boxes = ndimage.find_objects((a | b).astype(np.uint8))
-    return (a[boxes[0]], b[boxes[0]]) if boxes else (a[:0], b[:0])
+    for axis in range(3):
+        others = tuple(k for k in range(3) if k != axis)
+        occupied = np.flatnonzero(a.any(axis=others) | b.any(axis=others))
+        low, high = (occupied[0], occupied[-1] + 1) if occupied.size else (0, 0)
+        box = (*[slice(None)] * axis, slice(low, high))
+        a, b = a[box], b[box]
+    return a, b
 
 
 def _check(prediction: NDArray[Any], truth: NDArray[Any], spacing_mm: Sequence[float]) -> None:
