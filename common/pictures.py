@@ -1,0 +1,202 @@
+"""One case as a picture: three planes through the target's centre, with the true and the predicted contour.
+
+Drawn with a bare Figure and the Agg canvas: no pyplot, no display and no shared state, so that a site can draw while
+it trains. The file carries no metadata.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from common.errors import ImageError
+
+LEVEL_HU, WIDTH_HU = 40.0, 400.0
+"""Soft-tissue window."""
+TRUTH_COLOUR, PREDICTION_COLOUR = "#56B4E9", "#E69F00"
+"""Okabe and Ito's sky blue and orange (jfly.uni-koeln.de/color): told apart with any colour vision."""
+FIELD_MM = 180.0
+"""[C] Side of the view round the target: 2-3 times the extent of the paper's tumours; a larger target widens it."""
+
+PANEL_HEIGHT_IN, MARGIN_IN, TITLE_IN, LEGEND_IN, DPI = 3.2, 0.08, 0.32, 0.3, 110
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+Window = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One view: which axis it is cut across, and what its four sides are on an LPS grid."""
+
+    name: str
+    axis: int
+    head_up: bool
+    sides: str
+    """Letters at left, right, top and bottom."""
+
+
+PLANES = (
+    Plane("axial", 0, False, "RLAP"),
+    Plane("coronal", 1, True, "RLHF"),
+    Plane("sagittal", 2, True, "APHF"),
+)
+
+
+def overlay_png(
+    image_hu_zyx: Array, spacing_mm: Sequence[float], truth: Mask | None, prediction: Mask | None, title: str
+) -> bytes:
+    """Returns a PNG of the case; see `overlay_figure`."""
+    figure = overlay_figure(image_hu_zyx, spacing_mm, truth, prediction, title)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def overlay_figure(
+    image_hu_zyx: Array, spacing_mm: Sequence[float], truth: Mask | None, prediction: Mask | None, title: str
+) -> Any:
+    """Returns a matplotlib Figure with the axial, coronal and sagittal plane side by side, to one scale in mm.
+
+    The planes meet at the centroid of `truth`; where that is None or empty, of `prediction`; else at the middle.
+
+    Args:
+        image_hu_zyx: (z, y, x) CT in HU on an LPS grid: z to the head, y to the back, x to the patient's left.
+        spacing_mm: (z, y, x) voxel size in mm.
+        truth: (z, y, x) bool, or None.
+        prediction: (z, y, x) bool, or None.
+        title: shown as it is; must not name a patient.
+
+    Raises:
+        ImageError: the image is not three-dimensional, a mask has another shape, or a spacing is not positive.
+    """
+    masks = {"contour": truth, "prediction": prediction}
+    _check(image_hu_zyx, spacing_mm, masks)
+    centre = target_centre(image_hu_zyx.shape, truth, prediction)
+    window = _field(image_hu_zyx.shape, spacing_mm, centre, [mask for mask in masks.values() if mask is not None])
+    figure, axes = _panels([_extent(plane, window, spacing_mm) for plane in PLANES])
+    for plane, axis in zip(PLANES, axes, strict=True):
+        _draw_plane(axis, plane, window, centre, image_hu_zyx, spacing_mm, truth, prediction)
+    _legend(figure, masks)
+    figure.text(0.5, 1 - 0.5 * TITLE_IN / figure.get_figheight(), title, color="white", ha="center", va="center",
+                fontsize=10, parse_math=False)  # fmt: skip
+    return figure
+
+
+def target_centre(shape: Sequence[int], truth: Mask | None, prediction: Mask | None) -> tuple[int, int, int]:
+    """Returns the voxel (z, y, x) nearest the target's centroid; the image's middle where there is no target."""
+    for mask in (truth, prediction):
+        if mask is not None and mask.any():
+            z, y, x = (round(float(index.mean())) for index in np.nonzero(mask))
+            return z, y, x
+    return shape[0] // 2, shape[1] // 2, shape[2] // 2
+
+
+def _check(image: Array, spacing_mm: Sequence[float], masks: dict[str, Mask | None]) -> None:
+    if image.ndim != 3 or 0 in image.shape:
+        raise ImageError(f"picture: the image has shape {image.shape}; expected a filled (z, y, x); pass one channel")
+    if len(spacing_mm) != 3 or min(spacing_mm) <= 0:
+        raise ImageError(f"picture: spacing_mm is {tuple(spacing_mm)}; expected three positive numbers (z, y, x)")
+    for name, mask in masks.items():
+        if mask is not None and mask.shape != image.shape:
+            raise ImageError(
+                f"picture: the {name} has shape {mask.shape}; expected the image's {image.shape}; resample it first"
+            )
+
+
+def _field(shape: Sequence[int], spacing_mm: Sequence[float], centre: Sequence[int], masks: list[Mask]) -> Window:
+    """The part of the image to show: FIELD_MM round the centre, more where a mask reaches further, within the image."""
+    window = []
+    for axis in range(3):
+        half = max(1, round(FIELD_MM / spacing_mm[axis] / 2))
+        low, high = centre[axis] - half, centre[axis] + half + 1
+        for mask in masks:
+            filled = np.nonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))[0]
+            if filled.size:
+                low, high = min(low, int(filled[0]) - 2), max(high, int(filled[-1]) + 3)
+        window.append(slice(max(0, low), min(shape[axis], high)))
+    return window[0], window[1], window[2]
+
+
+def _extent(plane: Plane, window: Window, spacing_mm: Sequence[float]) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of the shown plane in mm from the volume's corner, as `imshow` wants them."""
+    row, column = (axis for axis in range(3) if axis != plane.axis)
+    top, bottom = window[row].start * spacing_mm[row], window[row].stop * spacing_mm[row]
+    if plane.head_up:
+        top, bottom = bottom, top
+    return window[column].start * spacing_mm[column], window[column].stop * spacing_mm[column], bottom, top
+
+
+def _panels(extents: list[tuple[float, float, float, float]]) -> tuple[Any, list[Any]]:
+    """A black figure with one axis for each plane, all to one scale: the tallest fills the panels' height."""
+    sizes_mm = [(right - left, abs(top - bottom)) for left, right, bottom, top in extents]
+    inches_per_mm = PANEL_HEIGHT_IN / max(height for _, height in sizes_mm)
+    widths_in = [width * inches_per_mm for width, _ in sizes_mm]
+    width_in = max(4.5, sum(widths_in) + MARGIN_IN * (len(widths_in) + 1))
+    height_in = PANEL_HEIGHT_IN + TITLE_IN + LEGEND_IN
+    figure = Figure(figsize=(width_in, height_in), dpi=DPI, facecolor="black")
+    FigureCanvasAgg(figure)
+    axes, left_in = [], (width_in - sum(widths_in) - MARGIN_IN * (len(widths_in) - 1)) / 2
+    for panel_in, (_, height_mm) in zip(widths_in, sizes_mm, strict=True):
+        tall_in = height_mm * inches_per_mm
+        bottom_in = LEGEND_IN + (PANEL_HEIGHT_IN - tall_in) / 2
+        axes.append(figure.add_axes((left_in / width_in, bottom_in / height_in, panel_in / width_in,
+                                     tall_in / height_in)))  # fmt: skip
+        left_in += panel_in + MARGIN_IN
+    return figure, axes
+
+
+def _draw_plane(
+    axis: Any,
+    plane: Plane,
+    window: Window,
+    centre: Sequence[int],
+    image: Array,
+    spacing_mm: Sequence[float],
+    truth: Mask | None,
+    prediction: Mask | None,
+) -> None:
+    extent = _extent(plane, window, spacing_mm)
+    grey = image[window].take(centre[plane.axis] - window[plane.axis].start, axis=plane.axis)
+    axis.imshow(grey, cmap="gray", vmin=LEVEL_HU - WIDTH_HU / 2, vmax=LEVEL_HU + WIDTH_HU / 2, extent=extent,
+                origin="lower" if plane.head_up else "upper", interpolation="bilinear", aspect="equal")  # fmt: skip
+    for mask, colour, style in ((truth, TRUTH_COLOUR, "solid"), (prediction, PREDICTION_COLOUR, "dashed")):
+        if mask is not None:
+            _draw_contour(axis, np.take(mask, centre[plane.axis], axis=plane.axis), plane, spacing_mm, colour, style)
+    axis.set_xlim(extent[0], extent[1])
+    axis.set_ylim(extent[2], extent[3])
+    axis.set_axis_off()
+    _sides(axis, plane.sides)
+
+
+def _draw_contour(axis: Any, mask: Mask, plane: Plane, spacing_mm: Sequence[float], colour: str, style: str) -> None:
+    """The outline half-way between voxels inside and outside; padded, so that it closes at the image's border."""
+    if not mask.any():
+        return
+    row, column = (other for other in range(3) if other != plane.axis)
+    y_mm = (np.arange(-1, mask.shape[0] + 1) + 0.5) * spacing_mm[row]
+    x_mm = (np.arange(-1, mask.shape[1] + 1) + 0.5) * spacing_mm[column]
+    padded = np.pad(mask, 1).astype(np.float32)
+    axis.contour(x_mm, y_mm, padded, levels=[0.5], colors=[colour], linewidths=1.5, linestyles=style)
+
+
+def _sides(axis: Any, letters: str) -> None:
+    places = ((0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center"),
+              (0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom"))  # fmt: skip
+    for letter, (x, y, horizontal, vertical) in zip(letters, places, strict=True):
+        axis.text(x, y, letter, transform=axis.transAxes, color="0.9", fontsize=7, ha=horizontal, va=vertical,
+                  bbox={"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.0})  # fmt: skip
+
+
+def _legend(figure: Any, masks: dict[str, Mask | None]) -> None:
+    """Names the two lines below the planes, and says where one is missing or empty."""
+    drawn = zip(masks.items(), (TRUTH_COLOUR, PREDICTION_COLOUR), ("———", "– – –"), (0.25, 0.75), strict=True)
+    for (name, mask), colour, line, x in drawn:
+        absent = "" if mask is not None and mask.any() else (" (none)" if mask is None else " (empty)")
+        figure.text(x, 0.5 * LEGEND_IN / figure.get_figheight(), f"{line}  {name}{absent}", color=colour, fontsize=9,
+                    ha="center", va="center")  # fmt: skip
