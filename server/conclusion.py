@@ -1,0 +1,188 @@
+"""What a run lets one say, in sentences: federated against local-only, fine-tuned against the model it came from.
+
+Per-case values stay at the sites, so no paired test is possible here. A difference is set against its unpaired standard
+error from the cases' SD: cautious, since the same cases stand on both sides. Where a
+model is chosen by the very score it is compared with, the sentence says so.
+"""
+
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean
+
+from common.config import Experiment, FinetuneStep, LocalStep, TrainStep
+from server.matrix import Matrix
+from server.metric import METRIC, NONE
+
+DSC = METRIC["dsc"]
+
+
+@dataclass(frozen=True)
+class ModelOrigin:
+    """Where a model comes from."""
+
+    kind: str
+    """`federated`, `local` (one site's cases only) or `finetuned`."""
+    site: str | None
+    """The one site it was trained or fine-tuned on; None when federated."""
+    initial: str | None
+    """The model it was fine-tuned from."""
+    description: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean DSC difference over `sites`, in per cent points, with its unpaired standard error (None: not known)."""
+
+    points: float
+    standard_error: float | None
+    sites: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """One clause: is the difference more than the cases' spread explains?"""
+        if self.standard_error is None:
+            return "too few cases for a standard error, so no conclusion"
+        error = f"unpaired standard error {self.standard_error:.2f}"
+        if abs(self.points) <= 2 * self.standard_error:
+            return f"{error}: this run cannot tell the two apart"
+        return f"{error}: more than twice what the spread between cases explains"
+
+
+def model_origins(experiment: Experiment) -> dict[str, ModelOrigin]:
+    """Returns the origin of every model that the experiment makes; a `train` step over one site is local-only."""
+    origins: dict[str, ModelOrigin] = {}
+    for step in experiment.steps:
+        if isinstance(step, TrainStep):
+            origins[step.model] = _trained(step, experiment.sites_of(step))
+        elif isinstance(step, LocalStep):
+            for site in experiment.sites_of(step):
+                origins[f"{step.model}-{site}"] = ModelOrigin("local", site, None, f"trained at {site} alone")
+        elif isinstance(step, FinetuneStep):
+            for site in experiment.sites_of(step):
+                text = f"{step.initial}, fine-tuned at {site}"
+                origins[f"{step.model}-{site}"] = ModelOrigin("finetuned", site, step.initial, text)
+    return origins
+
+
+def _trained(step: TrainStep, sites: tuple[str, ...]) -> ModelOrigin:
+    begun = f", begun from {step.initial}" if step.initial else ""
+    if len(sites) > 1:
+        return ModelOrigin("federated", None, step.initial, f"{step.strategy} over {', '.join(sites)}{begun}")
+    kind = "finetuned" if step.initial else "local"
+    return ModelOrigin(kind, sites[0], step.initial, f"trained at {sites[0]} alone{begun}")
+
+
+def difference(matrix: Matrix, first: list[tuple[str, str]], second: list[tuple[str, str]]) -> Difference:
+    """Returns the mean DSC of `first` minus that of `second`, (model, site) cells paired in order by site."""
+    pairs = [(_dsc(matrix, *one), _dsc(matrix, *two)) for one, two in zip(first, second, strict=True)]
+    variances = [_variance_of_mean(matrix, *cell) for cell in (*first, *second)]
+    known = [variance for variance in variances if variance is not None]
+    error = 100 * sqrt(sum(known)) / len(pairs) if len(known) == len(variances) else None
+    return Difference(100 * fmean(one - two for one, two in pairs), error, tuple(site for _, site in first))
+
+
+def _dsc(matrix: Matrix, model: str, site: str) -> float:
+    value = matrix.mean(model, site, "dsc")
+    assert value is not None, f"{model} at {site} has no DSC; choose cells by sites_with"
+    return value
+
+
+def _variance_of_mean(matrix: Matrix, model: str, site: str) -> float | None:
+    spread, result = matrix.spread(model, site, "dsc"), matrix.results[(model, site)]
+    if spread is None or spread.sd is None or result.n is None or result.n < 2:
+        return None
+    return spread.sd**2 / result.n
+
+
+def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
+    """Returns the headline sentences of one matrix, the most important first; never empty."""
+    origins = {model: origin for model, origin in model_origins(experiment).items() if model in matrix.models}
+    federated = [model for model, origin in origins.items() if origin.kind == "federated"]
+    local = [model for model, origin in origins.items() if origin.kind == "local"]
+    sentences = [_against_local(matrix, model, local) for model in federated[:1] if local]
+    sentences += [_alone(matrix, model) for model in (federated if not local else federated[1:])]
+    if federated:
+        sentences.append(_against_own_local(matrix, federated[0], origins))
+    sentences += _finetuned_sentences(matrix, origins)
+    kept = tuple(sentence for sentence in sentences if sentence)
+    return kept or ("The matrix below holds no pair of models that this report knows how to compare.",)
+
+
+def _against_local(matrix: Matrix, federated: str, local: list[str]) -> str:
+    """The federated model against the best and the mean local-only model, over the sites where all have a value."""
+    sites = matrix.sites_with([federated, *local], "dsc")
+    if not sites:
+        return ""
+    scores = {model: matrix.mean_over_sites(model, "dsc", sites)[0] or 0.0 for model in local}
+    best = max(scores, key=lambda model: scores[model])
+    gap = difference(matrix, [(federated, site) for site in sites], [(best, site) for site in sites])
+    own = matrix.mean_over_sites(federated, "dsc", sites)[0]
+    return (
+        f"Mean DSC over {_cases(matrix, sites)}: {federated} {_percent(own)}"
+        f"{_sd_range(matrix, federated)}, the best of {len(local)} local-only "
+        f"models ({best}, chosen by this same score) {_percent(scores[best])}, the local-only models on average "
+        f"{_percent(fmean(scores.values()))}. The first minus the best: {gap.points:+.2f} points ({gap.verdict})."
+    )
+
+
+def _percent(share: float | None) -> str:
+    """The DSC with a unit that does not wrap to the next line."""
+    return f"{DSC.show(share)}\N{NO-BREAK SPACE}%"
+
+
+def _sd_range(matrix: Matrix, model: str) -> str:
+    """` (SD between cases 8.10-14.20)`, or nothing where no SD is known."""
+    spreads = [matrix.spread(model, site, "dsc") for site in matrix.sites]
+    known = [spread.sd for spread in spreads if spread and spread.sd is not None]
+    return f" (SD between a site's cases {DSC.show(min(known))} to {DSC.show(max(known))})" if known else ""
+
+
+def _alone(matrix: Matrix, model: str) -> str:
+    sites = matrix.sites_with([model], "dsc")
+    mean = matrix.mean_over_sites(model, "dsc", sites)[0]
+    return f"{model}: mean DSC {_percent(mean)} over {_cases(matrix, sites)}." if sites else ""
+
+
+def _against_own_local(matrix: Matrix, federated: str, origins: dict[str, ModelOrigin]) -> str:
+    """The federated model against each site's own local model at that site: what a hospital gains by taking part."""
+    own = {o.site: model for model, o in origins.items() if o.kind == "local" and o.site is not None}
+    sites = [site for site in own if site in matrix.sites_with([federated, own[site]], "dsc")]
+    if not sites:
+        return ""
+    gap = difference(matrix, [(federated, site) for site in sites], [(own[site], site) for site in sites])
+    joint = dict.fromkeys(sites, federated)
+    return f"At each site, {federated} minus the site's own local-only model: {_by_site(matrix, gap, joint, own)}"
+
+
+def _finetuned_sentences(matrix: Matrix, origins: dict[str, ModelOrigin]) -> list[str]:
+    """For every model that was fine-tuned: the results at their own sites against the model before."""
+    by_initial: dict[str, dict[str, str]] = {}
+    for model, origin in origins.items():
+        if origin.kind == "finetuned" and origin.initial and origin.site:
+            by_initial.setdefault(origin.initial, {})[origin.site] = model
+    sentences = []
+    for initial, tuned in by_initial.items():
+        own = {site: model for site, model in tuned.items() if site in matrix.sites_with([initial, model], "dsc")}
+        if own:
+            gap = difference(matrix, [(own[site], site) for site in own], [(initial, site) for site in own])
+            before = dict.fromkeys(own, initial)
+            sentences.append(
+                f"At each site, its fine-tuned model minus {initial}: {_by_site(matrix, gap, own, before)}"
+            )
+    return sentences
+
+
+def _by_site(matrix: Matrix, gap: Difference, first: dict[str, str], second: dict[str, str]) -> str:
+    """`A +1.20 (n = 3), B -0.40 (n = 4) points of DSC; mean +0.40 (verdict).` as text."""
+    parts = []
+    for site in gap.sites:
+        points = 100 * (_dsc(matrix, first[site], site) - _dsc(matrix, second[site], site))
+        parts.append(f"{site} {points:+.2f} (n = {matrix.num_cases(site) or NONE})")
+    return f"{', '.join(parts)} points of DSC; mean {gap.points:+.2f} ({gap.verdict})."
+
+
+def _cases(matrix: Matrix, sites: tuple[str, ...]) -> str:
+    """`3 sites (A, B, C; 10 test cases)`."""
+    numbers = [matrix.num_cases(site) for site in sites]
+    cases = f"{sum(number or 0 for number in numbers)}{'' if all(numbers) else ' or more'} {matrix.split} cases"
+    return f"{len(sites)} site{'s' if len(sites) > 1 else ''} ({', '.join(sites)}; {cases})"

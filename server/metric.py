@@ -1,0 +1,43 @@
+"""The metrics of the matrix: the ledger's keys and units, and how the paper shows them."""
+
+from dataclasses import dataclass
+
+from server.run_record import Spread
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one metric is called and shown; `factor` turns the ledger's unit into the shown one."""
+
+    key: str
+    title: str
+    unit: str
+    factor: float
+    meaning: str
+
+    @property
+    def is_distance(self) -> bool:
+        """Distances are undefined where exactly one of the two masks is empty."""
+        return self.unit == "mm"
+
+    def show(self, value: float | None) -> str:
+        """Returns the value in the shown unit with two decimals, or an en dash."""
+        return NONE if value is None else f"{value * self.factor:.2f}"
+
+    def show_spread(self, spread: Spread | None) -> str:
+        """Returns `mean ± SD`, or an en dash where there is no mean."""
+        if spread is None or spread.mean is None:
+            return NONE
+        return f"{self.show(spread.mean)} ± {self.show(spread.sd)}"
+
+
+METRICS = (
+    Metric("dsc", "DSC", "%", 100.0, "Dice similarity of prediction and contour; 100 is identity"),
+    Metric("ppv", "PPV", "%", 100.0, "share of the predicted volume that lies in the contour"),
+    Metric("sen", "SEN", "%", 100.0, "share of the contoured volume that was found"),
+    Metric("assd_mm", "ASSD", "mm", 1.0, "mean of the two directed mean surface distances; 0 is identity"),
+    Metric("hd95_mm", "HD95", "mm", 1.0, "larger of the two directed 95th percentiles of surface distance"),
+)
+METRIC = {metric.key: metric for metric in METRICS}

@@ -1,0 +1,90 @@
+"""RUN/report.html: one self-contained page of what a run did and what can be concluded from it.
+
+Everything stands in the file: pictures and curves as data URIs, style in the head, no script, no font, no link. A
+content security policy in the page forbids the rest, so that it can be mailed and opened anywhere.
+"""
+
+import base64
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from common.config import EvaluateStep, StatisticsStep
+from common.errors import InputError
+from server.conclusion import conclusions
+from server.curves import learning_curves, timeline
+from server.matrix import build_matrices, write_matrix, write_text_atomically
+from server.matrix_view import matrix_view
+from server.run_record import RunRecord, read_run
+from server.run_summary import duration, model_rows, recipe_rows, site_rows, step_row
+
+TEMPLATES = Path(__file__).parent / "templates"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def write_report(run_folder: Path) -> Path:
+    """Writes RUN/report.html (and RUN/matrix.csv, RUN/matrix.md once there is a matrix); returns the page's path.
+
+    A run that still goes on gives a page of what is known so far.
+
+    Raises:
+        ConfigError, InputError: the folder holds no readable experiment and ledger.
+    """
+    record = read_run(run_folder)
+    page = run_folder / "report.html"
+    if record.evaluations:
+        write_matrix(run_folder)
+    write_text_atomically(page, render(record))
+    return page
+
+
+def render(record: RunRecord) -> str:
+    """Returns the page as text: a pure function of the record and the pictures in its folder."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("report.html").render(_context(record))
+
+
+def _context(record: RunRecord) -> dict[str, Any]:
+    built = build_matrices(record)
+    return {
+        "experiment": record.experiment,
+        "last_line": datetime.fromtimestamp((record.folder / "ledger.jsonl").stat().st_mtime, UTC),
+        "sentences": conclusions(built[0], record.experiment) if built else (_progress(record),),
+        "duration": duration(record.seconds),
+        "site_rows": site_rows(record),
+        "step_rows": [step_row(record, number) for number in range(len(record.experiment.steps))],
+        "recipe_rows": recipe_rows(record.experiment.recipe),
+        "statistics": record.statistics,
+        "matrices": [matrix_view(matrix, record.experiment) for matrix in built],
+        "model_rows": model_rows(record),
+        "pictures": _pictures(record.folder / "pictures"),
+        "curves": learning_curves(record),
+        "timeline": timeline(record),
+        "dropped": [(line, site, reason) for line in record.rounds for site, reason in line.dropped.items()],
+    }
+
+
+def _progress(record: RunRecord) -> str:
+    planned = sum(
+        step.rounds * len(record.experiment.results_of(step))
+        for step in record.experiment.steps
+        if not isinstance(step, StatisticsStep | EvaluateStep)
+    )
+    return f"Nothing was evaluated yet: {len(record.rounds)} of {planned} rounds are done. No conclusion can be drawn."
+
+
+def _pictures(folder: Path) -> list[tuple[str, str]]:
+    """Caption and data URI of every PNG in the folder, by name."""
+    return [(", picture ".join(path.stem.rsplit("-", 1)), _png_uri(path)) for path in sorted(folder.glob("*.png"))]
+
+
+def _png_uri(path: Path) -> str:
+    data = path.read_bytes()
+    if not data.startswith(PNG_SIGNATURE):
+        raise InputError(f"{path}: begins with {data[:8]!r}; expected a PNG; remove the file and report again")
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")

@@ -1,0 +1,221 @@
+"""A run folder as typed data: the experiment and its ledger, for whoever shows results.
+
+The ledger is one JSON object a line. What a site withheld, and NaN, is null there and None here. Unknown kinds of
+line and unknown keys are passed over, so that an older report opens a newer ledger.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.config import Experiment, load_yaml
+from common.errors import InputError
+
+
+class Line(BaseModel):
+    """Base of what a ledger holds: immutable, other keys ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class SiteCounts(Line):
+    """Cases of one site by part of the split, cases refused by the recipe, body voxels behind its histogram."""
+
+    train: int | None = None
+    validation: int | None = None
+    test: int | None = None
+    refused: int | None = None
+    voxels: int | None = None
+
+
+class StatisticsLine(Line):
+    """HU statistics over the training cases of all sites."""
+
+    kind: Literal["statistics"]
+    step: int
+    sites: dict[str, SiteCounts] = {}
+    mean: float | None = None
+    sd: float | None = None
+    seconds: float | None = None
+
+
+class Epoch(Line):
+    """Mean training losses of one global epoch at one site."""
+
+    epoch: int
+    lr: float | None = None
+    stage1: float | None = None
+    stage2: float | None = None
+
+
+class SiteRound(Line):
+    """What one site reported of one round; `validation_dsc` is that of the model the round started from."""
+
+    cases: int | None = None
+    epochs: tuple[Epoch, ...] = ()
+    validation_dsc: float | None = None
+    seconds: float | None = None
+
+
+class RoundLine(Line):
+    """One finished round of one model."""
+
+    kind: Literal["round"]
+    step: int
+    model: str
+    round: int
+    rounds: int
+    sites: dict[str, SiteRound] = {}
+    dropped: dict[str, str] = {}
+    seconds: float | None = None
+
+    @property
+    def duration_s(self) -> float:
+        """The round's duration; where the ledger has none, the slowest site's."""
+        return (
+            self.seconds if self.seconds is not None else max((s.seconds or 0 for s in self.sites.values()), default=0)
+        )
+
+
+class ModelLine(Line):
+    """Which round's weights a training step kept, and their mean validation DSC over sites where it is known."""
+
+    kind: Literal["model"]
+    model: str
+    round: int
+    validation_dsc: float | None = None
+
+
+class Spread(Line):
+    """Mean and standard deviation over a site's cases."""
+
+    mean: float | None = None
+    sd: float | None = None
+
+
+class SiteResult(Line):
+    """One model at one site; `num_undefined` cases have no distances (one of the two masks is empty)."""
+
+    withheld: str | None = None
+    """Why the site sent nothing."""
+
+    n: int | None = None
+    num_undefined: int | None = None
+    metrics: dict[str, Spread | None] = {}
+
+
+class EvaluationLine(Line):
+    """A cross-site matrix: model -> site -> result."""
+
+    kind: Literal["evaluation"]
+    step: int
+    split: str = "test"
+    matrix: dict[str, dict[str, SiteResult | None]] = {}
+    seconds: float | None = None
+
+
+LedgerLine = StatisticsLine | RoundLine | ModelLine | EvaluationLine
+LINES: dict[str, type[StatisticsLine] | type[RoundLine] | type[ModelLine] | type[EvaluationLine]] = {
+    "statistics": StatisticsLine,
+    "round": RoundLine,
+    "model": ModelLine,
+    "evaluation": EvaluationLine,
+}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that a run folder says in words and numbers."""
+
+    folder: Path
+    experiment: Experiment
+    statistics: StatisticsLine | None
+    rounds: tuple[RoundLine, ...]
+    """In the order of the ledger; a round that was done again counts once, as it was done last."""
+    models: tuple[ModelLine, ...]
+    evaluations: tuple[EvaluationLine, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Working time of all steps, pauses between them not counted."""
+        asked = (self.statistics, *self.evaluations)
+        return sum(line.seconds or 0.0 for line in asked if line) + training_s(self.rounds)
+
+    def rounds_of(self, step: int) -> tuple[RoundLine, ...]:
+        """The rounds of one step, all its models."""
+        return tuple(line for line in self.rounds if line.step == step)
+
+
+def concurrent_rounds(rounds: Sequence[RoundLine]) -> list[list[RoundLine]]:
+    """Returns the rounds in groups that ran at the same time: the same round of the same step."""
+    groups: dict[tuple[int, int], list[RoundLine]] = {}
+    for line in rounds:
+        groups.setdefault((line.step, line.round), []).append(line)
+    return list(groups.values())
+
+
+def training_s(rounds: Sequence[RoundLine]) -> float:
+    """Returns the seconds that the rounds took, those at the same time counted once."""
+    return sum(max(line.duration_s for line in together) for together in concurrent_rounds(rounds))
+
+
+def in_order(sites: Iterable[str], order: Sequence[str]) -> tuple[str, ...]:
+    """Returns each of `sites` once, in the experiment's order; others after them."""
+    named = dict.fromkeys(sites)
+    return (*(site for site in order if site in named), *(site for site in named if site not in order))
+
+
+def read_run(run_folder: Path) -> RunRecord:
+    """Returns the record in `run_folder`.
+
+    Raises:
+        ConfigError: `experiment.yaml` is missing or not valid.
+        InputError: `ledger.jsonl` is missing or a line of it is broken; the message names file and line.
+    """
+    experiment = load_yaml(run_folder / "experiment.yaml", Experiment)
+    lines = tuple(_ledger_lines(run_folder / "ledger.jsonl"))
+    statistics = [line for line in lines if isinstance(line, StatisticsLine)]
+    rounds = {(line.step, line.model, line.round): line for line in lines if isinstance(line, RoundLine)}
+    return RunRecord(
+        folder=run_folder,
+        experiment=experiment,
+        statistics=statistics[-1] if statistics else None,
+        rounds=tuple(rounds.values()),
+        models=tuple({line.model: line for line in lines if isinstance(line, ModelLine)}.values()),
+        evaluations=tuple(line for line in lines if isinstance(line, EvaluationLine)),
+    )
+
+
+def _ledger_lines(path: Path) -> Iterator[LedgerLine]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the folder of a run that began") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            data = _decode(line, f"{path}, line {number}")
+            if data.get("kind") in LINES:
+                yield _validate(data, f"{path}, line {number}")
+
+
+def _decode(line: str, origin: str) -> dict[str, Any]:
+    try:
+        data = json.loads(line, parse_constant=lambda _: None)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{origin}: not JSON ({error.msg}); remove the line and run the experiment again") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{origin}: holds {type(data).__name__}; expected an object; remove the line and run again")
+    return data
+
+
+def _validate(data: dict[str, Any], origin: str) -> LedgerLine:
+    try:
+        return LINES[data["kind"]].model_validate(data)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        raise InputError(f"{origin}: {key}: {fault['msg']}; remove the line and run the experiment again") from error

@@ -1,0 +1,125 @@
+"""What was run, in rows of text: the sites, the steps and the recipe."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from common.config import EvaluateStep, Recipe, StageConfig, StatisticsStep, TrainStep
+from server.conclusion import model_origins
+from server.curves import step_title
+from server.metric import METRIC, NONE
+from server.run_record import ModelLine, RunRecord, training_s
+
+
+def duration(seconds: float | None) -> str:
+    """Returns `12 s`, `3 min 20 s` or `2 h 05 min`, not to be wrapped."""
+    if seconds is None:
+        return NONE
+    whole = round(seconds)
+    if whole < 60:
+        text = f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    elif whole < 3600:
+        text = f"{whole // 60} min {whole % 60:02d} s"
+    else:
+        text = f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def site_rows(record: RunRecord) -> list[list[str]]:
+    """Returns a row a site: name, training, validation, test and refused cases, body voxels, time training."""
+    counts = record.statistics.sites if record.statistics else {}
+    rows = []
+    for site in record.experiment.sites:
+        reported = counts.get(site)
+        numbers = [getattr(reported, key, None) for key in ("train", "validation", "test", "refused", "voxels")]
+        worked = sum(line.sites[site].seconds or 0.0 for line in record.rounds if site in line.sites)
+        rows.append([site, *(NONE if number is None else f"{number:,}" for number in numbers), duration(worked)])
+    return rows
+
+
+def step_row(record: RunRecord, number: int) -> list[str]:
+    """Returns one step's row: title, sites, rounds done, epochs, learning rate, strategy, time."""
+    experiment = record.experiment
+    step = experiment.steps[number]
+    sites = ", ".join(experiment.sites_of(step))
+    rounds = record.rounds_of(number)
+    if isinstance(step, StatisticsStep):
+        return [step_title(record, number), sites, *[NONE] * 4, duration(_seconds_of(record.statistics))]
+    if isinstance(step, EvaluateStep):
+        spent = [line.seconds for line in record.evaluations if line.step == number and line.seconds is not None]
+        title = f"{step_title(record, number)} of {', '.join(step.models)} on {step.split} cases"
+        return [title, sites, *[NONE] * 4, duration(sum(spent) if spent else None)]
+    planned = step.rounds * len(experiment.results_of(step))
+    strategy = step.strategy if isinstance(step, TrainStep) else "each site alone"
+    origin = getattr(step, "initial", None)
+    initial = f", from {origin}" if origin else ""
+    epochs = f"{step.rounds} × {step.local_epochs} = {step.epochs}"
+    lr0 = step.lr0 if step.lr0 is not None else experiment.recipe.training.lr0
+    title = step_title(record, number) + initial
+    return [title, sites, f"{len(rounds)} of {planned}", epochs, f"{lr0:g}", strategy, duration(training_s(rounds))]
+
+
+def _seconds_of(line: Any) -> float | None:
+    return line.seconds if line is not None else None
+
+
+def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    """Returns the recipe in a dozen lines: grid, networks, optimisation, augmentation, inference."""
+    training, inference = recipe.training, recipe.inference
+    augmentation = training.augmentation
+    changes = (
+        f"scale {_range(augmentation.scale_range)}, rotation ±{augmentation.rotation_deg:g}°, "
+        f"elastic {augmentation.elastic_rms_mm:g} mm RMS, noise to {augmentation.noise_sd:g} SD"
+        f"{', left-right flips' if augmentation.flip_left_right else ''}"
+    )
+    return [
+        ("grid, mm (z, y, x)", _triple(recipe.preprocess.spacing_mm)),
+        ("region", "head, cut at the neck" if recipe.preprocess.roi.crop_at_neck else "whole body mask"),
+        *((stage.replace("stage", "stage "), _stage(config)) for stage, config in recipe.stages.items()),
+        ("loss", "binary cross-entropy + soft Dice"),
+        (
+            "optimiser",
+            f"SGD, momentum {training.momentum:g} ({training.momentum_across_rounds} across rounds), "
+            f"learning rate × (1 − epoch / epochs)^{training.power:g}",
+        ),
+        (
+            "batches",
+            f"{training.batch_size}, an update every {training.accumulation}; "
+            f"patches a case and epoch: {training.patches_per_case}",
+        ),
+        ("augmentation", changes if augmentation.enabled else "off"),
+        (
+            "inference",
+            f"window overlap {inference.window_overlap:g}, threshold {inference.threshold:g}, "
+            f"stage-2 weight {inference.stage2_weight:g}, fusion {inference.fusion}",
+        ),
+    ]
+
+
+def _stage(config: StageConfig) -> str:
+    widths = ", ".join(map(str, config.network.widths))
+    aspp = f"ASPP {config.network.aspp.rates}" if config.network.aspp else "no ASPP"
+    return f"patch {_triple(config.patch_size)}; widths {widths}; {aspp}"
+
+
+def _range(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:g}–{ends[1]:g}"
+
+
+def _triple(values: Sequence[float]) -> str:
+    return " × ".join(f"{value:g}" for value in values)
+
+
+def model_rows(record: RunRecord) -> list[tuple[str, str]]:
+    """Returns every model with where it comes from and which round's weights were kept."""
+    kept = {line.model: line for line in record.models}
+    rows = []
+    for model, origin in model_origins(record.experiment).items():
+        rows.append((model, f"{origin.description}; {_kept(kept.get(model))}"))
+    return rows
+
+
+def _kept(line: ModelLine | None) -> str:
+    if line is None:
+        return "not finished"
+    score = METRIC["dsc"].show(line.validation_dsc)
+    return f"weights of round {line.round}" + (f", validation DSC {score} %" if score != NONE else "")

@@ -1,0 +1,169 @@
+"""The cross-site matrix: means over sites, what is missing, and its text forms."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from common.errors import InputError
+from server.conclusion import conclusions, difference
+from server.matrix import Matrix, load_matrices, matrix_text, to_csv, to_markdown, write_matrix
+from server.metric import METRIC
+from server.run_record import SiteResult, Spread, read_run
+
+FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    return Path(shutil.copytree(FINISHED_RUN, tmp_path / "run"))
+
+
+def cell(dsc, sd=0.1, n=4, num_undefined=0):
+    return SiteResult(n=n, num_undefined=num_undefined, metrics={"dsc": Spread(mean=dsc, sd=sd)})
+
+
+def matrix_of(cells):
+    models, sites = dict.fromkeys(model for model, _ in cells), dict.fromkeys(site for _, site in cells)
+    return Matrix("test", tuple(models), tuple(sites), cells)
+
+
+def lines_of(run_folder):
+    return (run_folder / "ledger.jsonl").read_text().splitlines()
+
+
+def append(run_folder, record):
+    with (run_folder / "ledger.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def test_mean_over_sites_counts_every_site_once():
+    matrix = matrix_of({("m", "A"): cell(0.9, n=100), ("m", "B"): cell(0.5, n=2)})
+    assert matrix.mean_over_sites("m", "dsc") == (pytest.approx(0.7), 2)
+    assert matrix.mean_over_sites("m", "dsc", ("A",)) == (0.9, 1)
+    assert matrix.mean_over_sites("m", "assd_mm") == (None, 0)
+
+
+def test_models_are_compared_where_all_have_a_value():
+    matrix = matrix_of({("m", "A"): cell(0.9), ("m", "B"): cell(None), ("k", "A"): cell(0.8), ("k", "B"): cell(0.7)})
+    assert matrix.sites_with(["m"], "dsc") == ("A",)
+    assert matrix.sites_with(["m", "k"], "dsc") == ("A",)
+    assert matrix.sites_with(["k"], "dsc") == ("A", "B")
+
+
+def test_difference_and_its_standard_error_by_hand():
+    matrix = matrix_of({("m", "A"): cell(0.8, 0.2, 4), ("k", "A"): cell(0.5, 0.3, 9)})
+    gap = difference(matrix, [("m", "A")], [("k", "A")])
+    assert gap.points == pytest.approx(30.0)
+    assert gap.standard_error == pytest.approx(100 * (0.04 / 4 + 0.09 / 9) ** 0.5)
+    assert "more than twice" in gap.verdict
+
+
+def test_a_single_case_gives_no_standard_error_and_no_conclusion():
+    matrix = matrix_of({("m", "A"): cell(0.8, None, 1), ("k", "A"): cell(0.5, None, 1)})
+    gap = difference(matrix, [("m", "A")], [("k", "A")])
+    assert gap.standard_error is None
+    assert "no conclusion" in gap.verdict
+
+
+def test_numbers_are_the_ledgers(run_folder):
+    (matrix,) = load_matrices(run_folder)
+    evaluation = next(json.loads(line) for line in lines_of(run_folder) if '"evaluation"' in line)
+    for model, row in evaluation["matrix"].items():
+        for site, told in row.items():
+            for key, spread in told["metrics"].items():
+                assert matrix.mean(model, site, key) == spread["mean"]
+
+
+def test_csv_holds_the_ledgers_units_and_leaves_out_what_is_missing(run_folder):
+    rows = list(csv.DictReader(io.StringIO(to_csv(load_matrices(run_folder)))))
+    assert len(rows) == 7 * 3
+    assert (rows[0]["model"], rows[0]["site"], rows[0]["n"], rows[0]["dsc_mean"]) == ("federated", "A", "9", "0.7213")
+    withheld = next(row for row in rows if row["model"] == "tuned-C" and row["site"] == "A")
+    assert (withheld["dsc_mean"], withheld["hd95_mm_sd"], withheld["num_undefined"]) == ("", "", "0")
+
+
+def test_markdown_shows_per_cent_and_counts_what_is_missing(run_folder):
+    text = to_markdown(load_matrices(run_folder))
+    assert "| model | A (n = 9) | B (n = 5) | C (n = 4) | mean over sites |" in text
+    assert "| federated | 72.13 ± " in text
+    assert "| tuned-C | – (withheld) | 62.07 ± " in text
+    assert "(2 of 3 sites)" in text
+    assert "– (1 undefined)" in text
+    assert text.count("**") == 2 * 5
+
+
+def test_files_are_written_beside_the_ledger(run_folder):
+    csv_path, markdown_path = write_matrix(run_folder)
+    assert csv_path == run_folder / "matrix.csv"
+    assert markdown_path.read_text(encoding="utf-8") == to_markdown(load_matrices(run_folder))
+    assert not list(run_folder.glob("*.part"))
+
+
+def test_terminal_table_fits_80_columns_and_keeps_every_number(run_folder):
+    console = Console(width=80, file=io.StringIO())
+    console.print(matrix_text(run_folder, "assd_mm"))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "1 undefined" in text
+    with pytest.raises(InputError, match="'dice' is unknown; expected one of dsc"):
+        matrix_text(run_folder, "dice")
+
+
+def test_run_without_evaluation(run_folder):
+    kept = [line for line in lines_of(run_folder) if '"evaluation"' not in line]
+    (run_folder / "ledger.jsonl").write_text("\n".join(kept))
+    assert matrix_text(run_folder) == "No matrix: nothing was evaluated yet."
+    with pytest.raises(InputError, match="reach its `evaluate` step"):
+        write_matrix(run_folder)
+
+
+def test_later_evaluations_add_cells_and_other_splits_stand_apart(run_folder):
+    append(run_folder, {"kind": "evaluation", "step": 4, "matrix": {"federated": {"A": {"n": 9, "metrics": {}}}}})
+    append(run_folder, {"kind": "evaluation", "step": 4, "split": "validation", "matrix": {"federated": {"A": None}}})
+    test, validation = load_matrices(run_folder)
+    assert test.mean("federated", "A", "dsc") is None
+    assert test.mean("federated", "B", "dsc") == 0.6845
+    assert (validation.split, validation.sites, validation.results) == ("validation", ("A",), {})
+
+
+def test_headline_is_arithmetic_on_the_matrix(run_folder):
+    record, (matrix,) = read_run(run_folder), load_matrices(run_folder)
+    first, against_own, tuned = (text.replace("\xa0", " ") for text in conclusions(matrix, record.experiment))
+    federated = (72.13 + 68.45 + 64.02) / 3
+    locals_ = {"A": (71.02 + 60.21 + 55.33) / 3, "B": (60.10 + 66.33 + 54.87) / 3, "C": (55.25 + 53.04 + 61.20) / 3}
+    assert "3 sites (A, B, C; 18 test cases)" in first
+    assert f"federated {federated:.2f} %" in first
+    assert f"(local-A, chosen by this same score) {locals_['A']:.2f} %" in first
+    assert f"on average {sum(locals_.values()) / 3:.2f} %" in first
+    assert f"{federated - locals_['A']:+.2f} points" in first
+    assert "cannot tell the two apart" in first
+    assert "A +1.11 (n = 9), B +2.12 (n = 5), C +2.82 (n = 4) points of DSC; mean +2.02" in against_own
+    assert "A +0.55 (n = 9), B +1.10 (n = 5), C +1.69 (n = 4)" in tuned
+
+
+def test_headline_without_comparable_models_says_so(run_folder):
+    sentences = conclusions(matrix_of({("other", "A"): cell(0.5)}), read_run(run_folder).experiment)
+    assert len(sentences) == 1
+    assert "no pair of models" in sentences[0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_mean_over_sites_lies_between_the_sites(values):
+    matrix = matrix_of({("m", f"S{number}"): cell(value) for number, value in enumerate(values)})
+    mean, num_sites = matrix.mean_over_sites("m", "dsc")
+    assert num_sites == len(values)
+    assert min(values) - 1e-12 <= mean <= max(values) + 1e-12
+
+
+def test_metrics_are_shown_as_in_the_paper():
+    assert METRIC["dsc"].show_spread(Spread(mean=0.7463, sd=None)) == "74.63 ± –"
+    assert METRIC["hd95_mm"].show_spread(Spread(mean=4.724, sd=1.0)) == "4.72 ± 1.00"
+    assert METRIC["ppv"].show_spread(Spread()) == "–"

@@ -1,0 +1,257 @@
+"""The report: one self-contained page whose numbers are the ledger's."""
+
+import base64
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.config import Experiment, parse_yaml
+from common.errors import ConfigError, InputError
+from common.pictures import overlay_png
+from server.curves import learning_curves, losses, spans, validation
+from server.matrix import Matrix
+from server.matrix_view import heat_range
+from server.report import write_report
+from server.run_record import RoundLine, SiteResult, Spread, read_run, training_s
+from server.run_summary import duration
+
+FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    return Path(shutil.copytree(FINISHED_RUN, tmp_path / "run"))
+
+
+@pytest.fixture
+def no_curves(monkeypatch):
+    """For tests that look elsewhere: drawing takes most of a report's time."""
+    monkeypatch.setattr("server.report.learning_curves", lambda record: ())
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = Path(shutil.copytree(FINISHED_RUN, tmp_path_factory.mktemp("report") / "run"))
+    (folder / "pictures").mkdir()
+    mask = np.zeros((4, 8, 8), bool)
+    mask[1:3, 2:5, 2:5] = True
+    png = overlay_png(np.zeros(mask.shape), (3.0, 1.0, 1.0), mask, None, "case")
+    (folder / "pictures" / "A-1.png").write_bytes(png)
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+class Reader(HTMLParser):
+    """Tables as rows of text, and every tag with its attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.tags, self._cell = [], [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self._cell = []
+
+    def handle_data(self, data):
+        if self._cell is not None:
+            self._cell.append(data.strip())
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th") and self._cell is not None:
+            self.rows[-1].append(" ".join(filter(None, self._cell)))
+            self._cell = None
+
+
+def ledger_of(folder):
+    return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+
+
+def rewrite(folder, records):
+    (folder / "ledger.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_every_mean_and_sd_of_the_ledger_stands_in_its_cell(page):
+    evaluation = next(record for record in ledger_of(FINISHED_RUN) if record["kind"] == "evaluation")
+    rows = [row for row in Reader(page).rows if row and row[0] in evaluation["matrix"] and len(row) == 5]
+    shown = iter(rows)
+    for key, factor in (("dsc", 100), ("ppv", 100), ("sen", 100), ("assd_mm", 1), ("hd95_mm", 1)):
+        for model, told in evaluation["matrix"].items():
+            row = next(shown)
+            assert row[0] == model
+            for text, site in zip(row[1:4], "ABC", strict=True):
+                spread = told[site]["metrics"].get(key) or {"mean": None}
+                mean = spread["mean"]
+                expected = "–" if mean is None else f"{factor * mean:.2f} ± {factor * spread['sd']:.2f}"
+                assert text.startswith(expected), (key, model, site)
+    assert next(shown, None) is None
+
+
+def test_missing_values_are_dashes_and_counted(page):
+    assert "1 cell has no DSC" in page
+    assert "2 such\nresults here" in page
+    assert re.search(r"–<small>withheld</small>", page)
+    assert re.search(r"–<small>1 undefined</small>", page)
+    assert "nan" not in re.sub(r'"data:[^"]*"', "", page).lower()
+
+
+def test_page_needs_nothing_from_outside(page):
+    reader = Reader(page)
+    for tag, attributes in reader.tags:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base")
+        for name in ("src", "href", "srcset", "action"):
+            assert attributes.get(name, "data:").startswith("data:")
+        assert not any(name.startswith("on") for name in attributes)
+    without_pictures = re.sub(r'"data:[^"]*"', "", page)
+    assert "://" not in without_pictures
+    assert "url(" not in without_pictures
+    assert "@import" not in without_pictures
+    assert "default-src 'none'" in page
+
+
+def test_curves_hold_no_reference_either(page):
+    drawings = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', page)
+    assert len(drawings) == 4  # three training steps and the time line
+    for drawing in drawings:
+        svg = base64.b64decode(drawing).decode()
+        assert not re.search(r'href="(?!#)', svg)
+        assert "<text" not in svg
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_names_and_reasons_are_escaped(run_folder):
+    records = ledger_of(run_folder)
+    records[1]["dropped"] = {"<b>B</b>": "<script>alert('x')</script>"}
+    records[-2]["matrix"]["<img src=x>"] = {"A": records[-2]["matrix"]["federated"]["A"]}
+    rewrite(run_folder, records)
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<img src=x>" not in page
+    assert "&lt;img src=x&gt;" in page
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in page
+    assert "PTV &lt;7 mm margin&gt; &amp; not a GTV" in page
+
+
+def test_page_says_what_was_run(page):
+    rows = Reader(page).rows
+    assert next(row for row in rows if row[:2] == ["A", "20"])[:5] == ["A", "20", "2", "9", "0"]
+    assert ["federated", "4", "C", "no answer within 240 s"] in rows
+    assert any(row[0] == "step 2: training, federated" and row[2:4] == ["6 of 6", "6 × 4 = 24"] for row in rows)
+    assert "mean\n-12.31, SD\n198.04" in page
+    assert "A, picture 1" in page
+
+
+def test_same_ledger_gives_the_same_page(run_folder):
+    rewrite(run_folder, [record for record in ledger_of(run_folder) if record.get("step") in (0, 1, 4)])
+    first = write_report(run_folder).read_bytes()
+    assert write_report(run_folder).read_bytes() == first
+    assert (run_folder / "matrix.csv").exists()
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_run_that_goes_on_has_a_page_without_conclusion(run_folder):
+    rewrite(run_folder, ledger_of(run_folder)[:4])
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    assert "3 of 21 rounds are done. No conclusion can be drawn." in page
+    assert not (run_folder / "matrix.csv").exists()
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_run_that_only_began_has_a_page(run_folder):
+    rewrite(run_folder, [])
+    assert "0 of 21 rounds" in write_report(run_folder).read_text(encoding="utf-8")
+
+
+def test_curves_are_the_ledgers(run_folder):
+    record = read_run(run_folder)
+    rounds = record.rounds_of(1)
+    points = losses(rounds, "A", "stage1")
+    assert [x for x, _ in points] == list(range(1, 25))
+    assert points[0][1] == record.rounds[0].sites["A"].epochs[0].stage1
+    assert [x for x, _ in validation(rounds, "C")] == [1, 2, 4, 5]  # none in round 1, dropped in round 4
+    assert validation(rounds, "A")[1][1] == pytest.approx(100 * record.rounds[1].sites["A"].validation_dsc)
+    assert len(learning_curves(record)) == 3
+
+
+def line(step, model, number, seconds, **sites):
+    told = {site: {"seconds": spent} for site, spent in sites.items()}
+    return RoundLine.model_validate(
+        {"kind": "round", "step": step, "model": model, "round": number, "rounds": 2, "sites": told, "seconds": seconds}
+    )
+
+
+def test_time_line_lays_rounds_end_to_end_and_models_of_one_step_side_by_side():
+    rounds = [line(1, "m", 1, 10.0, A=8.0, B=3.0), line(2, "l-A", 1, 5.0, A=5.0), line(2, "l-B", 1, 5.0, B=2.0)]
+    work, begins = spans(rounds)
+    assert [(span.site, span.start_s, span.work_s, span.round_s) for span in work] == [
+        ("A", 0.0, 8.0, 10.0), ("B", 0.0, 3.0, 10.0), ("A", 10.0, 5.0, 5.0), ("B", 10.0, 2.0, 5.0),
+    ]  # fmt: skip
+    assert begins == [(1, 0.0), (2, 10.0)]
+    assert training_s(rounds) == 15.0
+
+
+def test_round_without_a_duration_is_as_long_as_its_slowest_site():
+    assert line(1, "m", 1, None, A=8.0, B=3.0).duration_s == 8.0
+    assert line(1, "m", 1, None).duration_s == 0
+
+
+def test_a_round_done_again_counts_once(run_folder):
+    records = ledger_of(run_folder)
+    again = {**records[1], "seconds": 1.0}
+    rewrite(run_folder, [*records, again])
+    rounds = read_run(run_folder).rounds_of(1)
+    assert len(rounds) == 6
+    assert rounds[0].seconds == 1.0
+
+
+def test_heat_map_ends_at_whole_tenths():
+    results = {("m", site): SiteResult(metrics={"dsc": Spread(mean=mean)}) for site, mean in (("A", 0.53), ("B", 0.72))}
+    assert heat_range(Matrix("test", ("m",), ("A", "B"), results)) == pytest.approx((0.5, 0.8))
+    assert heat_range(Matrix("test", ("m",), ("A",), {})) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "–"), (1.25, "1.2 s"), (59.4, "59 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds).replace("\xa0", " ") == text
+
+
+def test_broken_folders_are_named(run_folder):
+    rewrite(run_folder, [*ledger_of(run_folder), {"kind": "round"}])
+    with pytest.raises(InputError, match=r"ledger.jsonl, line \d+: step: Field required"):
+        write_report(run_folder)
+    (run_folder / "ledger.jsonl").write_text("{broken\n")
+    with pytest.raises(InputError, match="line 1: not JSON"):
+        write_report(run_folder)
+    (run_folder / "ledger.jsonl").unlink()
+    with pytest.raises(InputError, match="give the folder of a run"):
+        write_report(run_folder)
+    (run_folder / "experiment.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"experiment\.yaml"):
+        write_report(run_folder)
+
+
+def test_picture_that_is_no_png_is_refused(run_folder):
+    (run_folder / "pictures").mkdir()
+    (run_folder / "pictures" / "A-1.png").write_bytes(b"<svg onload=alert(1)>")
+    with pytest.raises(InputError, match="expected a PNG"):
+        write_report(run_folder)
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_not_a_number_is_a_dash(run_folder):
+    text = (run_folder / "ledger.jsonl").read_text().replace('"mean":0.7213', '"mean":NaN')
+    (run_folder / "ledger.jsonl").write_text(text)
+    assert "2 cells have no DSC" in write_report(run_folder).read_text(encoding="utf-8")
+
+
+def test_fixture_is_a_valid_experiment():
+    parse_yaml((FINISHED_RUN / "experiment.yaml").read_text(), Experiment, "fixture")
