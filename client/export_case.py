@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from common.config import IngestConfig
 from common.dicom import read_ct_series
-from common.errors import ImageError, LabelError
+from common.errors import LabelError
 from common.rtstruct import choose_structure, contours_to_mask, read_rtstruct
 from common.volume import Geometry, Volume, read_nifti
 
@@ -103,7 +103,7 @@ class NiftiCase:
         label = read_nifti(self.folder / config.label_name)
         _check_same_grid(image.geometry, label.geometry, config)
         mask = _binary(label.array, config.label_name)
-        compact = Volume(_compact(image.array, config.image_name), image.geometry)
+        compact = Volume(_compact(image.array), image.geometry)
         return LoadedCase(compact, Volume(mask, image.geometry), _info(image.geometry), _gaps(mask))
 
 
@@ -140,10 +140,8 @@ def _binary(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
     return mask
 
 
-def _compact(array: NDArray[Any], name: str) -> NDArray[Any]:
+def _compact(array: NDArray[Any]) -> NDArray[Any]:
     """Returns whole-numbered HU as int16, others as float32."""
-    if not np.isfinite(array).all():
-        raise ImageError(f"{name} holds values that are not finite; expected Hounsfield units; export it again")
     limits = np.iinfo(np.int16)
     if limits.min <= array.min() and array.max() <= limits.max and (array == np.rint(array)).all():
         return array.astype(np.int16)

@@ -132,6 +132,7 @@ def test_jpeg_2000_from_a_planning_system(real_data):
     assert -1000 < np.median(volume.array[49, 100:110, 250:260]) < 100
 
 
+@pytest.mark.slow  # GDCM takes long to give up
 @pytest.mark.real_data
 def test_a_compressed_file_cut_short_is_refused(real_data, tmp_path):
     (series,) = find_ct_series(real_data / "dicom" / "breast_eclipse").values()

@@ -91,6 +91,16 @@ def test_nifti_keeps_values_type_and_place(tmp_path):
     np.testing.assert_array_equal(read.array, volume.array)
     assert read.geometry.matches(volume.geometry, 1e-3)
     assert (tmp_path / "a.nii.gz").read_bytes()[:2] == b"\x1f\x8b"
+    write_nifti(volume, tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_nifti(tmp_path / "a.nii").array, volume.array)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nii", "a.nii.gz"]
+
+
+def test_the_same_volume_gives_the_same_bytes(tmp_path):
+    volume = numbered(Geometry((2, 3, 4), (3.0, 0.5, 0.75)))
+    for name in ("a.nii.gz", "b.nii.gz"):
+        write_nifti(volume, tmp_path / name)
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
 def test_masks_are_written_as_bytes(tmp_path):

@@ -1,0 +1,326 @@
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from client.ingest import import_folder
+from client.pseudonyms import Pseudonyms
+from common.config import IngestConfig
+from common.dataset import read_index
+from common.errors import ImageError, InputError
+from common.volume import Geometry, Volume, read_nifti, write_nifti
+
+CONFIG = IngestConfig()
+HU = np.arange(4 * 8 * 9).reshape(4, 8, 9) - 100
+GRID = Geometry((4, 8, 9), (3.0, 1.0, 1.0), (-10.0, -20.0, 30.0))
+TARGET = np.array([[-8.5, -18.5, 33], [-5.5, -18.5, 33], [-5.5, -16.5, 33], [-8.5, -16.5, 33]])  # 2 x 3 pixels, slice 1
+UP = np.array([0, 0, 3])
+
+
+@pytest.fixture
+def export(tmp_path, write_ct, write_structures):
+    """A function that writes a patient's CT and RTSTRUCT; keywords as of `write_structures`, `ct` for its tags."""
+
+    def write(name, structures=None, ct=None, hu=HU, **references):
+        folder = tmp_path / "export" / name
+        slices = write_ct(folder / "dicom", hu, **({"PatientID": f"secret-{name}"} | (ct or {})))
+        write_structures(folder / "dicom" / "rt.dcm", slices, structures or {"GTVnx": [TARGET]}, **references)
+        return slices
+
+    return write
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(config=CONFIG, **more):
+        return import_folder(tmp_path / "export", tmp_path / "cases", config, "A", **more)
+
+    return run
+
+
+def write_case(folder, array=HU, label=None, geometry=GRID, label_geometry=None):
+    folder.mkdir(parents=True)
+    write_nifti(Volume(array.astype(np.float32), geometry), folder / "ct.nii.gz")
+    label = (array == array.max()).astype(np.uint8) if label is None else label
+    write_nifti(Volume(label, label_geometry or geometry), folder / "gtv.nii.gz")
+
+
+def files_below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_dicom_export_becomes_pseudonymous_cases(tmp_path, export, run):
+    export("p1")
+    export("p2", ct={"Manufacturer": "", "ConvolutionKernel": ["B30", "f"]})
+    seen = []
+    report = run(progress=lambda done, total, name: seen.append((done, total, name)))
+    assert report.imported == ("A-0001", "A-0002")
+    assert (report.skipped, report.refused, report.warnings) == ((), (), ())
+    assert seen == [(0, 2, "p1/dicom"), (1, 2, "p2/dicom"), (2, 2, "")]
+    first, second = read_index(tmp_path / "cases")
+    assert (first.case_id, first.patient_id) == ("A-0001", "A-0001")
+    assert first.info == {"spacing_mm": [3.0, 1.0, 1.0], "size": [4, 8, 9], "manufacturer": "Maker", "kernel": "B30"}
+    assert second.info["kernel"] == "B30/f"
+    image = read_nifti(tmp_path / "cases" / first.images[0])
+    np.testing.assert_array_equal(image.array, HU)
+    assert image.array.dtype == np.int16
+    assert image.geometry.matches(GRID)
+    label = read_nifti(tmp_path / "cases" / first.label).array
+    assert label.sum() == 6
+    assert label[1, 2:4, 2:5].all()
+
+
+def test_no_identity_leaves_the_pseudonyms_file(tmp_path, export, run):
+    slices = export("p1")
+    run()
+    cases = tmp_path / "cases"
+    assert files_below(cases) == ["A-0001/image.nii.gz", "A-0001/label.nii.gz", "cases.json", "pseudonyms.json"]
+    assert (cases / "pseudonyms.json").stat().st_mode & 0o777 == 0o600
+    assert "secret-p1" in (cases / "pseudonyms.json").read_text()
+    index = (cases / "cases.json").read_text()
+    assert not any(word in index for word in ("secret", "Secret", "p1", str(slices[0].SeriesInstanceUID)))
+
+
+def test_a_second_run_imports_only_what_is_new_or_changed(tmp_path, export, run, write_structures):
+    slices = export("p1")
+    export("p3")
+    assert run().imported == ("A-0001", "A-0002")
+    export("p2")
+    report = run()
+    assert (report.imported, report.skipped) == (("A-0003",), ("A-0001", "A-0002"))
+    write_structures(tmp_path / "export" / "p1" / "dicom" / "rt.dcm", slices, {"GTV-T": [TARGET, TARGET + UP]})
+    report = run()
+    assert (report.imported, report.skipped) == (("A-0001",), ("A-0003", "A-0002"))
+    assert read_nifti(tmp_path / "cases" / "A-0001" / "label.nii.gz").array.sum() == 12
+    assert run(IngestConfig(structures=("t$",))).imported == ("A-0001",)
+
+
+def test_what_was_lost_is_imported_again_under_its_name(tmp_path, export, run):
+    export("p1")
+    export("p2")
+    run()
+    (tmp_path / "cases" / "A-0002" / "label.nii.gz").unlink()
+    assert run().imported == ("A-0002",)
+    (tmp_path / "cases" / "cases.json").unlink()
+    assert run().imported == ("A-0001", "A-0002")
+
+
+def test_series_of_one_patient_share_the_patient(tmp_path, export, run):
+    export("p1", ct={"PatientID": "same"})
+    export("p1-again", ct={"PatientID": "same"})
+    assert run().imported == ("A-0001", "A-0001-2")
+    assert {entry.patient_id for entry in read_index(tmp_path / "cases")} == {"A-0001"}
+
+
+def test_wrong_series_reference_is_mended_by_frame_of_reference(export, run):
+    export("p1", series_uid="1.2.3")
+    report = run()
+    assert report.imported == ("A-0001",)
+    assert len(report.warnings) == 1
+    assert "p1/dicom: rt.dcm refers to CT series 1.2.3" in report.warnings[0]
+
+
+def test_structure_sets_that_fit_none_or_several_are_refused(tmp_path, export, run):
+    export("p1", series_uid="1.2.3", frame_uid="1.2.4")
+    export("p2", ct={"FrameOfReferenceUID": "1.5"}, series_uid="1.2.3")
+    export("p3", ct={"FrameOfReferenceUID": "1.5"})
+    report = run()
+    assert report.imported == ("A-0001",)
+    reasons = dict(report.refused)
+    assert "no CT in the export" in reasons["p1/dicom/rt.dcm"]
+    assert "fits 2 CT series" in reasons["p2/dicom/rt.dcm"]
+    assert "no RTSTRUCT refers to this CT series" in reasons["p1/dicom"]
+
+
+def test_a_series_beside_the_drawn_one_is_left_out_with_a_warning(tmp_path, export, run, write_ct):
+    export("p1")
+    write_ct(tmp_path / "export" / "p1" / "contrast", HU, PatientID="secret-p1")
+    report = run()
+    assert (report.imported, report.refused) == (("A-0001",), ())
+    assert report.warnings == ("p1/contrast: left out, no RTSTRUCT refers to it",)
+
+
+@pytest.mark.parametrize(
+    ("structures", "words"),
+    [
+        ({"GTV 1": [TARGET], "GTV 2": [TARGET]}, "matches 2 structures"),
+        ({"Cord": [TARGET]}, "no structure matches"),
+        ({"GTV": []}, "without contours: 'GTV'"),
+        ({"GTV": [TARGET + 10 * UP]}, "22.5 mm outside the image along z"),
+    ],
+)
+def test_a_refused_case_leaves_nothing(tmp_path, export, run, structures, words):
+    export("p1", structures)
+    report = run()
+    assert report.imported == ()
+    ((name, reason),) = report.refused
+    assert name == "p1/dicom"
+    assert words in reason
+    assert "\n" not in reason
+    assert not (tmp_path / "cases").exists()
+
+
+def test_a_gap_in_the_series_is_refused_beside_good_cases(tmp_path, export, run):
+    export("p1", hu=np.concatenate([HU, HU]))
+    export("p2")
+    next((tmp_path / "export" / "p1" / "dicom").glob("ct-003.dcm")).unlink()
+    report = run()
+    assert report.imported == ("A-0001",)
+    assert "expected 3.00 mm" in report.refused[0][1]
+
+
+def test_the_same_name_in_two_structure_sets_is_not_chosen_from(tmp_path, export, run, write_structures):
+    slices = export("p1")
+    write_structures(tmp_path / "export" / "p1" / "second.dcm", slices, {"GTVnx": [TARGET]})
+    assert "matches 2 structures" in run().refused[0][1]
+
+
+def test_skipped_slices_are_told(export, run):
+    export("p1", {"GTV": [TARGET, TARGET + 2 * UP]})
+    assert run().warnings == ("p1/dicom: 1 slices within the target's extent have no contour",)
+
+
+def test_a_refused_change_leaves_the_earlier_import(tmp_path, export, run, write_structures):
+    slices = export("p1")
+    run()
+    before = files_below(tmp_path / "cases")
+    write_structures(tmp_path / "export" / "p1" / "dicom" / "rt.dcm", slices, {"Cord": [TARGET]})
+    report = run()
+    assert report.refused[0][0] == "p1/dicom"
+    assert files_below(tmp_path / "cases") == before
+    assert len(read_index(tmp_path / "cases")) == 1
+
+
+def test_a_failure_while_writing_leaves_the_earlier_import_whole(tmp_path, export, run, write_structures, monkeypatch):
+    slices = export("p1")
+    run()
+    before = {name: (tmp_path / "cases" / name).read_bytes() for name in files_below(tmp_path / "cases")}
+    write_structures(tmp_path / "export" / "p1" / "dicom" / "rt.dcm", slices, {"GTV": [TARGET + UP]})
+
+    def full_disk(volume, path):
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("client.ingest.write_nifti", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        run()
+    assert {name: (tmp_path / "cases" / name).read_bytes() for name in files_below(tmp_path / "cases")} == before
+
+
+def test_a_killed_import_is_cleaned_up(tmp_path, export, run):
+    export("p1")
+    (tmp_path / "cases" / ".import-1" / "new").mkdir(parents=True)
+    run()
+    assert sorted(os.listdir(tmp_path / "cases")) == ["A-0001", "cases.json", "pseudonyms.json"]
+
+
+def test_a_phantoms_truth_travels_along(tmp_path, export, run):
+    export("p1")
+    truth = tmp_path / "export" / "p1" / "truth.nii.gz"
+    write_nifti(Volume(np.ones((4, 8, 9), np.uint8), GRID), truth)
+    assert run().imported == ("A-0001",)
+    assert (tmp_path / "cases" / "A-0001" / "truth.nii.gz").read_bytes() == truth.read_bytes()
+
+
+def test_a_nifti_export_is_imported(tmp_path, run):
+    write_case(tmp_path / "export" / "pt_2")
+    write_case(tmp_path / "export" / "pt_10", array=HU + 0.5, label=(HU > 0).astype(np.uint8) * 255)
+    report = run()
+    assert report.imported == ("A-0001", "A-0002")
+    fraction, whole = (read_nifti(tmp_path / "cases" / name / "image.nii.gz") for name in report.imported)
+    assert (fraction.array.dtype, whole.array.dtype) == (np.float32, np.int16)
+    np.testing.assert_array_equal(fraction.array, HU + 0.5)
+    label = read_nifti(tmp_path / "cases" / "A-0001" / "label.nii.gz")
+    np.testing.assert_array_equal(label.array, HU > 0)
+    assert run().skipped == report.imported
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"label": np.zeros((4, 8, 9), np.uint8)}, "values 0; expected 0 and 1"),
+        ({"label": HU.astype(np.int16)}, r"values -100, -99, -98, -97, -96, ...;"),
+        ({"label_geometry": Geometry((4, 8, 9), (3.0, 1.0, 1.0))}, "resample it"),
+    ],
+)
+def test_nifti_cases_that_do_not_fit_leave_nothing(tmp_path, run, arguments, words):
+    write_case(tmp_path / "export" / "pt_1", **arguments)
+    ((name, reason),) = run().refused
+    assert name == "pt_1"
+    assert words in reason
+    assert not (tmp_path / "cases").exists()
+
+
+def test_a_nifti_folder_without_image_or_label_is_refused(tmp_path, run):
+    for name, missing in {"pt_1": "ct.nii.gz", "pt_2": "gtv.nii.gz"}.items():
+        write_case(tmp_path / "export" / name)
+        (tmp_path / "export" / name / missing).unlink()
+    refused = run().refused
+    assert [name for name, _ in refused] == ["pt_1", "pt_2"]
+    assert all("no such file" in reason for _, reason in refused)
+
+
+def test_folders_of_one_name_in_two_exports_do_not_replace_each_other(tmp_path, run):
+    write_case(tmp_path / "export" / "pt_1")
+    run()
+    write_case(tmp_path / "other" / "pt_1", array=HU * 2)
+    report = import_folder(tmp_path / "other", tmp_path / "cases", CONFIG, "A")
+    assert report.imported == ()
+    assert "rename the new folder" in report.refused[0][1]
+    shutil.rmtree(tmp_path / "export")
+    assert import_folder(tmp_path / "other", tmp_path / "cases", CONFIG, "A").imported == ("A-0001",)
+
+
+@pytest.mark.parametrize("content", ["nothing", "structures only"])
+def test_an_export_without_ct_is_refused_in_one_line(tmp_path, export, run, content):
+    (tmp_path / "export").mkdir()
+    if content == "structures only":
+        export("p1")
+        for path in (tmp_path / "export").rglob("ct-*.dcm"):
+            path.unlink()
+    with pytest.raises(ImageError, match=r"no CT among [01] files") as caught:
+        run()
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "cases").exists()
+
+
+def test_damaged_pseudonyms_stop_the_import(tmp_path, export, run):
+    export("p1")
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / "pseudonyms.json").write_text('{"patients": 3}')
+    with pytest.raises(InputError, match=r"pseudonyms.json: damaged"):
+        run()
+
+
+def test_pseudonyms_count_on_from_the_highest_and_keep_sites_with_dashes(tmp_path):
+    pseudonyms = Pseudonyms(patients={"a": "site-1-0001", "b": "site-1-0007"})
+    assert pseudonyms.patient_id("site-1", "a") == "site-1-0001"
+    assert pseudonyms.patient_id("site-1", "c") == "site-1-0008"
+    pseudonyms.save(tmp_path)
+    assert Pseudonyms.load(tmp_path) == pseudonyms
+    assert json.loads((tmp_path / "pseudonyms.json").read_text())["patients"]["b"] == "site-1-0007"
+
+
+@pytest.mark.real_data
+def test_sarcomas_are_imported_though_every_reference_is_wrong(tmp_path, real_data):
+    for case in ("sarcoma_mim_1", "sarcoma_mim_2"):
+        shutil.copytree(real_data / "dicom" / case, tmp_path / "export" / case)
+    report = import_folder(tmp_path / "export", tmp_path / "cases", CONFIG, "A")
+    assert report.imported == ("A-0001", "A-0002")
+    assert sum("by frame of reference" in warning for warning in report.warnings) == 2
+    volumes = [read_nifti(tmp_path / "cases" / name / "label.nii.gz") for name in report.imported]
+    assert [v.array.sum() * v.geometry.voxel_ml for v in volumes] == pytest.approx([365, 53], rel=0.03)
+
+
+@pytest.mark.real_data
+def test_openkbp_is_imported(tmp_path, real_data):
+    for case in ("pt_90", "pt_93"):
+        shutil.copytree(real_data / "openkbp" / "C" / case, tmp_path / "export" / case)
+    report = import_folder(tmp_path / "export", tmp_path / "cases", IngestConfig(label_name="ptv70.nii.gz"), "C")
+    assert report.imported == ("C-0001", "C-0002")
+    entry = read_index(tmp_path / "cases")[0]
+    assert entry.info == {"spacing_mm": [3.0, 3.906, 3.906], "size": [128, 128, 128]}
+    source = read_nifti(real_data / "openkbp" / "C" / "pt_90" / "ptv70.nii.gz")
+    np.testing.assert_array_equal(read_nifti(tmp_path / "cases" / entry.label).array, source.array)
