@@ -1,0 +1,182 @@
+"""The site's SuperNode: one supervised Flower process that asks the coordinator for work and starts it.
+
+Flower gives a node a lease of 60 s: after a hard kill the restarted node is refused (code 2004) until the old lease
+has run out, and it exits instead of waiting. So every exit is followed by a restart, later each time.
+"""
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from common.errors import ConfigError, WorkError
+from common.processes import ProcessTree, flower_command, flower_environment
+
+BACKOFF_S = (2.0, 5.0, 10.0, 20.0, 30.0)
+"""Waits before the first, second ... restart; the last one repeats. Together they outlast the lease of 60 s."""
+STEADY_S = 120.0
+"""A node that lived this long starts again with the shortest wait."""
+ONLINE = re.compile(r"SuperNode ID: (\d+)")
+WRONG_AUTHORITY = "CERTIFICATE_VERIFY_FAILED"
+REFUSED = "[code: 2004]"
+
+
+@dataclass
+class SiteNode:
+    """A SuperNode of `site` in `folder` (log, FLWR_HOME), connected to `superlink` (host:port).
+
+    A context manager: it runs in the background after `with`, and is ended with all its processes on leaving.
+    """
+
+    site: str
+    folder: Path
+    superlink: str
+    authority: Path
+    key: Path
+    config: Path
+    """The site's site.yaml; it reaches the ClientApp as `context.node_config["config"]`, absolute."""
+    port: int = 0
+    """Of the node's own API for its ClientApps, on loopback; 0: any free one."""
+    command: Sequence[str] = ()
+    """What to start instead of flower-supernode; it gets the same arguments."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to the inherited environment of node and ClientApp."""
+    report: Callable[[str], None] = lambda _line: None
+    """Called with one line whenever the node starts, comes online, or ends."""
+    backoff_s: Sequence[float] = BACKOFF_S
+
+    def __post_init__(self) -> None:
+        self.folder = self.folder.resolve()
+        self.tree = ProcessTree("supernode", self.folder)
+        self.node_id: int | None = None
+        self.num_starts = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure: WorkError | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts the node and a thread that keeps it running; returns at once."""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._supervise_quietly, name=f"site-node-{self.site}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the node and every process it started; the coordinator sees it offline at once."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def wait_online(self, timeout_s: float) -> int:
+        """Returns the node's Flower id once the coordinator has accepted it.
+
+        Raises:
+            WorkError: it has not within `timeout_s`, or never will; the log's last reason is named.
+        """
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self._failure is not None:
+                raise self._failure
+            if self.node_id is not None:
+                return self.node_id
+            time.sleep(0.1)
+        raise WorkError(f"site {self.site}: not online within {timeout_s:.0f} s; see {self.tree.log}")
+
+    def run(self, stop: threading.Event) -> None:
+        """Keeps the node running in this thread until `stop` is set.
+
+        Raises:
+            WorkError: no restart can help: the coordinator's certificate does not fit.
+        """
+        attempt = 0
+        try:
+            while not stop.is_set():
+                started = time.monotonic()
+                reason = self._run_once(stop)
+                if stop.is_set():
+                    return
+                attempt = 0 if time.monotonic() - started > STEADY_S else attempt
+                pause_s = self.backoff_s[min(attempt, len(self.backoff_s) - 1)]
+                attempt += 1
+                self.report(f"node ended ({reason}); starting it again in {pause_s:.0f} s")
+                stop.wait(pause_s)
+        finally:
+            self.node_id = None
+            self.tree.stop()
+
+    def _supervise_quietly(self) -> None:
+        try:
+            self.run(self._stop)
+        except WorkError as error:
+            self._failure = error
+            self.report(str(error))
+
+    def _run_once(self, stop: threading.Event) -> str:
+        """Starts the node, follows it until it or `stop` ends it, and returns why it ended."""
+        log_start = self.tree.log_size()
+        self.node_id = None
+        self.num_starts += 1
+        self.tree.start(self._command(), self._environment())
+        self.report(f"node started, calling {self.superlink}")
+        while self.tree.running and not stop.wait(0.2):
+            self._note_online(log_start)
+        return "stopped" if stop.is_set() else self._why(self.tree.tail(log_start))
+
+    def _note_online(self, log_start: int) -> None:
+        if self.node_id is None and (found := ONLINE.search(self.tree.tail(log_start))):
+            self.node_id = int(found[1])
+            self.report(f"node online as {self.node_id}")
+
+    def _why(self, log: str) -> str:
+        """Returns the reason in a dead node's log; raises WorkError for one that a restart cannot mend."""
+        self.node_id = None
+        if WRONG_AUTHORITY in log and not ONLINE.search(log):
+            raise WorkError(
+                f"site {self.site}: {self.superlink}: its certificate is not for this name or not signed by "
+                f"{self.authority}; ask the coordinator for ca.crt and the right name"
+            )
+        if REFUSED in log:
+            return "refused: its key is not enrolled, or its last lease of 60 s has not run out"
+        return f"exit code {self.tree.process.returncode if self.tree.process else None}"
+
+    def _command(self) -> list[str]:
+        settings = f"site={_setting(self.site)} config={_setting(str(self.config.resolve()))}"
+        command = list(self.command) or [flower_command("flower-supernode")]
+        command += ["--superlink", self.superlink, "--root-certificates", str(self.authority.resolve())]
+        command += ["--auth-supernode-private-key", str(self.key.resolve())]
+        command += ["--host", "127.0.0.1", "--port", str(self.port or _free_port())]
+        return [*command, "--isolation", "subprocess", "--node-config", settings]
+
+    def _environment(self) -> dict[str, str]:
+        return flower_environment(self.folder / "flwr", self.environment)
+
+
+def _setting(value: str) -> str:
+    """Quotes a node setting; Flower reads it as TOML after splitting at blanks outside quotes.
+
+    Raises:
+        ConfigError: no quoting can carry it.
+    """
+    if any(character in value for character in "\"'\\") or not value.isprintable():
+        raise ConfigError(f"{value!r}: holds a quote, backslash or control character; choose another path or name")
+    return f'"{value}"'
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

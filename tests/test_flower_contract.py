@@ -1,0 +1,148 @@
+"""What server/control.py, server/superlink.py, server/bundle.py and client/node.py rely on in Flower 1.41, by name."""
+
+import importlib
+import inspect
+import json
+import warnings
+from importlib import metadata
+
+import pytest
+
+from client.node import BACKOFF_S, SiteNode, _setting
+from server.control import Control, _run, toml_string
+from server.provision import certificate_files
+from server.superlink import Superlink
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # typer's use of click, not ours
+    from flwr.common.config import fuse_dicts, parse_config_args
+    from flwr.common.constant import (
+        FAB_INCLUDE_PATTERNS,
+        HEARTBEAT_DEFAULT_INTERVAL,
+        HEARTBEAT_PATIENCE,
+        Status,
+        SubStatus,
+    )
+    from flwr.supercore import telemetry, update_check
+    from flwr.supercore.superexec.executor import subprocess_executor
+    from flwr.supercore.utils import get_flwr_home
+
+    flower_superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
+    from flwr.supernode import start_client_internal
+
+    flower_supernode = importlib.import_module("flwr.supernode.cli.flower_supernode")
+
+pytestmark = pytest.mark.filterwarnings("ignore:'click.utils.get_binary_stream':DeprecationWarning")
+"""Typer's fault, not ours; Flower's command line is therefore imported inside the tests."""
+
+
+def source(name):
+    module = importlib.import_module(name) if isinstance(name, str) else name
+    return inspect.getsource(module)
+
+
+def test_version_is_the_one_that_was_measured():
+    assert metadata.version("flwr") == "1.41.0"
+
+
+def test_superlink_takes_our_command_line(tmp_path):
+    command = Superlink(tmp_path, certificate_files(tmp_path), 8443)._command()
+    told = flower_superlink._parse_args_run_superlink().parse_args(command[1:])
+    assert (told.host, told.port, told.isolation) == ("127.0.0.1", 8443, "subprocess")
+    assert told.enable_supernode_auth
+    assert not told.insecure
+    assert not told.runtime_dependency_install
+    assert told.database == str(tmp_path / "state.db")
+
+
+def test_supernode_takes_our_command_line_and_settings_survive_its_parser(tmp_path):
+    config = tmp_path / "a folder" / "site=A.yaml"
+    node = SiteNode("A", tmp_path, "localhost:8443", tmp_path / "ca.crt", tmp_path / "site.key", config, port=9165)
+    told = flower_supernode._parse_args_run_supernode().parse_args(node._command()[1:])
+    assert (told.superlink, told.host, told.port) == ("localhost:8443", "127.0.0.1", 9165)
+    assert (told.insecure, told.runtime_dependency_install, told.isolation) == (False, False, "subprocess")
+    assert parse_config_args([told.node_config]) == {"site": "A", "config": str(config)}
+
+
+@pytest.mark.parametrize(
+    "text", ["", 'it\'s "q" \\ = 5', "Müller \N{GRINNING FACE}", "a\nb\tc\x7f\0", '{"a": [1, "="]}']
+)
+def test_any_text_survives_a_run_configuration_file(tmp_path, text):
+    path = tmp_path / "run-config.toml"
+    path.write_text(f"task = {toml_string(text)}\n", encoding="ascii")
+    assert parse_config_args([str(path)]) == {"task": text}
+
+
+def test_a_json_text_on_the_command_line_is_cut_at_an_apostrophe_without_a_word():
+    good = json.dumps({"a": "b c", "d": 1})
+    assert parse_config_args([f"task='{good}'"]) == {"task": good}
+    cut = json.dumps({"a": "it's"})
+    assert parse_config_args([f"task='{cut}'"]) == {"task": '{"a": "it'}
+
+
+def test_a_run_key_must_stand_in_the_bundle():
+    with pytest.raises(ValueError, match="'task' is not present"):
+        fuse_dicts({}, {"task": "x"})
+
+
+def test_a_setting_that_the_parser_would_break_is_refused():
+    for value in ('a"b', "a'b", "a\\b", "a\nb"):
+        with pytest.raises(ValueError, match="choose another"):
+            _setting(value)
+
+
+def test_connection_file_is_read_from_flwr_home(tmp_path, monkeypatch):
+    control = Control(tmp_path / "home")
+    control.configure("127.0.0.1:8443", tmp_path / "ca.crt")
+    (tmp_path / "ca.crt").touch()
+    monkeypatch.setenv("FLWR_HOME", str(control.home))
+    assert get_flwr_home() == control.home
+    connection = importlib.import_module("flwr.cli.flower_config").read_superlink_connection(None)
+    assert (connection.address, connection.insecure) == ("127.0.0.1:8443", False)
+    assert connection.root_certificates == str(tmp_path / "ca.crt")
+
+
+def test_answers_hold_the_keys_that_control_reads():
+    cli_ls, cli_nodes = (importlib.import_module(f"flwr.cli.{name}") for name in ("ls", "supernode.ls"))
+    row = importlib.import_module("flwr.cli.run_utils").RunRow
+    values = dict.fromkeys(inspect.signature(row).parameters, 1)
+    values |= {"status_text": "finished:completed", "fab_id": "x/y", "details": ""}
+    (record,) = json.loads(cli_ls._to_json([row(**values)]))["runs"]
+    assert _run(record).completed
+    nodes = cli_nodes._to_json([(7, "", "online", "", "", "", "", 0.0)], verbose=False)
+    assert [(node["node-id"], node["status"]) for node in json.loads(nodes)["nodes"]] == [("7", "online")]
+    assert '"node-id": response.node_id' in source("flwr.cli.supernode.register")
+    assert '"run-id": f"{res.run_id}"' in source("flwr.cli.run.run")
+    assert '"error-message"' in source("flwr.supercore.logger")
+    assert (Status.FINISHED, SubStatus.COMPLETED) == ("finished", "completed")
+
+
+def test_a_node_says_its_id_and_a_refused_one_its_code():
+    assert 'log(INFO, "SuperNode ID: %s", node_id)' in source(start_client_internal)
+    assert "FLEET_NODE_ACTIVATION_FAILED = 2004" in source("flwr.supercore.error.base")
+    assert 'f"[code: {flower_error.code}]' in source("flwr.supernode.fleet_http_connection")
+
+
+def test_the_waits_between_restarts_outlast_the_lease():
+    assert HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL == 60
+    assert sum(BACKOFF_S) > HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL
+
+
+def test_children_inherit_environment_and_folder():
+    launch = source(subprocess_executor)
+    assert "env=" not in launch
+    assert "cwd=" not in launch
+    assert 'command = ["flower-superexec"]' in source(start_client_internal)
+    assert "subprocess.Popen(command)" in source(start_client_internal)
+    assert "subprocess.Popen(command, **get_popen_detach_kwargs())" in source(flower_superlink)
+
+
+def test_nothing_is_looked_up_outside():
+    assert "FLWR_TELEMETRY_ENABLED" in source(telemetry)
+    assert "FLWR_DISABLE_UPDATE_CHECK" in source(update_check)
+
+
+def test_a_bundle_may_not_hold_page_templates():
+    assert "**/*.py" in FAB_INCLUDE_PATTERNS
+    assert "/LICENSE" in FAB_INCLUDE_PATTERNS
+    assert not [pattern for pattern in FAB_INCLUDE_PATTERNS if "html" in pattern]

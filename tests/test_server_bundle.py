@@ -1,0 +1,71 @@
+import hashlib
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from common.errors import WorkError
+from server.bundle import PACKAGES, TASK_KEY, build_fab, bundle_files, write_bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tree(root):
+    """A miniature checkout with what may and what may not leave."""
+    for name in ("server/app.py", "server/__init__.py", "client/app.py", "common/networks/blocks.py", "LICENSE",
+                 "server/templates/report.html", "deploy/demo.py", "configs/site.yaml", "tests/test_a.py",
+                 "common/__pycache__/a.py", "client/secret.key", "README.md"):  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("app = None\n" if name.endswith("app.py") else f"# {name}\n")
+    (root / "pyproject.toml").write_text('[project]\nname = "fedgtv"\nversion = "9.8.7"\n')
+    return root
+
+
+LEAVES = ["LICENSE", "client/app.py", "common/networks/blocks.py", "server/__init__.py", "server/app.py"]
+
+
+def test_exactly_the_modules_and_the_licence_are_bundled(tmp_path):
+    root = tree(tmp_path / "root")
+    assert list(bundle_files(root)) == LEAVES
+    bundle = write_bundle(tmp_path / "out", root)
+    written = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
+    assert written == sorted([*LEAVES, "pyproject.toml"])
+    assert tomllib.loads((bundle / "pyproject.toml").read_text())["project"]["version"] == "9.8.7"
+
+
+def test_the_products_list_is_every_module_of_the_three_packages(tmp_path):
+    expected = {"LICENSE"}
+    for package in PACKAGES:
+        expected |= {path.relative_to(ROOT).as_posix() for path in (ROOT / package).rglob("*.py")}
+    assert set(bundle_files()) == {name for name in expected if "__pycache__" not in name}
+    assert not [name for name in bundle_files() if name.split("/")[0] in {"tests", "deploy", "configs"}]
+
+
+def test_a_stale_file_of_an_older_bundle_is_gone(tmp_path):
+    root = tree(tmp_path / "root")
+    bundle = write_bundle(tmp_path / "out", root)
+    (bundle / "server" / "old.py").touch()
+    write_bundle(tmp_path / "out", root)
+    assert not (bundle / "server" / "old.py").exists()
+
+
+def test_flower_builds_all_of_it_and_the_hash_depends_on_the_sources_alone(tmp_path):
+    root = tree(tmp_path / "root")
+    first = build_fab(write_bundle(tmp_path / "one", root), tmp_path / "fab-one")
+    second = build_fab(write_bundle(tmp_path / "two", root), tmp_path / "fab-two")
+    assert first.sha256 == second.sha256 == hashlib.sha256(first.path.read_bytes()).hexdigest()
+    with zipfile.ZipFile(first.path) as archive:
+        assert sorted(archive.namelist()) == sorted([*LEAVES, "pyproject.toml", ".info/CONTENT"])
+        project = tomllib.loads(archive.read("pyproject.toml").decode())
+    assert project["tool"]["flwr"]["app"]["config"] == {TASK_KEY: ""}
+    (root / "client" / "app.py").write_text("app = 1\n")
+    assert build_fab(write_bundle(tmp_path / "one", root), tmp_path / "fab-one").sha256 != first.sha256
+
+
+def test_what_flower_refuses_is_reported_in_one_line(tmp_path):
+    bundle = write_bundle(tmp_path, tree(tmp_path / "root"))
+    (bundle / "LICENSE").unlink()
+    with pytest.raises(WorkError, match="LICENSE") as caught:
+        build_fab(bundle, tmp_path / "fab")
+    assert "\n" not in str(caught.value)

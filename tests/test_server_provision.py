@@ -1,0 +1,140 @@
+import socket
+import ssl
+import stat
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from client.keys import make_key
+from common.enrolment import read_join_request
+from common.errors import InputError, SiteError
+from server.provision import (
+    add_site,
+    certificate_files,
+    check_new_site,
+    expiry,
+    make_certificates,
+    read_sites,
+    remove_site,
+    renew_certificate,
+)
+
+
+def handshake(files, authority, name):
+    """Name of the certificate that a TLS client accepts, on a socket pair: no port, no network."""
+    server, client = socket.socketpair()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+
+    def serve():
+        try:
+            context.wrap_socket(server, server_side=True).close()
+        except (ssl.SSLError, OSError):
+            server.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        with ssl.create_default_context(cafile=str(authority)).wrap_socket(client, server_hostname=name) as secure:
+            return secure.getpeercert()["subject"][0][0][1]
+    finally:
+        client.close()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return make_certificates(tmp_path_factory.mktemp("pki"), ["gtv.example.org", "192.0.2.7"])
+
+
+@pytest.mark.parametrize("name", ["gtv.example.org", "192.0.2.7", "localhost", "127.0.0.1", "::1"])
+def test_openssl_accepts_every_name_given_and_loopback(files, name):
+    assert handshake(files, files.authority, name) == "fedgtv coordinator"
+
+
+def test_openssl_refuses_another_name_and_another_authority(files, tmp_path):
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        handshake(files, files.authority, "other.example.org")
+    other = make_certificates(tmp_path / "other", ["gtv.example.org"])
+    with pytest.raises(ssl.SSLCertVerificationError, match="verify failed"):
+        handshake(files, other.authority, "gtv.example.org")
+
+
+def test_profile_is_p384_server_only_and_the_authority_signs_no_further_authority(files):
+    server = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+    authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
+    server.verify_directly_issued_by(authority)
+    for certificate in (server, authority):
+        assert isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
+        assert certificate.public_key().curve.name == "secp384r1"
+    constraints = authority.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert (constraints.critical, constraints.value.ca, constraints.value.path_length) == (True, True, 0)
+    assert not server.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    usage = server.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]
+
+
+def test_keys_are_private_and_validity_is_as_asked(tmp_path):
+    files = make_certificates(tmp_path / "pki", ["localhost"], valid_days=30)
+    assert stat.S_IMODE(files.key.stat().st_mode) == 0o600
+    assert stat.S_IMODE(files.authority_key.stat().st_mode) == 0o600
+    assert abs(expiry(files.certificate) - datetime.now(UTC) - timedelta(days=30)) < timedelta(minutes=1)
+
+
+def test_an_authority_is_never_overwritten_but_its_server_certificate_is_renewed(files):
+    before, old = files.authority.read_bytes(), files.certificate.read_bytes()
+    with pytest.raises(InputError, match="never overwritten"):
+        make_certificates(files.authority.parent, ["localhost"])
+    renewed = renew_certificate(files.authority.parent, ["gtv.example.org", "192.0.2.7"])
+    assert renewed == certificate_files(files.authority.parent)
+    assert files.authority.read_bytes() == before
+    assert files.certificate.read_bytes() != old
+    assert handshake(files, files.authority, "192.0.2.7") == "fedgtv coordinator"
+
+
+@pytest.mark.parametrize("name", ["", "https://gtv.example.org", "gtv.example.org:443", "a..b", "a b"])
+def test_a_name_that_is_none_is_refused_before_anything_is_written(tmp_path, name):
+    with pytest.raises(InputError, match="neither a host name nor an address"):
+        make_certificates(tmp_path / "pki", [name])
+    assert not (tmp_path / "pki").exists()
+    with pytest.raises(InputError, match="no authority here"):
+        renew_certificate(tmp_path / "pki", ["localhost"])
+
+
+def test_sites_are_recorded_with_their_node_and_struck_off(tmp_path):
+    path = tmp_path / "coordinator" / "sites.json"
+    requests = {site: read_join_request(make_key(site, tmp_path / site).request) for site in "AB"}
+    assert read_sites(path) == {}
+    big = 2**64 - 1  # Flower's node ids are unsigned 64-bit integers
+    for site, node_id in (("B", big), ("A", 7)):
+        add_site(path, requests[site], node_id)
+    sites = read_sites(path)
+    assert {site: each.node_id for site, each in sites.items()} == {"A": 7, "B": big}
+    assert sites["A"].fingerprint == requests["A"].fingerprint
+    assert remove_site(path, "A").node_id == 7
+    assert set(read_sites(path)) == {"B"}
+    with pytest.raises(SiteError, match="'A': not enrolled; enrolled are B"):
+        remove_site(path, "A")
+
+
+def test_a_name_or_key_twice_is_refused(tmp_path):
+    path = tmp_path / "sites.json"
+    mine, other = (read_join_request(make_key("A", tmp_path / folder).request) for folder in ("a", "b"))
+    add_site(path, mine, 1)
+    with pytest.raises(SiteError, match="revoke it first"):
+        check_new_site(path, other)
+    with pytest.raises(SiteError, match="its key belongs to site 'A'"):
+        add_site(path, mine.model_copy(update={"site": "B"}), 2)
+    assert set(read_sites(path)) == {"A"}
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"sites": [{"site": "A"}]}'])
+def test_a_broken_record_is_an_error_in_one_line_not_an_empty_federation(tmp_path, text):
+    path = tmp_path / "sites.json"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_sites(path)
+    assert "\n" not in str(caught.value)
