@@ -1,0 +1,113 @@
+"""Weights at rest: safetensors files, written atomically, read without unpickling, checked name by name.
+
+A model's tensors are called `stage1.<parameter>` and `stage2.<parameter>`; its metadata are strings, among them the
+JSON of its recipe and of the intensity normalisation, without which the weights are of no use. Reading and writing need
+no torch.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from common.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Array = NDArray[Any]
+FORMAT = "fedgtv-1"
+"""Metadata key `format`: changes when older files can no longer be read."""
+
+
+def save_weights(path: Path, weights: "Mapping[str, Array | Tensor]", metadata: Mapping[str, str]) -> None:
+    """Writes `path` with everything or not at all: a killed process leaves the old file.
+
+    Args:
+        path: the folder is made where it is missing.
+        weights: name to array or tensor of any device.
+        metadata: strings that come back from `load_weights`; the key `format` is ours.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: as_array(value) for name, value in weights.items()}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file(arrays, temporary, {**metadata, "format": FORMAT})
+        _flush(Path(temporary))
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _flush(path.parent)
+
+
+def load_weights(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Returns name to array, and the metadata, of a file by `save_weights`.
+
+    Raises:
+        CheckpointError: missing, cut short, or no fedgtv weights.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            arrays = {name: file.get_tensor(name) for name in file.offset_keys()}
+    except (OSError, SafetensorError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as weights ({error}); give a .safetensors file made by fedgtv"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: format is {metadata.get('format', 'not stated')!r}; expected {FORMAT!r}, made by this version"
+        )
+    return arrays, metadata
+
+
+def load_into(module: "nn.Module", weights: "Mapping[str, Array | Tensor]", prefix: str) -> None:
+    """Copies the tensors called `<prefix><parameter>`, such as prefix `stage1.`, into `module`; ignores the others.
+
+    Raises:
+        CheckpointError: a name is missing or too many, or a shape or dtype differs; nothing was copied then.
+    """
+    import torch
+
+    state = module.state_dict()
+    given = {name.removeprefix(prefix): as_array(value) for name, value in weights.items() if name.startswith(prefix)}
+    mismatch = _first_mismatch({name: as_array(value) for name, value in state.items()}, given)
+    if mismatch:
+        raise CheckpointError(f"checkpoint of another network: {prefix}{mismatch}; use the recipe it was trained with")
+    for name, tensor in state.items():
+        tensor.copy_(torch.from_numpy(given[name]))
+
+
+def as_array(value: "Array | Tensor") -> Array:
+    """Returns a contiguous array of the same dtype, sharing memory where it can."""
+    return np.asarray(value if isinstance(value, np.ndarray) else value.detach().cpu().numpy(), order="C")
+
+
+def _first_mismatch(expected: Mapping[str, Array], given: Mapping[str, Array]) -> str:
+    for name, array in expected.items():
+        if name not in given:
+            return f"{name} is missing"
+        if given[name].shape != array.shape:
+            return f"{name} has shape {given[name].shape}, expected {array.shape}"
+        if given[name].dtype != array.dtype:
+            return f"{name} has dtype {given[name].dtype}, expected {array.dtype}"
+    extra = sorted(set(given) - set(expected))
+    return f"{extra[0]} is not part of this network" if extra else ""
+
+
+def _flush(path: Path) -> None:
+    """Waits until `path`, a file or a folder, is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

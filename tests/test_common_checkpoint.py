@@ -1,0 +1,122 @@
+"""Weights files: exact there and back, atomic, refused by name where they belong to another network."""
+
+import json
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common import checkpoint
+from common.checkpoint import load_into, load_weights, save_weights
+from common.errors import CheckpointError
+
+torch.set_num_threads(1)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+
+
+def weights() -> dict[str, np.ndarray]:
+    return {f"stage1.{name}": tensor.numpy().copy() for name, tensor in network().state_dict().items()}
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "model.safetensors"
+    tensors = {
+        "stage1.a": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "stage1.b": torch.tensor([[1.5, -2.0], [0.25, np.inf]], dtype=torch.float16, requires_grad=True).T,
+        "stage2.c": np.array(4.0, np.float32),
+        "count": np.array([2**40], np.int64),
+    }
+    save_weights(path, tensors, {"recipe": '{"ü": 1}', "normalisation": "mean"})
+    arrays, metadata = load_weights(path)
+    assert metadata == {"recipe": '{"ü": 1}', "normalisation": "mean", "format": "fedgtv-1"}
+    assert set(arrays) == set(tensors)
+    assert arrays["stage1.a"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert arrays["stage1.b"].dtype == np.float16
+    assert arrays["stage1.b"].tolist() == [[1.5, 0.25], [-2.0, np.inf]]
+    assert arrays["stage2.c"].shape == ()
+    assert arrays["count"][0] == 2**40
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    save_weights(path, {"a": np.ones(2, np.float32)}, {})
+
+    def cut_short(tensors: object, name: str, metadata: object) -> None:
+        Path(name).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", cut_short)
+    with pytest.raises(OSError, match="disk full"):
+        save_weights(path, {"a": np.zeros(2, np.float32)}, {})
+    assert load_weights(path)[0]["a"].tolist() == [1, 1]
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_the_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "model.safetensors", []
+    flush = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (seen.append(path.exists()), flush(handle))[1])
+    save_weights(path, {"a": np.ones(2, np.float32)}, {})
+    assert seen == [False, True]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08", b"x" * 100, pickle.dumps({"a": 1}), struct.pack("<Q", 2**60)])
+def test_no_weights_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        load_weights(path)
+
+
+def test_missing_cut_short_and_foreign_files(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read"):
+        load_weights(path)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_weights(tmp_path)
+    save_weights(path, {"a": np.ones(100, np.float32)}, {})
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_weights(path)
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
+    with pytest.raises(CheckpointError, match=r"format is 'not stated'; expected 'fedgtv-1'"):
+        load_weights(path)
+
+
+def test_load_into_copies_the_prefix_alone() -> None:
+    given = weights()
+    target = network()
+    load_into(target, {**given, "stage2.0.weight": np.zeros(7)}, "stage1.")
+    for name, tensor in target.state_dict().items():
+        assert np.array_equal(tensor.numpy(), given[f"stage1.{name}"])
+    given["stage1.0.bias"][:] = 99
+    assert 99 not in target.state_dict()["0.bias"].tolist()
+    load_into(target, target.state_dict(), "")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("stage1.0.bias"), r"stage1\.0\.bias is missing"),
+        (lambda w: w.update({"stage1.2.weight": np.zeros(1)}), r"stage1\.2\.weight is not part of this network"),
+        (lambda w: w.update({"stage1.1.weight": np.zeros((2, 1), np.float32)}), r"shape \(2, 1\), expected \(1, 2\)"),
+        (lambda w: w.update({"stage1.1.bias": np.zeros(1, np.float16)}), "dtype float16, expected float32"),
+        (lambda w: w.clear(), r"stage1\.0\.weight is missing"),
+    ],
+)
+def test_the_first_mismatch_is_named_and_nothing_copied(change: object, message: str) -> None:
+    given, target = weights(), network()
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    change(given)  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match=f"checkpoint of another network: .*{message}"):
+        load_into(target, given, "stage1.")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
