@@ -56,6 +56,8 @@ class AsppConfig(Frozen):
 
     rates: tuple[Annotated[int, Field(gt=0)], ...] = (6, 12, 18)
     """[C] Dilation rates; clamped per axis to (n - 1) // 2 so that no kernel degenerates."""
+    min_width: int = Field(default=8, ge=1)
+    """[C] Least channels of a branch, which is a quarter as wide as its input; CPUs convolve 8 as fast as 4."""
     image_pooling: bool = False
     """[P for stage 2] The v3+ variant adds a global pooling branch."""
     dropout: Fraction = 0.0
@@ -286,6 +288,8 @@ class RoundConfig(Frozen):
     """Every named site must be connected within this."""
     timeout_s: float = Field(default=86400.0, gt=0)
     """A round's replies must be in within this."""
+    quorum: int = Field(default=0, ge=0)
+    """Sites whose replies must be good for a federated round to count; 0: all that the step names."""
     transport: Literal["fp32", "fp16"] = "fp32"
     """Number format of weights on the wire; aggregation is always fp32."""
 
@@ -294,7 +298,7 @@ class IngestConfig(Frozen):
     """How an export becomes cases."""
 
     structures: tuple[str, ...] = (r"^gtv[-_ ]?(nx|t|p)$", r"^gtv")
-    """Ordered, case-insensitive patterns of RTSTRUCT ROI names; the first that matches exactly one ROI is the target."""
+    """Ordered, case-insensitive patterns of ROI names; the first that matches exactly one ROI is the target."""
     image_name: str = "ct.nii.gz"
     """File name of the image in a NIfTI export's case folder."""
     label_name: str = "gtv.nii.gz"
@@ -314,6 +318,8 @@ class SimulationConfig(Frozen):
     """In-plane and through-plane coarsening of the phantoms; 1 is 512 x 512 x 130."""
     contrast: float = Field(default=1.0, gt=0)
     """Factor on the phantom tumour's HU difference to muscle."""
+    seed: int = Field(default=1, ge=0)
+    """Of the phantoms; the experiment's own seed changes weights and sampling, not the patients."""
     ingest: IngestConfig = IngestConfig()
 
 
@@ -403,22 +409,42 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
         ConfigError: the file is missing or no YAML mapping, or a key is unknown, missing or out of range; the
             message names the file, the key, its value and what was expected.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
-    return parse_yaml(text, model, str(path))
+    return parse_yaml(_read(path), model, str(path))
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Returns the experiment in `path`; its `recipe` may be the path of a recipe file, relative to it.
+
+    Raises:
+        ConfigError: as `load_yaml`.
+    """
+    data = _mapping(_read(path), str(path))
+    if isinstance(data.get("recipe"), str):
+        data["recipe"] = load_yaml(Path(path).parent / data["recipe"], Recipe).model_dump(mode="json")
+    return validate(data, Experiment, str(path))
 
 
 def parse_yaml(text: str, model: type[Model], origin: str) -> Model:
     """Returns the validated configuration in `text`; `origin` names it in errors (see `load_yaml`)."""
+    return validate(_mapping(text, origin), model, origin)
+
+
+def _read(path: Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read ({reason}); give the path of a YAML file") from error
+
+
+def _mapping(text: str, origin: str) -> dict[str, Any]:
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{origin}: holds {type(data).__name__}; expected a mapping of keys to values")
-    return validate(data, model, origin)
+    return data
 
 
 def validate(data: Any, model: type[Model], origin: str) -> Model:

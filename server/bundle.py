@@ -20,8 +20,8 @@ from common.errors import WorkError
 from common.processes import flower_command, flower_environment
 
 PACKAGES = ("client", "common", "server")
-TASK_KEY = "task"
-"""The one key of a run's configuration: a JSON text that the ServerApp parses with its own schema."""
+RUN_KEY = "run"
+"""The one key of a run's configuration (server.app parses it); Flower takes no key that the bundle does not name."""
 PROJECT = """\
 [project]
 name = "fedgtv"
@@ -41,7 +41,7 @@ serverapp = "server.app:app"
 clientapp = "client.app:app"
 
 [tool.flwr.app.config]
-{task} = ""
+{key} = ""
 """
 
 
@@ -75,7 +75,7 @@ def write_bundle(folder: Path, root: Path | None = None) -> Path:
     for name, source in bundle_files(root).items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target / name)
-    project = PROJECT.format(version=json.dumps(_version(_base(root))), task=TASK_KEY)
+    project = PROJECT.format(version=json.dumps(_version(_base(root))), key=RUN_KEY)
     (target / "pyproject.toml").write_text(project, encoding="utf-8")
     return target
 

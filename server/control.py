@@ -15,7 +15,6 @@ from typing import Any
 from common.enrolment import JoinRequest
 from common.errors import WorkError
 from common.processes import flower_command, flower_environment
-from server.bundle import TASK_KEY
 
 CONNECTION = "fedgtv"
 POLL_S = 2.0
@@ -81,17 +80,18 @@ class Control:
         answer = self._call("supernode", "list", CONNECTION)
         return {int(node["node-id"]): str(node["status"]) for node in answer["nodes"]}
 
-    def run(self, bundle: Path, task: str) -> int:
-        """Starts the app in folder `bundle` with the JSON text `task` as its configuration; returns the run id.
+    def run(self, bundle: Path, config: Mapping[str, str]) -> int:
+        """Starts the app in folder `bundle` with texts as its configuration; returns the run id.
 
-        The text travels in a file: one argument of a command holds at most 128 KiB.
+        The texts travel in a file: one argument of a command holds at most 128 KiB, and an apostrophe would cut it.
         """
-        config = self.home / "run-config.toml"
-        config.write_text(f"{TASK_KEY} = {toml_string(task)}\n", encoding="ascii")
+        path = self.home / "run-config.toml"
+        lines = [f"{key} = {toml_string(text)}\n" for key, text in config.items()]
+        path.write_text("".join(lines), encoding="ascii")
         try:
-            answer = self._call("run", str(bundle.resolve()), CONNECTION, "--run-config", str(config))
+            answer = self._call("run", str(bundle.resolve()), CONNECTION, "--run-config", str(path))
         finally:
-            config.unlink()
+            path.unlink()
         return int(answer["run-id"])
 
     def runs(self) -> dict[int, Run]:

@@ -5,7 +5,6 @@ loopback, and a gateway in front of it lets the sites' ten calls through (deploy
 """
 
 import contextlib
-import os
 import socket
 import ssl
 import threading
@@ -25,8 +24,6 @@ from server.provision import Certificates, EnrolledSite, add_site, check_new_sit
 HOST = "127.0.0.1"
 RUN_FOLDER = "FEDGTV_RUNS"
 """Environment variable with the folder of all run folders; the ServerApp inherits it from the SuperLink."""
-SITES_FILE = "FEDGTV_SITES"
-"""Environment variable with the path of sites.json, read by the ServerApp for the node ids."""
 START_S = 60.0
 
 
@@ -124,7 +121,7 @@ class Superlink:
         return [*command, "--isolation", "subprocess", "--disable-runtime-dependency-installation"]
 
     def _environment(self) -> dict[str, str]:
-        ours = {RUN_FOLDER: str(self.runs_folder), SITES_FILE: str(self.sites_file)}
+        ours = {RUN_FOLDER: str(self.runs_folder)}
         return flower_environment(self.control.home, {**ours, **self.environment})
 
     def _wait_until_up(self, timeout_s: float, log_start: int) -> None:
@@ -135,18 +132,6 @@ class Superlink:
             if time.monotonic() > deadline:
                 raise WorkError(f"port {self.port}: no answer within {timeout_s:.0f} s; see {self.tree.log}")
             time.sleep(0.1)
-
-
-def serverapp_folders(environment: Mapping[str, str] = os.environ) -> tuple[Path, Path]:
-    """Returns (runs folder, sites.json) inside a ServerApp process that a `Superlink` has started.
-
-    Raises:
-        WorkError: the process was started otherwise.
-    """
-    try:
-        return Path(environment[RUN_FOLDER]), Path(environment[SITES_FILE])
-    except KeyError as error:
-        raise WorkError(f"{error.args[0]}: not set; start the coordinator with fedgtv-coordinator up") from error
 
 
 def free_port() -> int:

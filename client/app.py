@@ -1,0 +1,61 @@
+"""The ClientApp: reads a task, lets the site do it, sends the result. No logic, and no exception text leaves."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from client.site import Site
+from common import wire
+from common.tasks import EvaluateTask, StatisticsTask
+
+app = ClientApp()
+log = logging.getLogger("fedgtv.site")
+
+
+def _answer(message: Message, context: Context, work: Callable[[Site, Message], RecordDict]) -> Message:
+    """Does `work`; an exception is logged here in full and answered by its code alone."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(name)s %(message)s")
+    try:
+        content = work(Site.open(Path(str(context.node_config["config"]))), message)
+    except Exception as error:
+        log.exception("task %s failed", message.metadata.message_type)
+        content = wire.error_reply(error)
+    return Message(content=content, reply_to=message)
+
+
+def _statistics(site: Site, message: Message) -> RecordDict:
+    task, _ = wire.read_task(message, StatisticsTask)
+    return wire.statistics_reply(*site.statistics(task))
+
+
+def _train(site: Site, message: Message) -> RecordDict:
+    task = wire.read_train_task(message)
+    weights = wire.record_to_weights(message.content.array_records[wire.ARRAYS])
+    return wire.train_reply(*site.train(task, weights), task.transport)
+
+
+def _evaluate(site: Site, message: Message) -> RecordDict:
+    task, _ = wire.read_task(message, EvaluateTask)
+    return wire.evaluate_reply(*site.evaluate(task, wire.read_models(message)))
+
+
+@app.query("statistics")
+def statistics(message: Message, context: Context) -> Message:
+    """Answers a `StatisticsTask`."""
+    return _answer(message, context, _statistics)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Answers a `TrainTask`."""
+    return _answer(message, context, _train)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Answers an `EvaluateTask`."""
+    return _answer(message, context, _evaluate)

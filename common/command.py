@@ -1,0 +1,39 @@
+"""How every command ends: exit code 0, 1 (work failed) or 2 (bad input), and one line instead of a traceback."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from common.errors import FedgtvError
+
+INTERRUPTED = 130
+INTERNAL = 1
+
+
+def command_line(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
+    """Runs `app` and exits; `--debug` anywhere on the line shows the traceback of an error."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        code = app(args=arguments, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except (KeyboardInterrupt, click.Abort):
+        _end("stopped; the same command goes on where it was", INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except FedgtvError as error:
+        if debug:
+            raise
+        _end(f"error: {error}", error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        _end(f"error: {type(error).__name__}: {error} (unexpected; --debug shows where)", INTERNAL)
+
+
+def _end(line: str, code: int) -> None:
+    print(" ".join(line.split()), file=sys.stderr)
+    sys.exit(code)

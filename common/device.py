@@ -1,0 +1,37 @@
+"""Where tensors live, and whether bf16 autocast pays there."""
+
+from typing import Literal
+
+import torch
+
+from common.errors import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """Returns the device called `name`; `auto` is the first GPU, or the CPU where there is none.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: {name!r} is none; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: {name!r} is not here ({torch.cuda.device_count()} GPUs found); use auto or cpu")
+    return device
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether the device has bf16 arithmetic of its own; emulated bf16 is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def autocast(device: torch.device, choice: Literal["auto", "bf16", "off"]) -> torch.autocast:
+    """Returns the autocast context for a training step or a forward pass (`TrainingConfig.autocast`)."""
+    enabled = choice == "bf16" or (choice == "auto" and bf16_pays(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -1,0 +1,120 @@
+"""What the coordinator asks of a site and what a site answers: plain records without Flower or torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from common import WIRE_VERSION
+from common.config import Frozen, Name, Recipe, SplitConfig
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class NormalisationRecord(Frozen):
+    """Mean and population SD (HU) over the body voxels of all sites' training cases."""
+
+    mean: float
+    sd: float = Field(gt=0)
+
+
+class _Task(Frozen):
+    wire_version: int = WIRE_VERSION
+    experiment: Name
+    recipe: Recipe
+    split: SplitConfig
+
+    @field_validator("wire_version")
+    @classmethod
+    def _same_wire(cls, version: int) -> int:
+        if version != WIRE_VERSION:
+            raise ValueError(f"the other side speaks wire version {version}; this release {WIRE_VERSION}; update one")
+        return version
+
+
+class StatisticsTask(_Task):
+    """Prepare the cases (fills the cache) and count HU over the training cases' body voxels."""
+
+
+class TrainTask(_Task):
+    """Train the weights that come with it for `local_epochs` epochs on the site's training cases."""
+
+    model: Name
+    step: Count
+    round: Annotated[int, Field(ge=1)]
+    epochs_done: Count
+    """Global epochs before this round: the poly schedule goes on where it was."""
+    local_epochs: Annotated[int, Field(ge=1)]
+    epochs_total: Annotated[int, Field(ge=1)]
+    lr0: float = Field(gt=0)
+    seed: Count
+    normalisation: NormalisationRecord
+    proximal_mu: float = Field(default=0.0, ge=0)
+    """FedProx (arXiv 1812.06127); 0: plain."""
+    validate_received: bool = True
+    """Measure the received weights on the site's validation cases before training."""
+    transport: Literal["fp32", "fp16"] = "fp32"
+    """Number format of the weights in the reply."""
+
+
+class EvaluateTask(_Task):
+    """Measure each of the models that come with it on one part of the site's split."""
+
+    models: tuple[Name, ...]
+    part: Literal["validation", "test"]
+    normalisation: NormalisationRecord
+    pictures: Count = 0
+
+
+class SiteStatistics(Frozen):
+    """Case counts of the split; the histogram travels beside it as an array."""
+
+    train: Count
+    validation: Count
+    test: Count
+    refused: Count = 0
+    """Cases that the recipe's preprocessing refused (the site's own log names them)."""
+    seconds: float
+
+
+class EpochRecord(Frozen):
+    """One global epoch at one site: its learning rate and the mean loss of each stage."""
+
+    epoch: Count
+    lr: float
+    losses: dict[str, float]
+
+
+class TrainResult(Frozen):
+    """What goes with a site's trained weights."""
+
+    num_examples: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Training cases, not patches: the weight of the site in the mean."""
+    epochs: tuple[EpochRecord, ...]
+    validation_dsc: float | None
+    """Mean DSC of the received weights on the validation cases; None without cases or when not asked."""
+    seconds: float
+
+
+class MetricSummary(Frozen):
+    """Mean and sample SD (None when it cannot be computed or may not leave)."""
+
+    mean: float | None
+    sd: float | None
+
+
+class ModelSummary(Frozen):
+    """How one model did at one site."""
+
+    n: Count
+    num_undefined: Count
+    """Cases whose distances are undefined because prediction or truth is empty."""
+    metrics: dict[str, MetricSummary]
+
+
+class EvaluateResult(Frozen):
+    """Summaries by model; pictures travel beside it as bytes, if the site's policy allows them."""
+
+    summaries: dict[str, ModelSummary]
+    withheld: str | None = None
+    """Why there are no summaries: the site's policy."""
+    seconds: float

@@ -1,0 +1,170 @@
+"""Training of one stage over a span of global epochs (paper, section 3.A.1).
+
+The random stream of an epoch depends on the seed, the stage and the epoch's global number alone, so a round that starts
+at epoch 40 draws what an unbroken run draws there.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.augment import augment
+from common.cache import CachedCase
+from common.config import Recipe, TrainingConfig
+from common.device import autocast
+from common.losses import segmentation_loss
+from common.sampling import centred_patch, jittered_centre, random_patch
+from common.statistics import Normalisation
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which global epochs to train, and the schedule that they are part of."""
+
+    first_epoch: int
+    num_epochs: int
+    epochs_total: int
+    lr0: float
+    seed: int
+    proximal_mu: float = 0.0
+
+
+def poly_lr(lr0: float, epoch: int, epochs_total: int, power: float) -> float:
+    """Returns lr0 (1 - epoch / epochs_total) ** power for a global epoch counted from 0 (paper, section 3.A.1)."""
+    return float(lr0 * (1.0 - epoch / epochs_total) ** power)
+
+
+def make_optimiser(network: nn.Module, config: TrainingConfig, lr: float) -> torch.optim.SGD:
+    """Returns SGD as the recipe has it (paper: momentum 0.99, no Nesterov, no weight decay)."""
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+    )
+
+
+def train_stage(
+    network: nn.Module,
+    stage: str,
+    cases: Sequence[CachedCase],
+    recipe: Recipe,
+    span: Span,
+    normalisation: Normalisation,
+    optimiser: torch.optim.SGD,
+    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+) -> list[float]:
+    """Trains `network` in place and returns the mean loss of each epoch.
+
+    Args:
+        network: on its device, in any mode.
+        stage: "stage1" (random patches, a share forced onto foreground) or "stage2" (crops round the true centroid).
+        cases: the site's training cases; one patch (`patches_per_case`) of each an epoch.
+        recipe: gives patch sizes, augmentation and optimisation.
+        span: the global epochs to train.
+        normalisation: of the federation.
+        optimiser: made by `make_optimiser`; its momentum is used and updated.
+        on_epoch: called with the global epoch and its mean loss.
+    """
+    network.train()
+    received = [parameter.detach().clone() for parameter in network.parameters()] if span.proximal_mu else []
+    losses = []
+    for epoch in range(span.first_epoch, span.first_epoch + span.num_epochs):
+        rng = np.random.default_rng([span.seed, zlib.crc32(stage.encode()), epoch])
+        for group in optimiser.param_groups:
+            group["lr"] = poly_lr(span.lr0, epoch, span.epochs_total, recipe.training.power)
+        with torch.random.fork_rng(devices=_cuda_devices(network)):
+            torch.manual_seed(int(rng.integers(2**63)))  # dropout
+            losses.append(
+                _train_epoch(
+                    network, _batches(stage, cases, recipe, normalisation, rng), recipe, optimiser, received, span
+                )
+            )
+        on_epoch(epoch, losses[-1])
+    return losses
+
+
+def _train_epoch(
+    network: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    recipe: Recipe,
+    optimiser: torch.optim.SGD,
+    received: Sequence[Tensor],
+    span: Span,
+) -> float:
+    """One epoch; the loss is divided by the accumulation, and an odd last batch is flushed."""
+    device = next(network.parameters()).device
+    total, count, pending = 0.0, 0, 0
+    optimiser.zero_grad(set_to_none=True)
+    for images, labels in batches:
+        with autocast(device, recipe.training.autocast):
+            logits = network(images.to(device))
+        loss = segmentation_loss(logits.float(), labels.to(device))
+        (loss / recipe.training.accumulation).backward()  # type: ignore[no-untyped-call]
+        total, count, pending = total + float(loss.detach()), count + 1, pending + 1
+        if pending == recipe.training.accumulation:
+            _update(network, recipe.training, optimiser, received, span.proximal_mu)
+            pending = 0
+    if pending:
+        _update(network, recipe.training, optimiser, received, span.proximal_mu)
+    return total / count
+
+
+def _update(
+    network: nn.Module,
+    config: TrainingConfig,
+    optimiser: torch.optim.SGD,
+    received: Sequence[Tensor],
+    proximal_mu: float,
+) -> None:
+    for parameter, start in zip(network.parameters(), received, strict=False):
+        if parameter.grad is not None:  # FedProx, arXiv 1812.06127: the gradient of mu / 2 |w - w_t|^2
+            parameter.grad.add_(parameter.detach() - start, alpha=proximal_mu)
+    if config.gradient_clip:
+        nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+
+
+def _batches(
+    stage: str, cases: Sequence[CachedCase], recipe: Recipe, normalisation: Normalisation, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields (images bczyx, labels b1zyx), every case `patches_per_case` times, in random order."""
+    config = recipe.training
+    order = rng.permutation(len(cases) * config.patches_per_case) % len(cases)
+    for start in range(0, len(order), config.batch_size):
+        pairs = [
+            _patch(stage, cases[index], recipe, normalisation, rng)
+            for index in order[start : start + config.batch_size]
+        ]
+        yield torch.stack([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
+
+
+def _patch(
+    stage: str, case: CachedCase, recipe: Recipe, normalisation: Normalisation, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    config, stage_config = recipe.training, recipe.stages[stage]
+    if stage == "stage2":
+        centre = jittered_centre(case, config.jitter_voxels, rng)
+        image, label = centred_patch(case, stage_config.patch_size, centre, normalisation)
+    else:
+        foreground = bool(rng.random() < config.foreground_fraction)
+        image, label = random_patch(case, stage_config.patch_size, rng, foreground, normalisation)
+    return augment(
+        torch.from_numpy(image),
+        torch.from_numpy(label),
+        recipe.preprocess.spacing_mm,
+        config.augmentation,
+        rng,
+        normalisation.air,
+    )
+
+
+def _cuda_devices(network: nn.Module) -> list[torch.device]:
+    device = next(network.parameters()).device
+    return [device] if device.type == "cuda" else []

@@ -1,0 +1,149 @@
+"""Tasks and results as Flower records: every key that travels stands here.
+
+A message carries one task as JSON under `task`; weights travel as one ArrayRecord a model, in fp32 or fp16
+(aggregation is always fp32). Nothing is pickled: Flower's arrays are NumPy buffers, read with pickling off.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from common.config import Frozen
+from common.errors import FedgtvError, WorkError
+from common.tasks import EvaluateResult, SiteStatistics, TrainResult, TrainTask
+
+ARRAYS = "arrays"
+CONFIG = "config"
+METRICS = "metrics"
+RESULT = "result"
+TASK = "task"
+JSON = "json"
+ERROR = "error"
+PICTURES = "pictures"
+HISTOGRAM = "histogram"
+MODEL_PREFIX = "model."
+NUM_EXAMPLES = "num-examples"
+PROXIMAL_MU = "proximal-mu"
+TRAIN = "train"
+EVALUATE = "evaluate"
+STATISTICS = "query.statistics"
+
+Weights = dict[str, NDArray[Any]]
+TaskModel = TypeVar("TaskModel", bound=Frozen)
+
+_DTYPES = {"fp32": np.float32, "fp16": np.float16}
+
+
+def weights_to_record(weights: Mapping[str, NDArray[Any]], transport: str = "fp32") -> ArrayRecord:
+    """Returns the weights as an ArrayRecord in the transport's number format; names and shapes are kept."""
+    dtype = _DTYPES[transport]
+    return ArrayRecord({name: Array(np.ascontiguousarray(value, dtype=dtype)) for name, value in weights.items()})
+
+
+def record_to_weights(record: ArrayRecord) -> Weights:
+    """Returns the record's arrays in fp32; names and shapes are kept."""
+    return {name: array.numpy().astype(np.float32) for name, array in record.items()}
+
+
+def task_config(task: Frozen) -> ConfigRecord:
+    """Returns a ConfigRecord that carries `task`."""
+    return ConfigRecord({TASK: task.model_dump_json()})
+
+
+def read_task(message: Message, model: type[TaskModel]) -> tuple[TaskModel, ConfigRecord]:
+    """Returns the message's task, validated, and the ConfigRecord it came in (strategies add keys to it)."""
+    config = message.content.config_records[CONFIG]
+    return model.model_validate_json(str(config[TASK])), config
+
+
+def read_train_task(message: Message) -> TrainTask:
+    """Returns the message's training task, with what the strategy added to it (FedProx: its mu)."""
+    task, config = read_task(message, TrainTask)
+    return task.model_copy(update={"proximal_mu": float(str(config.get(PROXIMAL_MU, task.proximal_mu)))})
+
+
+def task_record(task: Frozen, models: Mapping[str, ArrayRecord] | None = None) -> RecordDict:
+    """Returns the content of a message with one task and any number of named models."""
+    records = RecordDict({CONFIG: task_config(task)})
+    for name, arrays in (models or {}).items():
+        records[MODEL_PREFIX + name] = arrays
+    return records
+
+
+def read_models(message: Message) -> dict[str, Weights]:
+    """Returns the named models that came with an evaluation task."""
+    return {
+        key.removeprefix(MODEL_PREFIX): record_to_weights(record)
+        for key, record in message.content.array_records.items()
+        if key.startswith(MODEL_PREFIX)
+    }
+
+
+def train_reply(weights: Weights, result: TrainResult, transport: str) -> RecordDict:
+    """Returns a training reply: exactly one ArrayRecord and one MetricRecord, as Flower's strategies want it."""
+    return RecordDict(
+        {
+            ARRAYS: weights_to_record(weights, transport),
+            METRICS: MetricRecord({NUM_EXAMPLES: result.num_examples}),
+            RESULT: ConfigRecord({JSON: result.model_dump_json()}),
+        }
+    )
+
+
+def statistics_reply(result: SiteStatistics, histogram: NDArray[np.int64] | None) -> RecordDict:
+    """Returns a statistics reply; the histogram is left out when the site's policy withholds it."""
+    records = RecordDict({RESULT: ConfigRecord({JSON: result.model_dump_json()})})
+    if histogram is not None:
+        records[ARRAYS] = ArrayRecord({HISTOGRAM: Array(histogram)})
+    return records
+
+
+def read_histogram(message: Message) -> NDArray[np.int64] | None:
+    """Returns the histogram of a statistics reply, or None when it was withheld."""
+    record = message.content.array_records.get(ARRAYS)
+    return None if record is None else record[HISTOGRAM].numpy().astype(np.int64)
+
+
+def evaluate_reply(result: EvaluateResult, pictures: Sequence[bytes]) -> RecordDict:
+    """Returns an evaluation reply; `pictures` are PNG files."""
+    content: dict[str, Any] = {JSON: result.model_dump_json()}
+    if pictures:
+        content[PICTURES] = list(pictures)
+    return RecordDict({RESULT: ConfigRecord(content)})
+
+
+def error_reply(error: Exception) -> RecordDict:
+    """Returns a reply with an error's code; its text, which can hold a patient's name, stays at the site."""
+    code = error.code if isinstance(error, FedgtvError) else "internal"
+    return RecordDict({RESULT: ConfigRecord({ERROR: code})})
+
+
+def read_error(message: Message) -> str | None:
+    """Returns why a reply carries no result, or None when it does."""
+    if message.has_error():
+        return f"flower-{message.error.code}"
+    result = message.content.config_records.get(RESULT)
+    if result is None:
+        return "no-result"
+    return str(result[ERROR]) if ERROR in result else None
+
+
+def read_result(message: Message, model: type[TaskModel]) -> TaskModel:
+    """Returns the result that a reply without error carries, validated.
+
+    Raises:
+        WorkError: the result is not a `model`.
+    """
+    try:
+        return model.model_validate_json(str(message.content.config_records[RESULT][JSON]))
+    except (KeyError, ValueError) as error:
+        raise WorkError(f"reply: not a {model.__name__}; the site may run another release") from error
+
+
+def read_pictures(message: Message) -> list[bytes]:
+    """Returns the PNG files of an evaluation reply."""
+    pictures = message.content.config_records[RESULT].get(PICTURES, [])
+    return [picture for picture in pictures if isinstance(picture, bytes)] if isinstance(pictures, list) else []

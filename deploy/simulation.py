@@ -1,0 +1,65 @@
+"""The federation in one process: prepare the sites, run the experiment, write the report."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from client.app import app as client_app
+from common.config import Experiment
+from deploy.cohorts import exports_folder, prepare_site, write_exports
+from deploy.in_process import InProcessGrid
+from server.experiment import run_experiment
+from server.ledger import Ledger
+from server.matrix import matrix_text
+from server.progress import describe
+from server.report import write_report
+from server.rounds import Sites
+
+
+def prepare_sites(experiment: Experiment, folder: Path, console: Console) -> dict[str, Path]:
+    """Makes or finds the exports and imports them; returns each site's `site.yaml`."""
+    exports = exports_folder(experiment, folder)
+    if experiment.simulation.source == "phantoms":
+        write_exports(experiment, exports, console.print)
+    return {
+        site: prepare_site(site, experiment, exports / site, folder / site, console.print) for site in experiment.sites
+    }
+
+
+def run_simulation(experiment: Experiment, folder: Path, sites_folder: Path, console: Console | None = None) -> Path:
+    """Runs `experiment` in `folder` with its sites below `sites_folder`; returns the report's path.
+
+    A run that was stopped goes on after its last round. The matrix is printed at the end.
+    """
+    console = console or Console()
+    ledger = Ledger(folder, experiment, lambda record: _tell(console, record))
+    configs = prepare_sites(experiment, sites_folder, console)
+    grid = InProcessGrid(client_app, configs)
+    with _quiet_flower(), console.status(f"{experiment.name}: {len(experiment.sites)} sites in this process"):
+        run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds))
+    report = write_report(folder)
+    console.print(matrix_text(folder))
+    console.print(f"report: {report}")
+    return report
+
+
+def _tell(console: Console, record: dict[str, Any]) -> None:
+    line = describe(record)
+    if line:
+        console.print(line, highlight=False)
+
+
+@contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Flower's own lines (sampled nodes, received replies) say what the ledger's say better."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,96 @@
+"""What the coordinator accepts from a site, and one model of many: Flower's strategies over checked replies."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.serverapp import strategy as flower
+from numpy.typing import NDArray
+
+from common import wire
+from common.errors import ConfigError, WorkError
+from common.tasks import TrainResult
+
+STRATEGIES: dict[str, type[flower.FedAvg]] = {
+    "fedavg": flower.FedAvg,
+    "fedavgm": flower.FedAvgM,
+    "fedprox": flower.FedProx,
+    "fedadam": flower.FedAdam,
+}
+STATELESS = frozenset({"fedavg", "fedprox"})
+
+
+def make_strategy(name: str, options: Mapping[str, float]) -> flower.FedAvg:
+    """Returns Flower's strategy for any number of sites that we name ourselves.
+
+    Raises:
+        ConfigError: the strategy has no such option.
+    """
+    try:
+        return STRATEGIES[name](
+            min_train_nodes=1,
+            min_evaluate_nodes=1,
+            min_available_nodes=1,
+            weighted_by_key=wire.NUM_EXAMPLES,
+            arrayrecord_key=wire.ARRAYS,
+            configrecord_key=wire.CONFIG,
+            **dict(options),
+        )
+    except TypeError as error:
+        raise ConfigError(f"strategy_options: {dict(options)} do not fit {name}: {error}") from error
+
+
+def refuse(message: Message, expected: Mapping[str, NDArray[Any]]) -> str | None:
+    """Returns why a training reply may not be aggregated, or None when it may.
+
+    Checked: an error code, one set of arrays with the names, shapes and dtypes that were sent out, finite numbers,
+    and a plausible case count.
+    """
+    error = wire.read_error(message)
+    if error is not None:
+        return error
+    records = list(message.content.array_records.values())
+    if len(records) != 1 or set(records[0]) != set(expected):
+        return "other-names"
+    for name, array in records[0].items():
+        if tuple(array.shape) != expected[name].shape:
+            return f"other-shape {name}"
+        if array.dtype not in {"float32", "float16"}:
+            return f"other-dtype {name}"
+        if not np.isfinite(array.numpy()).all():
+            return f"not-finite {name}"
+    try:
+        result = wire.read_result(message, TrainResult)
+    except WorkError:
+        return "other-result"
+    return None if _counts_agree(message, result) else "other-count"
+
+
+def _counts_agree(message: Message, result: TrainResult) -> bool:
+    metrics = message.content.metric_records.get(wire.METRICS)
+    count = None if metrics is None else metrics.get(wire.NUM_EXAMPLES)
+    return isinstance(count, int | float) and math.isfinite(count) and count == result.num_examples
+
+
+def aggregate(strategy: flower.FedAvg, number: int, replies: Mapping[str, Message]) -> wire.Weights:
+    """Returns the aggregated weights in fp32; replies go in by site name, so the order of arrival does not matter."""
+    accepted = [_in_fp32(replies[site]) for site in sorted(replies)]
+    arrays, _ = strategy.aggregate_train(number, accepted)
+    if arrays is None:
+        raise WorkError(f"round {number}: the strategy made no model of {len(accepted)} replies; see the log")
+    return wire.record_to_weights(arrays)
+
+
+def _in_fp32(message: Message) -> Message:
+    """The same reply with fp32 arrays and without the result: what the strategy reads, and no more."""
+    content = message.content
+    arrays: ArrayRecord = next(iter(content.array_records.values()))
+    message.content = RecordDict(
+        {
+            wire.ARRAYS: wire.weights_to_record(wire.record_to_weights(arrays)),
+            wire.METRICS: content.metric_records[wire.METRICS],
+        }
+    )
+    return message

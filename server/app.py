@@ -1,0 +1,54 @@
+"""The ServerApp: opens the run's ledger and does the experiment's steps over the sites that the run names."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.config import Experiment, parse_yaml
+from common.errors import ConfigError, FedgtvError
+from server.experiment import run_experiment
+from server.ledger import Ledger
+from server.rounds import Sites
+
+RUN_KEY = "run"
+FOLDER_VARIABLE = "FEDGTV_RUNS"
+
+app = ServerApp()
+log = logging.getLogger("fedgtv.coordinator")
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Runs or resumes the experiment that the run configuration carries under its one key."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(name)s %(message)s")
+    run = json.loads(str(context.run_config[RUN_KEY]))
+    experiment = parse_yaml(json.dumps(run["experiment"]), Experiment, "run configuration")
+    ledger = Ledger(run_folder(run["name"]), experiment)
+    try:
+        run_experiment(experiment, ledger, Sites(grid, run["node_ids"], experiment.rounds))
+    except FedgtvError as error:
+        ledger.append({"kind": "failed", "code": error.code, "exit_code": error.exit_code, "why": str(error)})
+        raise
+
+
+def run_folder(name: str) -> Path:
+    """Where a run of this name lies: below the folder that the SuperLink's environment names.
+
+    Raises:
+        ConfigError: the variable is not set; `fedgtv-coordinator up` sets it.
+    """
+    root = os.environ.get(FOLDER_VARIABLE)
+    if not root:
+        raise ConfigError(f"{FOLDER_VARIABLE}: not set; start the coordinator with `fedgtv-coordinator up`")
+    return Path(root) / name
+
+
+def run_config(name: str, experiment: Experiment, node_ids: dict[str, int]) -> dict[str, str]:
+    """Returns the run configuration: one key with everything, since Flower checks no types there."""
+    run = {"name": name, "experiment": experiment.model_dump(mode="json"), "node_ids": node_ids}
+    return {RUN_KEY: json.dumps(run)}

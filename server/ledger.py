@@ -1,0 +1,124 @@
+"""Every round on disk: weights as safetensors, events as JSON lines, both before the next round starts.
+
+The folder: `experiment.yaml`, `ledger.jsonl`, `models/<model>.safetensors`, `rounds/<model>/round-0001.safetensors`,
+`pictures/`. A run that is started again with the same experiment continues after the last line.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from numpy.typing import NDArray
+
+from common.checkpoint import load_weights, save_weights
+from common.config import Experiment, load_yaml
+from common.errors import ConfigError
+
+Record = dict[str, Any]
+
+
+class Ledger:
+    """One run's folder; `on_record` hears every new line."""
+
+    def __init__(self, folder: Path, experiment: Experiment, on_record: Callable[[Record], None] | None = None) -> None:
+        """Opens or makes the folder.
+
+        Raises:
+            ConfigError: the folder holds a run of another experiment.
+        """
+        self.folder = folder
+        self.experiment = experiment
+        self._on_record = on_record or (lambda record: None)
+        self._path = folder / "ledger.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._claim()
+        self.records = self._read()
+
+    def _claim(self) -> None:
+        path = self.folder / "experiment.yaml"
+        if path.exists():
+            if load_yaml(path, Experiment) != self.experiment:
+                raise ConfigError(
+                    f"{self.folder}: holds a run of another experiment; give another --out, or remove the folder"
+                )
+            return
+        text = yaml.safe_dump(self.experiment.model_dump(mode="json"), sort_keys=False)
+        _write_atomically(path, text.encode())
+
+    def _read(self) -> list[Record]:
+        """Whole lines only: a line that a crash cut short is dropped and written again by its round."""
+        if not self._path.exists():
+            return []
+        data = self._path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            _write_atomically(self._path, whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def append(self, record: Record) -> None:
+        """Writes one line, with the time of day, through to the disk."""
+        record = {**record, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        with self._path.open("ab") as file:
+            file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.records.append(record)
+        self._on_record(record)
+
+    def find(self, kind: str, **fields: Any) -> list[Record]:
+        """Returns the lines of a kind whose fields have these values."""
+        return [
+            record
+            for record in self.records
+            if record["kind"] == kind and all(record.get(key) == value for key, value in fields.items())
+        ]
+
+    def save_round(
+        self, model: str, number: int, weights: Mapping[str, NDArray[Any]], metadata: dict[str, str]
+    ) -> None:
+        """Writes a round's weights; its ledger line follows, so a line without weights cannot be."""
+        path = self.round_path(model, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(path, weights, metadata)
+
+    def load_round(self, model: str, number: int) -> dict[str, NDArray[Any]]:
+        """Returns a round's weights."""
+        return load_weights(self.round_path(model, number))[0]
+
+    def round_path(self, model: str, number: int) -> Path:
+        """Where a round's weights lie."""
+        return self.folder / "rounds" / model / f"round-{number:04d}.safetensors"
+
+    def save_model(self, model: str, weights: Mapping[str, NDArray[Any]], metadata: dict[str, str]) -> None:
+        """Writes a step's chosen model."""
+        path = self.model_path(model)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(path, weights, metadata)
+
+    def load_model(self, model: str) -> dict[str, NDArray[Any]]:
+        """Returns a model that an earlier step made."""
+        return load_weights(self.model_path(model))[0]
+
+    def model_path(self, model: str) -> Path:
+        """Where a model lies."""
+        return self.folder / "models" / f"{model}.safetensors"
+
+    def save_picture(self, site: str, number: int, png: bytes) -> str:
+        """Writes a picture that a site let go; returns its path relative to the run's folder."""
+        name = f"pictures/{site}-{number}.png"
+        (self.folder / "pictures").mkdir(exist_ok=True)
+        _write_atomically(self.folder / name, png)
+        return name
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

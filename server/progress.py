@@ -1,0 +1,59 @@
+"""What a ledger line says to the person who watches a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def describe(record: Mapping[str, Any]) -> str | None:
+    """Returns one line for a ledger record, or None for those that only the program needs."""
+    writer = _WRITERS.get(record["kind"])
+    return None if writer is None else writer(record)
+
+
+def _step(record: Mapping[str, Any]) -> str:
+    return f"step {record['step'] + 1}: {record['what']}" + (f" {record['model']}" if record.get("model") else "")
+
+
+def _statistics(record: Mapping[str, Any]) -> str:
+    counts = ", ".join(
+        f"{site} {told['train']}+{told['validation']}+{told['test']}" for site, told in sorted(record["sites"].items())
+    )
+    return (
+        f"  {record['mean']:.1f} HU mean, {record['sd']:.1f} HU SD over the body; train+validation+test cases: {counts}"
+    )
+
+
+def _round(record: Mapping[str, Any]) -> str:
+    parts = []
+    for site, told in sorted(record["sites"].items()):
+        last = told["epochs"][-1]
+        losses = "/".join(f"{last[key]:.3f}" for key in sorted(last) if key.startswith("stage"))
+        dsc = "" if told["validation_dsc"] is None else f", DSC {told['validation_dsc']:.3f}"
+        parts.append(f"{site} loss {losses}{dsc}")
+    dropped = "".join(f"; {site} left out ({reason})" for site, reason in sorted(record["dropped"].items()))
+    return f"  {record['model']} round {record['round']}/{record['rounds']}, {record['seconds']:.0f} s: " + (
+        "; ".join(parts) + dropped
+    )
+
+
+def _model(record: Mapping[str, Any]) -> str:
+    score = record.get("validation_dsc")
+    return f"  {record['model']}: round {record['round']} kept" + ("" if score is None else f", DSC {score:.3f}")
+
+
+def _evaluation(record: Mapping[str, Any]) -> str:
+    return f"  {len(record['matrix'])} models measured on the {record['split']} cases, {record['seconds']:.0f} s"
+
+
+def _failed(record: Mapping[str, Any]) -> str:
+    return f"failed: {record['why']}"
+
+
+_WRITERS = {
+    "step": _step,
+    "statistics": _statistics,
+    "round": _round,
+    "model": _model,
+    "evaluation": _evaluation,
+    "failed": _failed,
+}
