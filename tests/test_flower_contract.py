@@ -9,6 +9,7 @@ from importlib import metadata
 import pytest
 
 from client.node import BACKOFF_S, SiteNode, _setting
+from server.bundle import RUN_KEY
 from server.control import Control, _run, toml_string
 from server.provision import certificate_files
 from server.superlink import Superlink
@@ -81,6 +82,8 @@ def test_a_json_text_on_the_command_line_is_cut_at_an_apostrophe_without_a_word(
 
 
 def test_a_run_key_must_stand_in_the_bundle():
+    assert 'RUN_KEY = "run"' in source("server.app")
+    assert RUN_KEY == "run"
     with pytest.raises(ValueError, match="'task' is not present"):
         fuse_dicts({}, {"task": "x"})
 

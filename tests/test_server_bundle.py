@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import WorkError
-from server.bundle import PACKAGES, TASK_KEY, build_fab, bundle_files, write_bundle
+from server.bundle import PACKAGES, RUN_KEY, build_fab, bundle_files, write_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,7 +58,7 @@ def test_flower_builds_all_of_it_and_the_hash_depends_on_the_sources_alone(tmp_p
     with zipfile.ZipFile(first.path) as archive:
         assert sorted(archive.namelist()) == sorted([*LEAVES, "pyproject.toml", ".info/CONTENT"])
         project = tomllib.loads(archive.read("pyproject.toml").decode())
-    assert project["tool"]["flwr"]["app"]["config"] == {TASK_KEY: ""}
+    assert project["tool"]["flwr"]["app"]["config"] == {RUN_KEY: ""}
     (root / "client" / "app.py").write_text("app = 1\n")
     assert build_fab(write_bundle(tmp_path / "one", root), tmp_path / "fab-one").sha256 != first.sha256
 

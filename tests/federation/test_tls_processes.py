@@ -69,9 +69,8 @@ def main(grid, context):
         raise ValueError("told to fail")
     while task.get("hang"):
         time.sleep(0.2)
-    sites = {r["site"]: r["node_id"] for r in json.loads(Path(os.environ["FEDGTV_SITES"]).read_text())["sites"]}
     content = RecordDict({"task": ConfigRecord({"text": task["text"]})})
-    messages = [Message(content, dst_node_id=node, message_type="query.facts") for node in sites.values()]
+    messages = [Message(content, dst_node_id=node, message_type="query.facts") for node in task["node_ids"]]
     replies = list(grid.send_and_receive(messages, timeout=120))
     peak = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0]
     found = {r.content["facts"]["site"]: dict(r.content["facts"]) for r in replies}
@@ -122,7 +121,8 @@ def test_three_sites_run_an_app_and_its_end_is_known(tmp_path, start_federation)
     federation = start_federation(configs, {"PROBE": "inherited"})
     superlink, control, asked = federation.superlink, federation.superlink.control, time.time()
 
-    run_id = control.run(app, json.dumps({"run": "first", "text": AWKWARD}, ensure_ascii=False))
+    task = {"run": "first", "text": AWKWARD, "node_ids": list(federation.node_ids.values())}
+    run_id = control.run(app, {"task": json.dumps(task, ensure_ascii=False)})
     assert control.wait(run_id, 120.0, poll_s=0.5).completed, control.log(run_id)
     facts = json.loads((superlink.runs_folder / "first.json").read_text())
     check_facts(facts, federation, configs)
@@ -130,10 +130,10 @@ def test_three_sites_run_an_app_and_its_end_is_known(tmp_path, start_federation)
     measured |= {"serverapp_kib": facts["peak_kib"], "clientapp_kib": facts["sites"]["A"]["peak_kib"]}
     print(json.dumps(measured | peaks_kib(federation.processes()), indent=1))
 
-    failed = control.wait(control.run(app, '{"fail": true}'), 60.0, poll_s=0.5)
+    failed = control.wait(control.run(app, {"task": '{"fail": true}'}), 60.0, poll_s=0.5)
     assert failed.status == "finished:failed"
     assert "told to fail" in failed.details
-    hanging = control.run(app, '{"hang": true}')
+    hanging = control.run(app, {"task": '{"hang": true}'})
     with pytest.raises(WorkError, match="not finished within 3 s"):
         control.wait(hanging, 3.0, poll_s=0.5)
     control.stop(hanging)
