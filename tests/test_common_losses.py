@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.losses import segmentation_loss, soft_dice_loss
@@ -57,6 +57,7 @@ def test_fp32_inside_autocast_and_from_bf16() -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-50, 50), st.booleans()), min_size=1, max_size=20))
 def test_matches_a_plain_loop(voxels: list[tuple[float, bool]]) -> None:
     p = [1 / (1 + math.exp(-logit)) for logit, _ in voxels]
