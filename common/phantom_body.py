@@ -64,7 +64,8 @@ def paint_body(canvas: Canvas, level: Field, rng: np.random.Generator) -> None:
     """Paints skin, subcutaneous fat of varying thickness, and muscle with fat between its bundles."""
     fat_mm = 6.0 + rng.uniform(-1.0, 2.5)
     thickness, bundles = SmoothNoise(rng, 45.0), SmoothNoise(rng, 17.0)
-    rows, columns = span((level > 0).any(axis=(0, 2))), span((level > 0).any(axis=(0, 1)))
+    inside = level.max(axis=0) > 0
+    rows, columns = span(inside.max(axis=1)), span(inside.max(axis=0))
     for k in range(len(level)):  # slice by slice: the cache holds one, and the whole body is most of the grid
         window = slice(k, k + 1), rows, columns
         depth = level[window]
@@ -147,4 +148,4 @@ def ring(outer: Shape, inner: Shape) -> Cut:
 def _smooth_maximum(first: Field, second: Field, blend: float) -> Field:
     """Maximum with a fillet of `blend` mm where both are alike."""
     overlap = np.clip(np.float32(blend) - np.abs(first - second), 0, None)
-    return np.maximum(first, second) + overlap * overlap * np.float32(0.25 / blend)
+    return np.asarray(np.maximum(first, second) + overlap * overlap * np.float32(0.25 / blend))

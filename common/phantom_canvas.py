@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.phantom_shapes import Field, Shape
 from common.volume import Geometry
@@ -90,7 +92,7 @@ class Canvas:
 
     def coverage(self, level: Field, edge_mm: float = 0.0) -> Field:
         """Returns the share of each voxel that a shape covers, from its level."""
-        return np.clip(level * np.float32(1 / max(self.edge_mm, edge_mm)) + np.float32(0.5), 0, 1)
+        return np.asarray(np.clip(level * np.float32(1 / max(self.edge_mm, edge_mm)) + np.float32(0.5), 0, 1))
 
     def noise(self, noise: "SmoothNoise", window: Window | None = None) -> Field:
         """Returns smooth noise on a window (default: everywhere)."""
@@ -115,7 +117,7 @@ class SmoothNoise:
         # Linear interpolation between nodes has an SD of (2/3)^(3/2) on average.
         object.__setattr__(self, "nodes", self.rng.standard_normal(shape, dtype=np.float32) * np.float32(1.8))
 
-    def sample(self, *axes_zyx_mm: np.ndarray) -> Field:  # type: ignore[type-arg]
+    def sample(self, *axes_zyx_mm: NDArray[np.floating[Any]]) -> Field:
         """Returns the noise on the grid that three axes in mm span, (z, y, x)."""
         result = self.nodes
         for axis, positions_mm in enumerate(axes_zyx_mm):
@@ -132,7 +134,7 @@ class SmoothNoise:
         return result
 
 
-def span(hits: np.ndarray) -> slice:  # type: ignore[type-arg]
+def span(hits: NDArray[np.bool_]) -> slice:
     """Returns the range of indices from the first to the last True."""
     where = np.flatnonzero(hits)
     return slice(int(where[0]), int(where[-1]) + 1)

@@ -14,6 +14,14 @@ from scipy.spatial.distance import cdist
 Loop = NDArray[np.int64]
 """Corners (n, 2) of a closed polygon, the first not repeated."""
 _Corner = tuple[int, int]
+_Edge = tuple[_Corner, _Corner]
+_BORDERS = (
+    # The neighbour outside (rows, columns), and from which to which of a pixel's corners its border runs.
+    ((-1, 0), (0, 0), (0, 1)),  # top, to the right
+    ((0, 1), (0, 1), (1, 1)),  # right, down
+    ((1, 0), (1, 1), (1, 0)),  # bottom, to the left
+    ((0, -1), (1, 0), (0, 0)),  # left, up
+)
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,14 @@ class Outline:
 
 def outlines(mask_yx: NDArray[np.bool_]) -> tuple[Outline, ...]:
     """Returns the pieces (pixels that share a side) of a slice with their holes; empty for an empty slice."""
-    labels, num_pieces = ndimage.label(mask_yx)
+    if not mask_yx.any():
+        return ()
+    box = ndimage.find_objects(mask_yx.astype(np.uint8))[0]  # a slice is mostly empty
+    offset = np.array([box[0].start, box[1].start])
+    labels, num_pieces = ndimage.label(mask_yx[box])
     loops: list[list[Loop]] = [[] for _ in range(num_pieces)]
-    for loop in _trace(mask_yx):
-        loops[_label_inside(loop, labels) - 1].append(_corners(loop))
+    for loop in _trace(mask_yx[box]):
+        loops[labels[_pixel_inside(loop[0])] - 1].append(_corners(loop) + offset)
     return tuple(_outline(pieces) for pieces in loops)
 
 
@@ -48,65 +60,48 @@ def keyhole(outline: Outline) -> Loop:
     return polygon
 
 
-def _trace(mask_yx: NDArray[np.bool_]) -> list[list[_Corner]]:
+def _trace(mask_yx: NDArray[np.bool_]) -> list[list[_Edge]]:
     """Returns closed walks along pixel borders with the inside on the right: clockwise round pieces."""
     inside = np.pad(mask_yx, 1)
-    starts: dict[_Corner, list[_Corner]] = defaultdict(list)
-    for (dr, dc), (r0, c0), (r1, c1) in (
-        ((-1, 0), (0, 0), (0, 1)),  # top border, to the right
-        ((0, 1), (0, 1), (1, 1)),  # right border, down
-        ((1, 0), (1, 1), (1, 0)),  # bottom border, to the left
-        ((0, -1), (1, 0), (0, 0)),  # left border, up
-    ):
+    ends: dict[_Corner, list[_Corner]] = defaultdict(list)
+    for (dr, dc), (r0, c0), (r1, c1) in _BORDERS:
         border = inside & ~np.roll(inside, (-dr, -dc), axis=(0, 1))
-        for r, c in np.argwhere(border) - 1:
-            starts[int(r) + r0, int(c) + c0].append((int(r) + r1, int(c) + c1))
+        for r, c in (np.argwhere(border) - 1).tolist():
+            ends[r + r0, c + c0].append((r + r1, c + c1))
+    left = {(start, end): None for start, corners in ends.items() for end in corners}  # a dict keeps its order
     loops = []
-    while starts:
-        loops.append(_walk(starts))
+    while left:
+        first = next(iter(left))
+        loop = [first]
+        while (edge := _next(loop[-1], ends)) != first:
+            loop.append(edge)
+        for edge in loop:
+            del left[edge]
+        loops.append(loop)
     return loops
 
 
-def _walk(starts: dict[_Corner, list[_Corner]]) -> list[_Corner]:
-    """Takes one closed walk out of the directed borders; where two pieces touch at a corner it stays with its own."""
-    here = first = next(iter(starts))
-    loop: list[_Corner] = []
-    before: _Corner | None = None
-    while not loop or here != first or not _closes(loop, starts, before, here):
-        ways = starts[here]
-        way = ways[0] if len(ways) == 1 or before is None else max(ways, key=lambda end: _turn(before, here, end))
-        ways.remove(way)
-        if not ways:
-            del starts[here]
-        loop.append(here)
-        before, here = here, way
-    return loop
+def _next(edge: _Edge, ends: dict[_Corner, list[_Corner]]) -> _Edge:
+    """Returns the border that goes on from an edge; where two pixels touch at a corner, round the same pixel."""
+    start, corner = edge
+    ways = ends[corner]
+    return corner, ways[0] if len(ways) == 1 else max(ways, key=lambda end: _turn(start, corner, end))
 
 
-def _closes(loop: list[_Corner], starts: dict[_Corner, list[_Corner]], before: _Corner | None, here: _Corner) -> bool:
-    """Whether the walk, back at its first corner, may end: nothing leaves to the right of its first step."""
-    if here not in starts or before is None:
-        return True
-    return _turn(before, here, starts[here][0]) < _turn(before, here, loop[1])
-
-
-def _turn(before: _Corner, here: _Corner, after: _Corner) -> int:
+def _turn(start: _Corner, corner: _Corner, end: _Corner) -> int:
     """Returns 1 for a turn to the right, 0 for straight on, -1 for left (rows point down)."""
-    return (here[1] - before[1]) * (after[0] - here[0]) - (here[0] - before[0]) * (after[1] - here[1])
+    return (corner[1] - start[1]) * (end[0] - corner[0]) - (corner[0] - start[0]) * (end[1] - corner[1])
 
 
-def _label_inside(loop: list[_Corner], labels: NDArray[np.int32]) -> int:
-    """Returns the label of the pixel to the right of the walk's first step."""
-    (r, c), (r1, c1) = loop[0], loop[1]
-    row, column = (r if c1 >= c else r - 1), (c if r1 <= r else c - 1)
-    if c1 == c:  # up: the pixel on the right starts at this column, one row up; down: it lies on the left of the column
-        row, column = (r - 1, c) if r1 < r else (r, c - 1)
-    return int(labels[row, column])
+def _pixel_inside(edge: _Edge) -> _Corner:
+    """Returns the pixel to the right of an edge."""
+    (r, c), (r1, c1) = edge
+    return (r if r1 > r or c1 > c else r - 1), (c if c1 > c or r1 < r else c - 1)
 
 
-def _corners(loop: list[_Corner]) -> Loop:
-    """Leaves out the corners on straight stretches."""
-    points = np.array(loop)
+def _corners(loop: list[_Edge]) -> Loop:
+    """Returns a walk's corners without those on straight stretches."""
+    points = np.array([start for start, _ in loop])
     before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
     return np.asarray(points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]])
 

@@ -35,7 +35,7 @@ class CouchTop:
         """See `Shape`."""
         below = self.depth(y, x)
         slab = np.minimum(np.minimum(below, self.thickness_mm - below), self.half_width_mm - np.abs(x))
-        return slab + np.zeros_like(z)
+        return np.asarray(slab + np.zeros_like(z))
 
     def depth(self, y: Field, x: Field) -> Field:
         """Returns how far a point lies below the surface, in mm."""
@@ -91,11 +91,11 @@ def _head_rest(canvas: Canvas, window: Window, couch: CouchTop, body: Field, gap
     z, y, x = canvas.coordinates(window)
     block = np.minimum(np.minimum(y - 72, -couch.depth(y, x)), 104 - np.abs(x))
     level = np.minimum(block, np.minimum(z + 85, 135 - z))
-    return np.minimum(level, -body - np.float32(gap_mm))
+    return np.asarray(np.minimum(level, -body - np.float32(gap_mm)))
 
 
 def _mask_shell(canvas: Canvas, window: Window, body: Field, gap_mm: float) -> Field:
     """Returns the level of a 2.8 mm sheet over face and neck, ending at the sides of the head rest."""
     z, y, _ = canvas.coordinates(window)
     sheet = np.float32(1.4) - np.abs(body + np.float32(1.4 + gap_mm))
-    return np.minimum(sheet, np.minimum(60 - y, np.minimum(z + 110, 142 - z)))
+    return np.asarray(np.minimum(sheet, np.minimum(60 - y, np.minimum(z + 110, 142 - z))))

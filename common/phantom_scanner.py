@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from common.phantom_canvas import Canvas
 from common.phantom_institutions import Institution
@@ -43,14 +44,14 @@ def _kernel(hu: Field, institution: Institution, pixel_mm: float) -> Field:
     return np.asarray(smooth + np.float32(institution.overshoot) * (smooth - wide), np.float32)
 
 
-def _noise(inside: np.ndarray, institution: Institution, pixel_mm: float, rng: np.random.Generator) -> Field:  # type: ignore[type-arg]
+def _noise(inside: NDArray[np.bool_], institution: Institution, pixel_mm: float, rng: np.random.Generator) -> Field:
     """Returns noise of the institution's SD in the head, up to three times as much where the body is wide."""
-    white = _kernel(rng.standard_normal(inside.shape, dtype=np.float32), institution, pixel_mm)
+    white: Field = _kernel(rng.standard_normal(inside.shape, dtype=np.float32), institution, pixel_mm)
     white *= np.float32(institution.noise_sd_hu / white.std())
     width_mm = float(inside.any(axis=0).sum()) * pixel_mm
     excess = min(max((width_mm - 170) / 240, 0.0), 1.0)
     if excess > 0:
-        rows = cv2.GaussianBlur(rng.standard_normal(inside.shape, dtype=np.float32), (0, 0), 25 / pixel_mm, 1, 0.4)
+        rows = cv2.GaussianBlur(rng.standard_normal(inside.shape, dtype=np.float32), (0, 0), 25 / pixel_mm, sigmaY=0.4)
         rows *= np.float32(1.3 * excess * institution.noise_sd_hu / rows.std()) * inside
         white *= np.float32(1 + excess)
         white += rows
@@ -58,11 +59,11 @@ def _noise(inside: np.ndarray, institution: Institution, pixel_mm: float, rng: n
 
 
 def _streak_angles(rng: np.random.Generator) -> Field:
-    """Returns 720 amplitudes over the full turn, smooth within about two degrees."""
+    """Returns 720 amplitudes over the full turn, smooth within about four degrees."""
     amplitudes = rng.standard_normal(720).astype(np.float32)
     around = np.concatenate([amplitudes[-8:], amplitudes, amplitudes[:8]])
-    smooth = np.convolve(around, np.hanning(9) / np.hanning(9).sum(), mode="same")[8:-8]
-    return (smooth / smooth.std()).astype(np.float32)
+    smooth = np.convolve(around, np.hanning(15), mode="same")[8:-8]
+    return np.asarray(smooth / smooth.std(), np.float32)
 
 
 def _streaks(amplitudes: Field, z_mm: float, y_mm: Field, x_mm: Field) -> Field | np.float32:
@@ -72,4 +73,5 @@ def _streaks(amplitudes: Field, z_mm: float, y_mm: Field, x_mm: Field) -> Field 
         return np.float32(0)
     dx, dy = x_mm - MOUTH[0], y_mm - MOUTH[1]
     turn = ((np.arctan2(dy, dx) / (2 * np.pi) + 0.5 + z_mm / 97) * len(amplitudes)).astype(int) % len(amplitudes)
-    return amplitudes[turn] * np.float32(150 * reach) * np.exp(-np.hypot(dx, dy) / 55).astype(np.float32)
+    fading = np.float32(110 * reach) * np.exp(-np.hypot(dx, dy) / np.float32(55))
+    return np.asarray(amplitudes[turn] * fading)

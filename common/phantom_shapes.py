@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-Field = npt.NDArray[np.float32]
+Field = NDArray[np.float32]
+"""Levels, coordinates or HU."""
 Point = tuple[float, float, float]
 Bounds = tuple[Point, Point]
 """Lowest and highest (x, y, z) that a shape reaches."""
@@ -34,10 +35,10 @@ class Shape(Protocol):
 
 def _elliptic_level(terms: Sequence[tuple[Field, Field | float]]) -> Field:
     """Level of sum((offset / radius)^2) = 1, divided by its gradient: exact to first order at the surface."""
-    inside: Field = np.float32(0) + sum((offset / radius) ** 2 for offset, radius in terms)
-    slope: Field = np.float32(0) + sum((offset / radius**2) ** 2 for offset, radius in terms)
+    inside = np.asarray(sum((offset / radius) ** 2 for offset, radius in terms), np.float32)
+    slope = np.asarray(sum((offset / radius**2) ** 2 for offset, radius in terms), np.float32)
     radius = np.sqrt(inside + np.float32(1e-6)) / np.sqrt(slope + np.float32(1e-10))
-    return (1 - np.sqrt(inside)) * radius
+    return np.asarray((1 - np.sqrt(inside)) * radius)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Column:
         inside = np.clip(z, table[0, 0], table[-1, 0])
         cx, cy, rx, ry = np.moveaxis(PchipInterpolator(table[:, 0], table[:, 1:])(inside).astype(np.float32), -1, 0)
         side = _elliptic_level([(x - cx, rx), (y - cy, ry)])
-        return np.minimum(side, np.minimum(z - table[0, 0], table[-1, 0] - z).astype(np.float32))
+        ends = np.minimum(z - self.knots[0][0], self.knots[-1][0] - z)
+        return np.asarray(np.minimum(side, ends))
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Box:
         sine, cosine = np.float32(np.sin(self.pitch)), np.float32(np.cos(self.pitch))
         across = hy - np.abs((y - cy) * cosine + (z - cz) * sine)
         along = hz - np.abs((z - cz) * cosine - (y - cy) * sine)
-        return np.minimum(np.minimum(across, along), hx - np.abs(x - cx))
+        return np.asarray(np.minimum(np.minimum(across, along), hx - np.abs(x - cx)))
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Capsule:
         length2 = dx * dx + dy * dy + dz * dz
         share = np.clip(((x - ax) * dx + (y - ay) * dy + (z - az) * dz) / length2, 0, 1).astype(np.float32)
         squares = (x - ax - share * dx) ** 2 + (y - ay - share * dy) ** 2 + (z - az - share * dz) ** 2
-        return self.radius - np.sqrt(squares)
+        return np.asarray(self.radius - np.sqrt(squares))
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Arch:
         """See `Shape`."""
         (cx, cy, cz), (rx, ry) = self.centre, self.radii
         ring = self.thickness / 2 - np.abs(_elliptic_level([(x - cx, rx), (y - cy, ry)]))
-        return np.minimum(np.minimum(ring, cy - y), self.height / 2 - np.abs(z - cz))
+        return np.asarray(np.minimum(np.minimum(ring, cy - y), self.height / 2 - np.abs(z - cz)))
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class Above:
 
     def level(self, z: Field, y: Field, x: Field) -> Field:
         """See `Shape`."""
-        return (z - self.height + self.slope * y) / np.float32(np.hypot(1, self.slope))
+        return np.asarray((z - self.height + self.slope * y) / np.float32(np.hypot(1, self.slope)))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from common.phantom_airways import NASOPHARYNX, air
@@ -97,22 +98,25 @@ def paint_tumour(canvas: Canvas, window: Window, level: Field, hu: float) -> Non
     """Blends the tumour in; bone that it invades is eroded, not replaced."""
     share = canvas.coverage(level, EDGE_MM)
     bone = np.clip((canvas.hu[window] - 150) / 100, 0, 1)
-    canvas.blend(window, share * (1 - np.float32(0.35) * bone), hu)
+    share *= 1 - np.float32(0.35) * bone
+    canvas.blend(window, share, hu)
 
 
-def _extent(patient: Patient, rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
+def _extent(patient: Patient, rng: np.random.Generator) -> NDArray[np.float64]:
     mean, sd = np.array(EXTENT_MM).T
     return np.asarray(mean + sd * np.clip(rng.standard_normal(3), -2, 2)) * STAGE_SIZE[patient.stage]
 
 
-def _chosen_nodules(rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
+def _chosen_nodules(rng: np.random.Generator) -> NDArray[np.float64]:
     """Returns three to six nodules (n, 2, 3), each a little displaced."""
     more = rng.permutation(np.arange(2, 6))[: rng.integers(1, 5)]
     chosen = np.array(_NODULES)[[0, 1, *sorted(more)]]
     return chosen + rng.uniform(-0.08, 0.08, chosen.shape)
 
 
-def _scaled(nodules: np.ndarray, extent: np.ndarray, rng: np.random.Generator) -> tuple[Ellipsoid, ...]:  # type: ignore[type-arg]
+def _scaled(
+    nodules: NDArray[np.float64], extent: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[Ellipsoid, ...]:
     """Returns ellipsoids that together fill the extent."""
     low = (nodules[:, 0] - nodules[:, 1]).min(axis=0)
     high = (nodules[:, 0] + nodules[:, 1]).max(axis=0)
@@ -173,5 +177,5 @@ def _largest_piece(level: Field) -> Field:
     return level
 
 
-def _point(values: np.ndarray) -> tuple[float, float, float]:  # type: ignore[type-arg]
+def _point(values: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(values[0]), float(values[1]), float(values[2])
