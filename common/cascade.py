@@ -69,7 +69,14 @@ def predict(
     def scores_in(stage: str, config: StageConfig, box: Box) -> Scores:
         starts = tile(*box, config.patch_size, recipe.inference.window_overlap)
         return mean_scores(
-            image, networks[stage], config.patch_size, starts, air=air, device=device, precision=precision
+            image,
+            networks[stage],
+            config.patch_size,
+            starts,
+            air=air,
+            device=device,
+            precision=precision,
+            batch_size=recipe.inference.windows_per_batch,
         )
 
     scores = scores_in("stage1", recipe.stage1, _whole(_shape(image), recipe.stage1.patch_size))

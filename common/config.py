@@ -169,6 +169,8 @@ class InferenceConfig(Frozen):
 
     window_overlap: float = Field(default=0.5, ge=0, lt=1)
     """[P] Stage 1 slides its patch at half its size."""
+    windows_per_batch: int = Field(default=1, ge=1)
+    """[C] Windows a forward pass; more is faster for small networks and needs more memory."""
     centroid_threshold: Fraction = 0.5
     """[C] The centroid is that of the largest component of stage 1 at or above this."""
     stage2_weight: Fraction = 0.5

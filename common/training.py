@@ -17,6 +17,7 @@ from common.cache import CachedCase
 from common.config import Recipe, TrainingConfig
 from common.device import autocast
 from common.losses import segmentation_loss
+from common.networks import seed_dropout
 from common.sampling import centred_patch, jittered_centre, random_patch
 from common.statistics import Normalisation
 
@@ -78,13 +79,9 @@ def train_stage(
         rng = np.random.default_rng([span.seed, zlib.crc32(stage.encode()), epoch])
         for group in optimiser.param_groups:
             group["lr"] = poly_lr(span.lr0, epoch, span.epochs_total, recipe.training.power)
-        with torch.random.fork_rng(devices=_cuda_devices(network)):
-            torch.manual_seed(int(rng.integers(2**63)))  # dropout
-            losses.append(
-                _train_epoch(
-                    network, _batches(stage, cases, recipe, normalisation, rng), recipe, optimiser, received, span
-                )
-            )
+        seed_dropout(network, int(rng.integers(2**62)))
+        batches = _batches(stage, cases, recipe, normalisation, rng)
+        losses.append(_train_epoch(network, batches, recipe, optimiser, received, span))
         on_epoch(epoch, losses[-1])
     return losses
 
@@ -163,8 +160,3 @@ def _patch(
         rng,
         normalisation.air,
     )
-
-
-def _cuda_devices(network: nn.Module) -> list[torch.device]:
-    device = next(network.parameters()).device
-    return [device] if device.type == "cuda" else []

@@ -45,6 +45,7 @@ def mean_scores(
     air: float,
     device: torch.device,
     precision: Literal["auto", "bf16", "off"] = "off",
+    batch_size: int = 1,
 ) -> Scores:
     """Returns the plain mean of the sigmoid scores of all windows over each voxel, 0 where there is none.
 
@@ -56,6 +57,7 @@ def mean_scores(
         air: fills what lies outside the volume.
         device: where the network computes; sums are fp32 on the CPU.
         precision: of the forward pass, see `device.autocast`.
+        batch_size: windows a forward pass.
 
     Returns:
         (z, y, x) float32 in 0..1.
@@ -66,12 +68,14 @@ def mean_scores(
     shape = image.shape[-3:]
     total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     with evaluating(network), torch.inference_mode(), autocast(device, precision):
-        for start in starts:
-            window = cut(image, start, patch_size, air).astype(np.float32, copy=False)
-            logits = network(torch.from_numpy(window)[None].to(device))
-            inner, outer = _common_part(start, patch_size, shape)
-            total[outer] += logits[0, 0].float().sigmoid().cpu().numpy()[inner]
-            count[outer] += 1
+        for first in range(0, len(starts), batch_size):
+            batch = starts[first : first + batch_size]
+            windows = np.stack([cut(image, start, patch_size, air) for start in batch]).astype(np.float32, copy=False)
+            scores = network(torch.from_numpy(windows).to(device))[:, 0].float().sigmoid().cpu().numpy()
+            for start, window in zip(batch, scores, strict=True):
+                inner, outer = _common_part(start, patch_size, shape)
+                total[outer] += window[inner]
+                count[outer] += 1
     if not np.isfinite(total).all():
         raise WorkError("scores: not numbers, the weights have diverged; use an earlier round or a lower lr0")
     total /= np.maximum(count, 1)

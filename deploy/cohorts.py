@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-from common.phantom_dicom import write_phantom
 
 from client.ingest import import_folder
 from common.config import Experiment, PolicyConfig, SiteConfig
 from common.errors import InputError
 from common.phantom import make_phantom
+from common.phantom_dicom import write_phantom
 
 Progress = Callable[[str], None]
 PHANTOM_POLICY = PolicyConfig(share_pictures=True, min_cases=1)

@@ -1,7 +1,9 @@
 """A Grid that calls the ClientApp in this very process: the federation on one machine, and in fast tests."""
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,55 +17,65 @@ CLIENT_APP_RAISED = 1
 
 
 class InProcessGrid(Grid):
-    """Delivers each message to its site's ClientApp when it is pushed, one site after another, and keeps the reply."""
+    """Runs each message's ClientApp on one of a few threads and keeps the reply until it is pulled.
+
+    Sites do not share state, and each has its own random streams, so results do not depend on the threads' timing.
+    """
 
     def __init__(
-        self, client_app: Callable[[Message, Context], Message], site_configs: Mapping[str, Path], run_id: int = 1
+        self,
+        client_app: Callable[[Message, Context], Message],
+        site_configs: Mapping[str, Path],
+        num_workers: int | None = None,
     ) -> None:
-        """`site_configs`: each site's `site.yaml`."""
+        """`site_configs`: each site's `site.yaml`; `num_workers`: sites at work at once, by default one a core."""
         self._client_app = client_app
         self.node_ids = {site: 100 + number for number, site in enumerate(sorted(site_configs))}
         self._contexts = {
-            node: Context(run_id, node, {"site": site, "config": str(site_configs[site])}, RecordDict(), {})
+            node: Context(1, node, {"site": site, "config": str(site_configs[site])}, RecordDict(), {})
             for site, node in self.node_ids.items()
         }
-        self._replies: dict[str, Message] = {}
+        self._workers = ThreadPoolExecutor(num_workers or os.cpu_count() or 1, thread_name_prefix="site")
+        self._replies: dict[str, Future[Message]] = {}
         self._pushed = 0
-        self._act_as(COORDINATOR_ID)
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, COORDINATOR_ID
+
+    def close(self) -> None:
+        """Drops what is waiting and returns when the sites at work have finished their task."""
+        self._workers.shutdown(cancel_futures=True)
 
     def get_node_ids(self) -> Iterable[int]:
         """Every site is always connected."""
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Runs the ClientApp on each message and returns the messages' ids."""
-        return [self._deliver(message) for message in messages]
+        """Starts the ClientApp on each message and returns the messages' ids."""
+        return [self._start(message) for message in messages]
 
-    def _deliver(self, message: Message) -> str:
+    def _start(self, message: Message) -> str:
         self._pushed += 1
         message_id = f"message-{self._pushed}"
-        node = message.metadata.dst_node_id
         message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grids do; read-only otherwise
-        self._act_as(node)
-        try:
-            reply = self._client_app(message, self._contexts[node])
-        except Exception:
-            log.exception("the ClientApp raised")
-            reply = Message(Error(CLIENT_APP_RAISED, "ClientApp raised"), reply_to=message)
-        finally:
-            self._act_as(COORDINATOR_ID)
-        self._replies[message_id] = reply
+        self._replies[message_id] = self._workers.submit(self._answer, message)
         return message_id
 
+    def _answer(self, message: Message) -> Message:
+        try:
+            return self._client_app(message, self._contexts[message.metadata.dst_node_id])
+        except Exception:
+            log.exception("the ClientApp raised")
+            return Message(Error(CLIENT_APP_RAISED, "ClientApp raised"), reply_to=message)
+
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Returns the replies of these messages, each once."""
-        return [self._replies.pop(message_id) for message_id in list(message_ids) if message_id in self._replies]
+        """Returns the replies of these messages that are there, each once."""
+        ready = [each for each in message_ids if each in self._replies and self._replies[each].done()]
+        return [self._replies.pop(each).result() for each in ready]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Pushes and pulls; `timeout` has no meaning where nothing waits."""
-        return self.pull_messages(self.push_messages(messages))
+        """Pushes the messages and waits for all replies, at most `timeout` seconds for each."""
+        return [self._replies.pop(each).result(timeout) for each in list(self.push_messages(messages))]
 
-    def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, **_: Any) -> Message:  # type: ignore[override]
+    def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, *_: Any) -> Message:
         """Returns a message for one node."""
         return Message(content, dst_node_id, message_type)
 
@@ -74,8 +86,3 @@ class InProcessGrid(Grid):
     def run(self) -> Any:
         """A run's information is not used in process."""
         return None
-
-    @staticmethod
-    def _act_as(node: int) -> None:
-        """Flower stamps messages with the identity of the process's task."""
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = node, 1, node

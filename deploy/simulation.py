@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ def prepare_sites(experiment: Experiment, folder: Path, console: Console) -> dic
     if experiment.simulation.source == "phantoms":
         write_exports(experiment, exports, console.print)
     return {
-        site: prepare_site(site, experiment, exports / site, folder / site, console.print) for site in experiment.sites
+        site: prepare_site(site, experiment, exports / site, folder / site, console.print, num_threads=1)
+        for site in experiment.sites
     }
 
 
@@ -38,8 +39,8 @@ def run_simulation(experiment: Experiment, folder: Path, sites_folder: Path, con
     console = console or Console()
     ledger = Ledger(folder, experiment, lambda record: _tell(console, record))
     configs = prepare_sites(experiment, sites_folder, console)
-    grid = InProcessGrid(client_app, configs)
-    with _quiet_flower(), console.status(f"{experiment.name}: {len(experiment.sites)} sites in this process"):
+    what = f"{experiment.name}: {len(experiment.sites)} sites in this process"
+    with closing(InProcessGrid(client_app, configs)) as grid, _quiet_flower(), console.status(what):
         run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds))
     report = write_report(folder)
     console.print(matrix_text(folder))

@@ -3,10 +3,11 @@
 from torch import nn
 
 from common.config import NetworkConfig, Triple
+from common.networks.dropout import seed_dropout
 from common.networks.initialisation import initialise
 from common.networks.mdr_unet import MdrUNet
 
-__all__ = ["build_network", "count_parameters", "initialise"]
+__all__ = ["build_network", "count_parameters", "initialise", "seed_dropout"]
 
 
 def build_network(config: NetworkConfig, patch_size: Triple) -> nn.Module:

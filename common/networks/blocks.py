@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import AsppConfig, Triple
+from common.networks.dropout import Dropout
 
 LEAK = 0.01
 """[C] Negative slope of every leaky ReLU."""
@@ -98,19 +99,20 @@ class ImagePooling(nn.Module):
 class Aspp(nn.Module):
     """Atrous spatial pyramid pooling: a 1 x 1 and dilated 3 x 3 x 3 branches, concatenated and projected.
 
-    Every branch is a quarter as wide as the input [C]: this gives the known 93.4 M and 145.2 M parameters.
+    Every branch is a quarter as wide as the input [C]: this gives the known 93.4 M and 145.2 M parameters. It is at
+    least `min_width` wide, which matters to small networks alone.
     """
 
     def __init__(self, channels: int, dilations: Sequence[Triple], map_size: Triple, config: AsppConfig) -> None:
         super().__init__()
-        width = max(1, channels // 4)
+        width = max(config.min_width, channels // 4)
         branches: list[nn.Module] = [ConvBlock(channels, width, POINT, map_size)]
         branches += [ConvBlock(channels, width, CUBE, map_size, dilation=dilation) for dilation in dilations]
         if config.image_pooling:
             branches.append(ImagePooling(channels, width))
         self.branches = nn.ModuleList(branches)
         self.projection = ConvBlock(width * len(branches), channels, POINT, map_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, z, y, x) to the same shape."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from common.config import NetworkConfig, Triple
 from common.networks.blocks import CUBE, POINT, UNIT, Aspp, ConvBlock, ResBlock, dilation_rates
+from common.networks.dropout import Dropout
 
 
 def _times(a: Triple, b: Triple) -> Triple:
@@ -42,7 +43,7 @@ class MdrUNet(nn.Module):
             )
             for i in range(num_levels)
         )
-        self.dropout = nn.Dropout(config.encoder_dropout)
+        self.dropout = Dropout(config.encoder_dropout)
         self.skips = nn.ModuleList(
             _skip(config, widths[i], _divided(downsampling[-1], downsampling[i]), sizes[i])
             for i in range(num_levels - 1)

@@ -1,0 +1,187 @@
+"""`fedgtv-site`: what a hospital types. Heavy imports stay inside the commands, so that --help answers at once."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from common.command import command_line
+from common.config import SiteConfig, SplitConfig, load_yaml
+
+if TYPE_CHECKING:
+    from client.quality import Finding
+
+app = typer.Typer(
+    help="Join a federation with this hospital's own cases; images never leave.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ConfigOption = Annotated[Path, typer.Option("--config", help="The site's configuration.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+SITE_YAML = Path("site.yaml")
+
+
+@app.command()
+def init(
+    site: Annotated[str, typer.Argument(help="The site's name, such as A.")],
+    folder: Annotated[Path, typer.Option(help="Where the site's files go.")] = Path(),
+    debug: DebugOption = False,
+) -> None:
+    """Write site.yaml, make the key pair (it never leaves) and the join request for the coordinator."""
+    import yaml
+
+    from client.keys import make_key
+    from common.config import validate
+
+    config = validate({"site": site}, SiteConfig, f"site {site!r}")
+    files = make_key(site, folder / "keys")
+    path = folder / SITE_YAML
+    if not path.exists():
+        path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    typer.echo(f"configuration: {path}")
+    typer.echo(f"private key:   {files.private} (stays here)")
+    typer.echo(f"join request:  {files.request} (send it to the coordinator)")
+
+
+@app.command("import")
+def import_cases(
+    source: Annotated[Path, typer.Argument(help="An export: DICOM CT + RTSTRUCT, or NIfTI case folders.")],
+    config: ConfigOption = SITE_YAML,
+    debug: DebugOption = False,
+) -> None:
+    """Import an export's cases under pseudonyms; run again, only what is new or changed is done."""
+    from rich.progress import Progress
+
+    from client.ingest import import_folder
+
+    site = load_yaml(config, SiteConfig)
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("import")
+        report = import_folder(
+            source,
+            config.parent / site.cases,
+            site.ingest,
+            site.site,
+            lambda done, total, name: progress.update(bar, completed=done, total=total, description=name or "import"),
+        )
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    for name, reason in report.refused:
+        typer.echo(f"refused: {name}: {reason}", err=True)
+    typer.echo(f"{len(report.imported)} imported, {len(report.skipped)} unchanged, {len(report.refused)} refused")
+    if report.refused and not (report.imported or report.skipped):
+        raise typer.Exit(2)
+
+
+@app.command()
+def check(
+    config: ConfigOption = SITE_YAML,
+    as_json: Annotated[bool, typer.Option("--json", help="Print findings as JSON.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check data, device and disk; exit code 2 if something keeps the site from training."""
+    from client.quality import check_site
+    from client.site import Site
+
+    findings = check_site(Site.open(config), SplitConfig())
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings]))
+    else:
+        _print_findings(findings)
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(2)
+
+
+def _print_findings(findings: "list[Finding]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    colours = {"error": "red", "warning": "yellow", "ok": "green"}
+    table = Table("", "subject", "finding", "remedy")
+    for finding in findings:
+        mark = f"[{colours[finding.severity]}]{finding.severity}[/]"
+        table.add_row(mark, finding.subject, finding.what, finding.remedy)
+    Console().print(table)
+
+
+@app.command()
+def join(
+    kit: Annotated[Path, typer.Option(help="The SITE.kit.json that the coordinator sent.")],
+    config: ConfigOption = SITE_YAML,
+    debug: DebugOption = False,
+) -> None:
+    """Connect to the coordinator and work for it until Ctrl-C; reconnects by itself."""
+    import threading
+
+    from client.keys import check_key, key_files
+    from client.node import SiteNode
+    from common.kit import read_kit
+
+    site, pass_on = load_yaml(config, SiteConfig), read_kit(kit)
+    if pass_on.site != site.site:
+        from common.errors import SiteError
+
+        raise SiteError(f"{kit}: is site {pass_on.site!r}'s kit, but {config} says {site.site!r}; use your own kit")
+    state = config.parent / site.state
+    state.mkdir(parents=True, exist_ok=True)
+    authority = state / "authority.crt"
+    authority.write_text(pass_on.authority)
+    key = key_files(site.site, config.parent / "keys").private
+    check_key(key)
+    node = SiteNode(site.site, state / "node", pass_on.coordinator, authority, key, config.resolve(), report=typer.echo)
+    node.run(threading.Event())
+
+
+@app.command()
+def segment(
+    scan: Annotated[Path, typer.Argument(help="A DICOM CT folder or a NIfTI file.")],
+    model: Annotated[Path, typer.Option(help="A model file of a run (models/NAME.safetensors).")],
+    out: Annotated[Path, typer.Option(help="Where RTSTRUCT, mask and picture go.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    debug: DebugOption = False,
+) -> None:
+    """Segment one patient: RTSTRUCT (for DICOM), NIfTI mask, PNG. Not for clinical use."""
+    from client.segment import read_model, segment_scan
+
+    outcome = segment_scan(scan, read_model(model), out, device)
+    typer.echo(f"{outcome.volume_ml:.1f} ml; not for clinical use")
+    for flag in outcome.flags:
+        typer.echo(f"flag: {flag}")
+    for path in outcome.files:
+        typer.echo(f"  {path}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Option(help="A model file of a run (models/NAME.safetensors).")],
+    config: ConfigOption = SITE_YAML,
+    part: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    debug: DebugOption = False,
+) -> None:
+    """Measure a model on this site's own held-out cases; the result stays here."""
+    from client.segment import read_model
+    from client.site import Site
+    from common.config import validate
+    from common.tasks import EvaluateTask, NormalisationRecord
+
+    package = read_model(model)
+    normalisation = NormalisationRecord(mean=package.normalisation.mean, sd=package.normalisation.sd)
+    fields = {"experiment": "local", "recipe": package.recipe, "split": SplitConfig(), "models": [package.name]}
+    task = validate({**fields, "part": part, "normalisation": normalisation}, EvaluateTask, "evaluate")
+    result, _ = Site.open(config).evaluate(task, {package.name: package.weights})
+    if result.withheld:
+        typer.echo(f"no summary: {result.withheld}")
+        return
+    summary = result.summaries[package.name]
+    typer.echo(f"{package.name} on {summary.n} {part} cases ({summary.num_undefined} with undefined distances)")
+    for name, value in summary.metrics.items():
+        mean = "–" if value.mean is None else f"{value.mean:.3f}"
+        spread = "" if value.sd is None else f" ± {value.sd:.3f}"
+        typer.echo(f"  {name:8} {mean}{spread}")
+
+
+def main() -> None:
+    """Entry point of `fedgtv-site`."""
+    command_line(app)

@@ -1,0 +1,171 @@
+"""`fedgtv-coordinator`: what a coordinator types. Heavy imports stay inside the commands."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from common.command import command_line
+
+if TYPE_CHECKING:
+    from server.federation import Federation
+
+app = typer.Typer(
+    help="Run a federation: enrol hospitals, launch experiments, read results.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+FolderOption = Annotated[Path, typer.Option("--folder", help="The federation's folder.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+FEDERATION = Path("federation")
+
+
+def _open(folder: Path) -> "Federation":
+    from server.federation import Federation
+
+    return Federation.open(folder)
+
+
+@app.command()
+def init(
+    address: Annotated[str, typer.Argument(help="host:port at which sites reach this coordinator.")],
+    folder: FolderOption = FEDERATION,
+    debug: DebugOption = False,
+) -> None:
+    """Make the authority and the server certificate."""
+    from server.federation import Federation
+    from server.provision import expiry
+
+    federation = Federation.create(folder, address)
+    typer.echo(f"federation: {folder} for {address}")
+    typer.echo(f"server certificate: valid until {expiry(federation.certificates.certificate):%Y-%m-%d}")
+    typer.echo("next: `fedgtv-coordinator up`, then `enrol` each site's join request")
+
+
+@app.command()
+def up(folder: FolderOption = FEDERATION, debug: DebugOption = False) -> None:
+    """Start the SuperLink on loopback and keep it running until Ctrl-C; put a gateway in front of it."""
+    import threading
+
+    superlink = _open(folder).superlink()
+    with superlink:
+        typer.echo(f"up on {superlink.address}; Ctrl-C stops it, and nothing is lost")
+        superlink.supervise(threading.Event())
+
+
+@app.command()
+def enrol(
+    request: Annotated[Path, typer.Argument(help="The SITE.join.json that the site sent.")],
+    out: Annotated[Path | None, typer.Option(help="Where the kit goes; default SITE.kit.json.")] = None,
+    folder: FolderOption = FEDERATION,
+    debug: DebugOption = False,
+) -> None:
+    """Let a site in (compare the fingerprint by telephone first) and write its kit, which holds no secret."""
+    from common.enrolment import read_join_request
+
+    join = read_join_request(request)
+    path = _open(folder).enrol(join, out)
+    typer.echo(f"site {join.site}, key {join.fingerprint}: enrolled")
+    typer.echo(f"kit: {path} (send it to the site)")
+
+
+@app.command()
+def revoke(
+    site: Annotated[str, typer.Argument(help="The site's name.")],
+    folder: FolderOption = FEDERATION,
+    debug: DebugOption = False,
+) -> None:
+    """Shut a site out; nothing changes for the others."""
+    _open(folder).superlink().revoke(site)
+    typer.echo(f"site {site}: shut out; to come back it needs a new key")
+
+
+@app.command()
+def sites(
+    folder: FolderOption = FEDERATION,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the enrolled sites and whether each is connected."""
+    listed = _open(folder).connections()
+    if as_json:
+        typer.echo(json.dumps(listed))
+        return
+    for site, state in listed.items():
+        typer.echo(f"{site}: {state}")
+    if not listed:
+        typer.echo("no site is enrolled yet; `enrol` one")
+
+
+@app.command()
+def run(
+    experiment: Annotated[Path, typer.Argument(help="An experiment file.")],
+    name: Annotated[str, typer.Option(help="The run's name; the same name continues. Default: the experiment's.")] = "",
+    folder: FolderOption = FEDERATION,
+    debug: DebugOption = False,
+) -> None:
+    """Run an experiment over the connected sites and write its report; a stopped run continues."""
+    from rich.console import Console
+
+    from common.config import load_experiment
+    from server.launch import launch
+    from server.matrix import matrix_text
+    from server.progress import describe
+    from server.report import write_report
+
+    console = Console()
+    config = load_experiment(experiment)
+    superlink = _open(folder).superlink()
+
+    def tell(record: dict[str, Any]) -> None:
+        line = describe(record)
+        if line:
+            console.print(line, highlight=False)
+
+    with console.status(f"{config.name} over {', '.join(config.sites)}"):
+        run_folder = launch(superlink.control, superlink.folder, config, name or config.name, tell)
+    report = write_report(run_folder)
+    console.print(matrix_text(run_folder))
+    console.print(f"models: {run_folder / 'models'}\nreport: {report}")
+
+
+@app.command()
+def status(folder: FolderOption = FEDERATION, debug: DebugOption = False) -> None:
+    """Show the sites, and how far each run is."""
+    from server.progress import describe
+
+    federation = _open(folder)
+    for site, state in federation.connections().items():
+        typer.echo(f"site {site}: {state}")
+    for ledger in sorted(federation.superlink().runs_folder.glob("*/ledger.jsonl")):
+        lines = [describe(json.loads(line)) for line in ledger.read_text().splitlines()]
+        told = [line for line in lines if line]
+        typer.echo(f"run {ledger.parent.name}: {(told or ['nothing yet'])[-1].strip()}")
+
+
+@app.command()
+def stop(folder: FolderOption = FEDERATION, debug: DebugOption = False) -> None:
+    """Stop the experiments that are running; `run` continues them after their last round."""
+    control = _open(folder).superlink().control
+    running = [run.run_id for run in control.runs().values() if not run.finished]
+    for run_id in running:
+        control.stop(run_id)
+    typer.echo(f"{len(running)} stopped")
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(help="A run's folder.")],
+    debug: DebugOption = False,
+) -> None:
+    """Write a run's HTML report and its tables anew."""
+    from server.report import write_report
+
+    typer.echo(f"report: {write_report(run_folder)}")
+
+
+def main() -> None:
+    """Entry point of `fedgtv-coordinator`."""
+    command_line(app)

@@ -1,0 +1,80 @@
+"""A coordinator's folder: `federation.yaml`, `pki/` and `superlink/` (database, enrolment, runs)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import Field
+
+from common.config import Frozen, load_yaml, validate
+from common.enrolment import JoinRequest
+from common.errors import ConfigError
+from common.kit import Kit, write_kit
+from server.provision import Certificates, certificate_files, make_certificates, read_sites
+from server.superlink import HOST, Superlink
+
+FILE = "federation.yaml"
+
+
+class FederationConfig(Frozen):
+    """What `init` writes."""
+
+    address: str = Field(pattern=r"^[A-Za-z0-9.\-]+:\d{1,5}$")
+    """host:port at which the sites reach the coordinator (its gateway)."""
+
+    @property
+    def host(self) -> str:
+        """The name or IP address alone."""
+        return self.address.rpartition(":")[0]
+
+    @property
+    def port(self) -> int:
+        """The port alone; the SuperLink listens on the same port of loopback."""
+        return int(self.address.rpartition(":")[2])
+
+
+@dataclass(frozen=True)
+class Federation:
+    """One federation as its coordinator holds it."""
+
+    folder: Path
+    config: FederationConfig
+    certificates: Certificates
+
+    @classmethod
+    def create(cls, folder: Path, address: str) -> "Federation":
+        """Makes authority, server certificate and configuration (ConfigError: a bad address, or one exists)."""
+        config = validate({"address": address}, FederationConfig, "init")
+        if (folder / FILE).exists():
+            raise ConfigError(f"{folder / FILE}: exists already; give another --folder, or keep this federation")
+        names = list(dict.fromkeys([config.host, "localhost", HOST]))
+        certificates = make_certificates(folder / "pki", names)
+        (folder / FILE).write_text(yaml.safe_dump(config.model_dump()))
+        return cls(folder, config, certificates)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Federation":
+        """Returns the federation in `folder` (ConfigError: there is none; `init` makes one)."""
+        if not (folder / FILE).exists():
+            raise ConfigError(f"{folder}: holds no {FILE}; make one with `fedgtv-coordinator init`, or give --folder")
+        return cls(folder, load_yaml(folder / FILE, FederationConfig), certificate_files(folder / "pki"))
+
+    def superlink(self) -> Superlink:
+        """Returns the federation's SuperLink; not started by this."""
+        return Superlink(self.folder / "superlink", self.certificates, self.config.port)
+
+    def enrol(self, request: JoinRequest, out: Path | None = None) -> Path:
+        """Registers a site with the running SuperLink and returns the path of its kit."""
+        self.superlink().enrol(request)
+        path = out or Path(f"{request.site}.kit.json")
+        kit = Kit(site=request.site, coordinator=self.config.address, authority=self.certificates.authority.read_text())
+        write_kit(kit, path)
+        return path
+
+    def connections(self) -> dict[str, str]:
+        """Returns for each enrolled site whether it is online, offline, or was never seen (`registered`)."""
+        superlink = self.superlink()
+        states = superlink.control.nodes()
+        return {
+            name: states.get(site.node_id, "unknown") for name, site in sorted(read_sites(superlink.sites_file).items())
+        }

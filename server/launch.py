@@ -1,0 +1,95 @@
+"""An experiment on the running federation: hand it to the SuperLink, watch its ledger, say how it ended."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from common.config import Experiment
+from common.errors import SiteError, WorkError
+from server.app import run_config
+from server.bundle import write_bundle
+from server.control import Control
+from server.provision import read_sites
+
+POLL_S = 1.0
+STATUS_EVERY_S = 5.0
+
+
+def launch(
+    control: Control, folder: Path, experiment: Experiment, name: str, tell: Callable[[dict[str, Any]], None]
+) -> Path:
+    """Runs or resumes `experiment` as run `name` and returns its folder when it has ended well.
+
+    Args:
+        control: of the running SuperLink.
+        folder: the SuperLink's, with `sites.json` and `runs/`.
+        experiment: what to run.
+        name: the run's; the same name continues an interrupted run.
+        tell: hears every new ledger line.
+
+    Raises:
+        SiteError: a named site is not enrolled, or did not connect.
+        WorkError: the run failed or was stopped; run it again to continue.
+    """
+    sites = read_sites(folder / "sites.json")
+    unknown = [site for site in experiment.sites if site not in sites]
+    if unknown:
+        known = ", ".join(sorted(sites)) or "none"
+        raise SiteError(f"site {unknown[0]!r} is not enrolled (enrolled: {known}); enrol it, or leave it out")
+    node_ids = {site: sites[site].node_id for site in experiment.sites}
+    run_folder = folder / "runs" / name
+    ledger = _Tail(run_folder / "ledger.jsonl")
+    run_id = control.run(write_bundle(folder / "bundle"), run_config(name, experiment, node_ids))
+    try:
+        _watch(control, run_id, ledger, tell)
+    except KeyboardInterrupt:
+        control.stop(run_id)
+        raise
+    return run_folder
+
+
+def _watch(control: Control, run_id: int, ledger: "_Tail", tell: Callable[[dict[str, Any]], None]) -> None:
+    last: dict[str, Any] = {}
+    checked = time.monotonic()
+    while True:
+        finished = None
+        if time.monotonic() - checked > STATUS_EVERY_S or last.get("kind") in {"end", "failed"}:
+            checked = time.monotonic()
+            state = control.status(run_id)
+            finished = state if state.finished else None
+        for record in ledger.new():
+            last = record
+            tell(record)
+        if finished is not None:
+            _conclude(last, finished.completed, finished.status)
+            return
+        time.sleep(POLL_S)
+
+
+def _conclude(last: dict[str, Any], completed: bool, status: str) -> None:
+    if completed:
+        return
+    if last.get("kind") == "failed":
+        raise (SiteError if last["code"] == SiteError.code else WorkError)(last["why"])
+    raise WorkError(f"the run ended as {status}; run it again to go on from the last round, or see the SuperLink's log")
+
+
+class _Tail:
+    """Whole new lines of a file that another process appends to, from its present end on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                yield json.loads(line)
