@@ -27,7 +27,7 @@ def choose_device(name: str) -> torch.device:
 def bf16_pays(device: torch.device) -> bool:
     """Whether the device has bf16 arithmetic of its own; emulated bf16 is slower than fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 

@@ -29,7 +29,7 @@ def write_exports(experiment: Experiment, folder: Path, tell: Progress) -> None:
             institution = "ABC"[number % 3]
             phantom = make_phantom(institution, seed, simulation.scale, simulation.contrast)
             write_phantom(phantom, target, case)
-            tell(f"site {site}: phantom {case} of {simulation.cases[site]} written as DICOM")
+        tell(f"site {site}: {simulation.cases.get(site, 0)} phantoms of institution {'ABC'[number % 3]} as DICOM")
 
 
 def exports_folder(experiment: Experiment, work: Path) -> Path:

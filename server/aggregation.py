@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
@@ -36,7 +36,7 @@ def make_strategy(name: str, options: Mapping[str, float]) -> flower.FedAvg:
             weighted_by_key=wire.NUM_EXAMPLES,
             arrayrecord_key=wire.ARRAYS,
             configrecord_key=wire.CONFIG,
-            **dict(options),
+            **cast("dict[str, Any]", dict(options)),
         )
     except TypeError as error:
         raise ConfigError(f"strategy_options: {dict(options)} do not fit {name}: {error}") from error

@@ -18,7 +18,12 @@ STATUS_EVERY_S = 5.0
 
 
 def launch(
-    control: Control, folder: Path, experiment: Experiment, name: str, tell: Callable[[dict[str, Any]], None]
+    control: Control,
+    folder: Path,
+    experiment: Experiment,
+    name: str,
+    tell: Callable[[dict[str, Any]], None],
+    waiting: Callable[[], None] = lambda: None,
 ) -> Path:
     """Runs or resumes `experiment` as run `name` and returns its folder when it has ended well.
 
@@ -28,6 +33,7 @@ def launch(
         experiment: what to run.
         name: the run's; the same name continues an interrupted run.
         tell: hears every new ledger line.
+        waiting: called about once a second.
 
     Raises:
         SiteError: a named site is not enrolled, or did not connect.
@@ -43,14 +49,20 @@ def launch(
     ledger = _Tail(run_folder / "ledger.jsonl")
     run_id = control.run(write_bundle(folder / "bundle"), run_config(name, experiment, node_ids))
     try:
-        _watch(control, run_id, ledger, tell)
+        _watch(control, run_id, ledger, tell, waiting)
     except KeyboardInterrupt:
         control.stop(run_id)
         raise
     return run_folder
 
 
-def _watch(control: Control, run_id: int, ledger: "_Tail", tell: Callable[[dict[str, Any]], None]) -> None:
+def _watch(
+    control: Control,
+    run_id: int,
+    ledger: "_Tail",
+    tell: Callable[[dict[str, Any]], None],
+    waiting: Callable[[], None],
+) -> None:
     last: dict[str, Any] = {}
     checked = time.monotonic()
     while True:
@@ -65,6 +77,7 @@ def _watch(control: Control, run_id: int, ledger: "_Tail", tell: Callable[[dict[
         if finished is not None:
             _conclude(last, finished.completed, finished.status)
             return
+        waiting()
         time.sleep(POLL_S)
 
 

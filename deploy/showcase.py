@@ -1,0 +1,193 @@
+"""The demo's acts, each through the function that the product's own command calls."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from client.keys import key_files, make_key
+from client.node import SiteNode
+from client.quality import check_site
+from client.segment import read_model, segment_scan
+from client.site import Site
+from common.config import Experiment
+from common.enrolment import read_join_request
+from common.errors import WorkError
+from common.kit import read_kit
+from common.metrics import case_metrics
+from common.phantom import make_phantom
+from common.phantom_dicom import write_phantom
+from common.volume import read_nifti
+from deploy.cohorts import exports_folder, prepare_site, write_exports
+from deploy.memory import PeakMemory
+from server.federation import FILE, Federation
+from server.launch import launch
+from server.matrix import matrix_text
+from server.progress import describe
+from server.provision import read_sites
+from server.report import write_report
+from server.superlink import Superlink, free_port
+
+NEW_PATIENT_SEED = 990_001
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Three sites share this machine's cores: threads of one process that wait for each other slow all down."""
+ONLINE_S = 90.0
+
+
+class Showcase:
+    """A federation of the experiment's sites on loopback, below one folder."""
+
+    def __init__(self, experiment: Experiment, folder: Path, console: Console) -> None:
+        self.experiment = experiment
+        self.folder = folder
+        self.console = console
+        self.configs: dict[str, Path] = {}
+        self.nodes: dict[str, SiteNode] = {}
+        self.peak_gb = 0.0
+
+    def run(self) -> None:
+        """Plays all acts; what an interrupted demo has done already is kept.
+
+        Raises:
+            FedgtvError: an act failed; the message says why.
+        """
+        self._import()
+        self._check()
+        federation = self._provision()
+        with ExitStack() as stack:
+            superlink = federation.superlink()
+            superlink.environment = ONE_THREAD
+            memory = stack.enter_context(PeakMemory(lambda: self._members(superlink)))
+            with self._act("SuperLink and SuperNodes, TLS and node authentication"):
+                stack.enter_context(superlink)
+                self._join(federation, superlink, stack)
+            run_folder = self._train(superlink)
+        self.peak_gb = memory.peak_bytes / 1e9
+        self._segment(run_folder)
+        self._conclude(run_folder)
+
+    @contextmanager
+    def _act(self, title: str) -> Iterator[None]:
+        started = time.monotonic()
+        self.console.print(f"[bold]{title}[/]")
+        with self.console.status(title):
+            yield
+        self.console.print(f"  {time.monotonic() - started:.0f} s", style="dim")
+
+    def _import(self) -> None:
+        exports = exports_folder(self.experiment, self.folder)
+        if self.experiment.simulation.source == "phantoms":
+            with self._act("Phantoms of three institutions, written as DICOM CT + RTSTRUCT"):
+                write_exports(self.experiment, exports, self._say)
+        with self._act("Import at each hospital"):
+            for site in self.experiment.sites:
+                folder = self.folder / "sites" / site
+                self.configs[site] = prepare_site(
+                    site, self.experiment, exports / site, folder, self._say, num_threads=1
+                )
+
+    def _check(self) -> None:
+        with self._act("Pre-flight check at each hospital"):
+            for site, path in self.configs.items():
+                findings = check_site(Site.open(path), self.experiment.split)
+                errors = [finding for finding in findings if finding.severity == "error"]
+                if errors:
+                    raise WorkError(f"site {site}: {errors[0].subject}: {errors[0].what}; {errors[0].remedy}")
+                warnings = [finding.what for finding in findings if finding.severity == "warning"]
+                self._say(f"site {site}: {len(findings)} checks, no error" + "".join(f"; {text}" for text in warnings))
+
+    def _provision(self) -> Federation:
+        with self._act("Certificates, and a key pair at each hospital"):
+            folder = self.folder / "federation"
+            if (folder / FILE).exists():
+                return Federation.open(folder)
+            for site, path in self.configs.items():
+                if not key_files(site, path.parent / "keys").private.exists():
+                    make_key(site, path.parent / "keys")
+            return Federation.create(folder, f"localhost:{free_port()}")
+
+    def _join(self, federation: Federation, superlink: Superlink, stack: ExitStack) -> None:
+        for site, path in self.configs.items():
+            home, key = path.parent, key_files(site, path.parent / "keys")
+            if site not in read_sites(superlink.sites_file):
+                federation.enrol(read_join_request(key.request), home / f"{site}.kit.json")
+            kit = read_kit(home / f"{site}.kit.json")
+            authority = home / "authority.crt"
+            authority.write_text(kit.authority)
+            node = SiteNode(
+                site, home / "node", kit.coordinator, authority, key.private, path.resolve(), environment=ONE_THREAD
+            )
+            self.nodes[site] = stack.enter_context(node)
+        for site, node in self.nodes.items():
+            node.wait_online(ONLINE_S)
+            self._say(f"site {site} is online")
+
+    def _train(self, superlink: Superlink) -> Path:
+        self.console.print("[bold]Federation[/]")
+        with self.console.status("the coordinator starts") as spinner:
+            return launch(
+                superlink.control,
+                superlink.folder,
+                self.experiment,
+                self.experiment.name,
+                self._tell,
+                lambda: spinner.update(self._activity() or "waiting for the sites"),
+            )
+
+    def _segment(self, run_folder: Path) -> None:
+        with self._act("A new patient, unknown to every site, segmented by the federated model"):
+            folder = self.folder / "new-patient"
+            simulation = self.experiment.simulation
+            if not (folder / "case").exists():
+                phantom = make_phantom("A", NEW_PATIENT_SEED, simulation.scale, simulation.contrast)
+                write_phantom(phantom, folder / "case", 1)
+            first = next(step.model for step in self.experiment.steps if step.kind == "train")
+            model = read_model(run_folder / "models" / f"{first}.safetensors")
+            outcome = segment_scan(folder / "case" / "dicom", model, folder / "result", "cpu")
+            self._say(f"{outcome.volume_ml:.1f} ml, DSC {self._dsc(folder):.3f} against the true mask")
+            for path in outcome.files:
+                self._say(str(path))
+
+    @staticmethod
+    def _dsc(folder: Path) -> float:
+        truth, mask = read_nifti(folder / "case" / "truth.nii.gz"), read_nifti(folder / "result" / "mask.nii.gz")
+        return case_metrics(np.asarray(mask.array) > 0, np.asarray(truth.array) > 0, truth.geometry.spacing_mm).dsc
+
+    def _conclude(self, run_folder: Path) -> None:
+        report = write_report(run_folder)
+        self.console.print()
+        self.console.print(matrix_text(run_folder))
+        for title, path in [
+            ("report", report),
+            ("models", run_folder / "models"),
+            ("ledger", run_folder / "ledger.jsonl"),
+            ("hospitals", self.folder / "sites"),
+            ("new patient", self.folder / "new-patient" / "result"),
+        ]:
+            self.console.print(f"{title + ':':13} {path}", soft_wrap=True)
+
+    def _members(self, superlink: Superlink) -> list[int]:
+        trees = [superlink.tree, *(node.tree for node in list(self.nodes.values()))]
+        return [process_id for tree in trees for process_id in tree.members()]
+
+    def _activity(self) -> str:
+        """The last thing that each site has logged about its training."""
+        lines = []
+        for site, node in self.nodes.items():
+            size = node.tree.log_size()
+            told = [line for line in node.tree.tail(max(0, size - 4000)).splitlines() if "fedgtv.site" in line]
+            if told:
+                lines.append(f"{site}: {told[-1].rpartition('fedgtv.site')[2].strip()}")
+        return " | ".join(lines)
+
+    def _tell(self, record: dict[str, Any]) -> None:
+        line = describe(record)
+        if line:
+            self.console.print(line, highlight=False)
+
+    def _say(self, line: str) -> None:
+        self.console.print(f"  {line}", highlight=False, soft_wrap=True)
