@@ -7,7 +7,7 @@ import numpy as np
 
 from common.phantom_canvas import Canvas, SmoothNoise, span
 from common.phantom_patient import Patient
-from common.phantom_shapes import Box, Capsule, Column, Cut, Ellipsoid, Field, Shape, both_sides
+from common.phantom_shapes import Box, Capsule, Column, Ellipsoid, Field, Shape, both_sides
 
 FAT, MUSCLE, SKIN = -95.0, 55.0, 25.0
 SEPTA = -70.0
@@ -138,11 +138,6 @@ _SOFT_TISSUE: tuple[tuple[tuple[Shape, ...], float, float], ...] = (
     (both_sides(Column(((-340, 38, 22, 7, 7), (-125, 35, 10, 6, 6), (-62, 35, 12, 7, 6), (6, 28, 20, 5, 4)))), 45, 110),
     (both_sides(Ellipsoid((42, 18, -58), (6, 6, 12)), Ellipsoid((41, 32, -88), (5, 4, 9))), 48, 35),  # neck nodes
 )
-
-
-def ring(outer: Shape, inner: Shape) -> Cut:
-    """Returns what lies in `outer` but not in `inner`."""
-    return Cut(outer, (inner,))
 
 
 def _smooth_maximum(first: Field, second: Field, blend: float) -> Field:
