@@ -1,5 +1,6 @@
 """Where tensors live, and whether bf16 autocast pays there."""
 
+import re
 from typing import Literal
 
 import torch
@@ -15,10 +16,9 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device: {name!r} is none; use auto, cpu, cuda or cuda:N") from error
+    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", name):  # torch itself takes cuda:300 for cuda:44
+        raise ConfigError(f"device: {name!r} is none; use auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device: {name!r} is not here ({torch.cuda.device_count()} GPUs found); use auto or cpu")
     return device
