@@ -6,7 +6,8 @@ FedgtvError
 │   ├── ImageError      an image, a DICOM series, a geometry
 │   ├── LabelError      a contour or mask that cannot serve as the target
 │   ├── CheckpointError weights of another network, or an unreadable file
-│   └── SiteError       a site that is named twice, unknown, or missing
+│   ├── SiteError       a site that is named twice, unknown, or missing
+│   └── TaskError       a task from a coordinator of another release
 └── WorkError           exit code 1: the work itself failed
 """
 
@@ -53,6 +54,12 @@ class SiteError(InputError):
     """A site is named twice, unknown or missing."""
 
     code = "bad-site"
+
+
+class TaskError(InputError):
+    """A task cannot be read; the coordinator most likely runs another release."""
+
+    code = "bad-task"
 
 
 class WorkError(FedgtvError, RuntimeError):

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
+from pydantic_core import from_json
 
 from common.config import Frozen
-from common.errors import FedgtvError, WorkError
+from common.errors import FedgtvError, TaskError, WorkError
 from common.tasks import EvaluateResult, SiteStatistics, TrainResult, TrainTask
 
 ARRAYS = "arrays"
@@ -54,9 +55,17 @@ def task_config(task: Frozen) -> ConfigRecord:
 
 
 def read_task(message: Message, model: type[TaskModel]) -> tuple[TaskModel, ConfigRecord]:
-    """Returns the message's task, validated, and the ConfigRecord it came in (strategies add keys to it)."""
-    config = message.content.config_records[CONFIG]
-    return model.model_validate_json(str(config[TASK])), config
+    """Returns the message's task, validated, and the ConfigRecord it came in (strategies add keys to it).
+
+    Raises:
+        TaskError: no task, one of another wire version, or not a `model`.
+    """
+    try:
+        config = message.content.config_records[CONFIG]
+        return model.model_validate_json(str(config[TASK])), config
+    except (KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise TaskError(f"task: not a {model.__name__} of this release ({reason}); update one side") from error
 
 
 def read_train_task(message: Message) -> TrainTask:
@@ -101,10 +110,10 @@ def statistics_reply(result: SiteStatistics, histogram: NDArray[np.int64] | None
     return records
 
 
-def read_histogram(message: Message) -> NDArray[np.int64] | None:
-    """Returns the histogram of a statistics reply, or None when it was withheld."""
+def read_histogram(message: Message) -> NDArray[Any] | None:
+    """Returns the histogram of a statistics reply as it came, unchecked, or None when it was withheld."""
     record = message.content.array_records.get(ARRAYS)
-    return None if record is None else record[HISTOGRAM].numpy().astype(np.int64)
+    return None if record is None else record[HISTOGRAM].numpy()
 
 
 def evaluate_reply(result: EvaluateResult, pictures: Sequence[bytes]) -> RecordDict:
@@ -135,10 +144,11 @@ def read_result(message: Message, model: type[TaskModel]) -> TaskModel:
     """Returns the result that a reply without error carries, validated.
 
     Raises:
-        WorkError: the result is not a `model`.
+        WorkError: the result is not a `model`, or holds NaN or infinity, which the ledger could not.
     """
     try:
-        return model.model_validate_json(str(message.content.config_records[RESULT][JSON]))
+        text = str(message.content.config_records[RESULT][JSON])
+        return model.model_validate(from_json(text, allow_inf_nan=False))
     except (KeyError, ValueError) as error:
         raise WorkError(f"reply: not a {model.__name__}; the site may run another release") from error
 
