@@ -4,6 +4,7 @@ The random stream of an epoch depends on the seed, the stage and the epoch's glo
 at epoch 40 draws what an unbroken run draws there.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from common.augment import augment
 from common.cache import CachedCase
 from common.config import Recipe, TrainingConfig
 from common.device import autocast
+from common.errors import WorkError
 from common.losses import segmentation_loss
 from common.networks import seed_dropout
 from common.sampling import centred_patch, jittered_centre, random_patch
@@ -71,6 +73,9 @@ def train_stage(
         normalisation: of the federation.
         optimiser: made by `make_optimiser`; its momentum is used and updated.
         on_epoch: called with the global epoch and its mean loss.
+
+    Raises:
+        WorkError: an epoch's loss is not a finite number.
     """
     network.train()
     received = [parameter.detach().clone() for parameter in network.parameters()] if span.proximal_mu else []
@@ -82,6 +87,8 @@ def train_stage(
         seed_dropout(network, int(rng.integers(2**62)))
         batches = _batches(stage, cases, recipe, normalisation, rng)
         losses.append(_train_epoch(network, batches, recipe, optimiser, received, span))
+        if not math.isfinite(losses[-1]):
+            raise WorkError(f"{stage}: loss of epoch {epoch} is {losses[-1]}; lower lr0 or set gradient_clip")
         on_epoch(epoch, losses[-1])
     return losses
 
