@@ -1,39 +1,51 @@
-"""A site's SGD momentum between rounds, for recipes that keep it (`momentum_across_rounds: keep`)."""
+"""A site's SGD momentum between rounds, for recipes that keep it (`momentum_across_rounds: keep`).
+
+FOLDER/<stage>-<epochs done>.safetensors; the last two stay, so that a round which is asked for again, because the
+coordinator stopped before its reply was recorded, finds what it started from.
+"""
 
 from pathlib import Path
 
 import torch
-from common.checkpoint import load_weights, save_weights
 from torch import nn
 
+from common.checkpoint import load_weights, save_weights
 from common.errors import CheckpointError
 
-_EPOCHS = "epochs_done"
 
-
-def save_momentum(path: Path, optimiser: torch.optim.SGD, network: nn.Module, epochs_done: int) -> None:
-    """Writes the momentum of every parameter, by its name, with the global epoch it belongs to."""
+def save_momentum(
+    folder: Path, stage: str, optimiser: torch.optim.SGD, network: nn.Module, before: int, after: int
+) -> None:
+    """Writes the momentum of every parameter, by its name, and forgets all but the epochs `before` and `after`."""
     buffers = {
         name: optimiser.state[parameter]["momentum_buffer"]
         for name, parameter in network.named_parameters()
         if parameter in optimiser.state
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(path, buffers, {_EPOCHS: str(epochs_done)})
+    save_weights(_path(folder, stage, after), buffers, {})
+    for path in folder.glob(f"{stage}-*.safetensors"):
+        if path not in (_path(folder, stage, before), _path(folder, stage, after)):
+            path.unlink()
 
 
-def load_momentum(path: Path, optimiser: torch.optim.SGD, network: nn.Module, epochs_done: int) -> None:
-    """Puts the momentum at `path` into `optimiser`.
+def load_momentum(folder: Path, stage: str, optimiser: torch.optim.SGD, network: nn.Module, epochs_done: int) -> None:
+    """Puts the momentum after `epochs_done` epochs into `optimiser`.
 
     Raises:
-        CheckpointError: it belongs to another epoch, for instance because a round was missed.
+        CheckpointError: there is none, for instance because the site missed a round.
     """
-    buffers, metadata = load_weights(path)
-    if metadata.get(_EPOCHS) != str(epochs_done):
+    path = _path(folder, stage, epochs_done)
+    if not path.exists():
         raise CheckpointError(
-            f"{path.name}: momentum of epoch {metadata.get(_EPOCHS)}, expected {epochs_done}; start the step again"
+            f"{path.name}: no momentum of {stage} after {epochs_done} epochs here, a round was missed; "
+            "start the step again, or use momentum_across_rounds: reset"
         )
+    buffers, _ = load_weights(path)
     for name, parameter in network.named_parameters():
         if name in buffers:
             momentum = torch.from_numpy(buffers[name]).to(parameter.device)
             optimiser.state[parameter]["momentum_buffer"] = momentum
+
+
+def _path(folder: Path, stage: str, epochs_done: int) -> Path:
+    return folder / f"{stage}-{epochs_done}.safetensors"

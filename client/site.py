@@ -4,59 +4,34 @@ import logging
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
+from client.cases import Cases, OpenCase, open_cases
+from client.measuring import LoadedModel, measure, summary
 from client.momentum import load_momentum, save_momentum
-from common.cache import CachedCase, CaseCache
-from common.config import PreprocessConfig, SiteConfig, SplitConfig, load_yaml
-from common.dataset import CaseEntry, read_index, split_cases
+from common.config import SiteConfig, load_yaml
 from common.device import choose_device
-from common.errors import ImageError, LabelError, WorkError
-from common.metrics import CaseMetrics, case_metrics, summarise
-from common.model import Weights, load_model, model_weights
-from common.pictures import overlay_png
-from common.segmentation import segment
-from common.statistics import Normalisation, body_histogram
+from common.errors import WorkError
+from common.model import Weights, model_weights
+from common.statistics import body_histogram
 from common.tasks import (
     EpochRecord,
     EvaluateResult,
     EvaluateTask,
-    MetricSummary,
     ModelSummary,
-    NormalisationRecord,
     SiteStatistics,
     StatisticsTask,
     TrainResult,
     TrainTask,
 )
 from common.training import Span, make_optimiser, poly_lr, train_stage
-from common.volume import Volume, read_nifti, to_lps
 
 log = logging.getLogger("fedgtv.site")
-
-
-@dataclass(frozen=True)
-class OpenCase:
-    """A cached case and where its original files lie."""
-
-    entry: CaseEntry
-    cached: CachedCase
-
-
-@dataclass(frozen=True)
-class Cases:
-    """A site's cases by part of the split; refused ones are in none."""
-
-    train: tuple[OpenCase, ...]
-    validation: tuple[OpenCase, ...]
-    test: tuple[OpenCase, ...]
-    num_refused: int
 
 
 class Site:
@@ -79,23 +54,9 @@ class Site:
             torch.set_num_threads(self.config.num_threads)
         return choose_device(self.config.device)
 
-    def open_cases(self, preprocess: PreprocessConfig, split: SplitConfig) -> Cases:
-        """Returns the cases by part; what is not in the cache yet is made now. Refused cases are logged here."""
-        cache = CaseCache(self.state_folder / "cache", preprocess)
-        parts = split_cases(read_index(self.cases_folder), split)
-        opened, refused = [], 0
-        for part in (parts.train, parts.validation, parts.test):
-            cases = [self._open(cache, entry) for entry in part]
-            opened.append(tuple(case for case in cases if case is not None))
-            refused += sum(case is None for case in cases)
-        return Cases(opened[0], opened[1], opened[2], refused)
-
-    def _open(self, cache: CaseCache, entry: CaseEntry) -> OpenCase | None:
-        try:
-            return OpenCase(entry, cache.open(self.cases_folder, entry))
-        except (ImageError, LabelError) as error:
-            log.warning("case %s is left out: %s", entry.case_id, error)
-            return None
+    def open_cases(self, task: StatisticsTask | TrainTask | EvaluateTask) -> Cases:
+        """Returns the cases as the task's recipe prepares and its split parts them."""
+        return open_cases(self.cases_folder, self.state_folder / "cache", task.recipe.preprocess, task.split)
 
     def statistics(self, task: StatisticsTask) -> tuple[SiteStatistics, NDArray[np.int64] | None]:
         """Returns case counts and the HU histogram of the training cases' body voxels.
@@ -103,7 +64,7 @@ class Site:
         The histogram is None when the site has fewer training cases than its policy's `min_cases`.
         """
         started = time.monotonic()
-        cases = self.open_cases(task.recipe.preprocess, task.split)
+        cases = self.open_cases(task)
         enough = len(cases.train) >= self.config.policy.min_cases
         histogram = body_histogram([case.cached for case in cases.train]).to_array() if enough else None
         result = SiteStatistics(
@@ -116,126 +77,79 @@ class Site:
         return result, histogram
 
     def train(self, task: TrainTask, weights: Weights) -> tuple[Weights, TrainResult]:
-        """Trains every stage for the task's epochs; returns the new weights and what happened."""
+        """Trains every stage for the task's epochs; returns the new weights and what happened.
+
+        Raises:
+            WorkError: no training case is left, or the training diverges.
+            CheckpointError: the weights are another network's.
+        """
         started = time.monotonic()
         device = self.device()
-        cases = self.open_cases(task.recipe.preprocess, task.split)
+        cases = self.open_cases(task)
         if not cases.train:
             raise WorkError(f"site {self.config.site}: no training case is left; import cases, then run `check`")
-        normalisation = _normalisation(task.normalisation)
-        networks = load_model(task.recipe, weights, device)
-        validation_dsc = None
-        if task.validate_received and len(cases.validation) >= self.config.policy.min_cases:
-            measured = [self._measure(case, networks, task, normalisation, device) for case in cases.validation]
-            validation_dsc = float(np.mean([metrics.dsc for metrics in measured]))
-        losses = {
-            stage: self._train_stage(stage, network, cases.train, task, normalisation)
-            for stage, network in networks.items()
-        }
+        model = LoadedModel.of(task, weights, device)
+        validation_dsc = self._validation_dsc(model, cases.validation) if task.validate_received else None
+        losses = {stage: self._train_stage(stage, model, cases.train, task) for stage in model.networks}
         result = TrainResult(
             num_examples=len(cases.train),
             epochs=_epoch_records(task, losses),
             validation_dsc=validation_dsc,
             seconds=time.monotonic() - started,
         )
-        return model_weights(networks), result
+        return model_weights(model.networks), result
 
-    def _train_stage(
-        self,
-        stage: str,
-        network: nn.Module,
-        cases: Sequence[OpenCase],
-        task: TrainTask,
-        normalisation: Normalisation,
-    ) -> list[float]:
+    def _validation_dsc(self, model: LoadedModel, cases: Sequence[OpenCase]) -> float | None:
+        """Mean DSC; None for fewer cases than the policy's `min_cases`."""
+        if len(cases) < self.config.policy.min_cases:
+            return None
+        return float(np.mean([metrics.dsc for metrics in measure(model, cases)[0]]))
+
+    def _train_stage(self, stage: str, model: LoadedModel, cases: Sequence[OpenCase], task: TrainTask) -> list[float]:
+        """One stage's losses by epoch; its momentum comes from the round before, if the recipe keeps it."""
+        network = model.networks[stage]
         optimiser = make_optimiser(network, task.recipe.training, task.lr0)
         keep = task.recipe.training.momentum_across_rounds == "keep"
-        path = self.state_folder / "momentum" / task.experiment / f"{task.step}-{task.model}" / f"{stage}.safetensors"
+        folder = self.state_folder / "momentum" / task.experiment / f"{task.step}-{task.model}"
         if keep and task.epochs_done:
-            load_momentum(path, optimiser, network, task.epochs_done)
-        seed = zlib.crc32(f"{task.seed}/{task.step}/{self.config.site}".encode())
-        span = Span(task.epochs_done, task.local_epochs, task.epochs_total, task.lr0, seed, task.proximal_mu)
-        losses = train_stage(
-            network,
-            stage,
-            [case.cached for case in cases],
-            task.recipe,
-            span,
-            normalisation,
-            optimiser,
-            lambda epoch, loss: log.info(
-                "%s round %d, %s epoch %d of %d: loss %.4f",
-                task.model,
-                task.round,
-                stage,
-                epoch + 1,
-                task.epochs_total,
-                loss,
-            ),
-        )
+            load_momentum(folder, stage, optimiser, network, task.epochs_done)
+        cached, told = [case.cached for case in cases], partial(_tell, task, stage)
+        span = self._span(task)
+        losses = train_stage(network, stage, cached, task.recipe, span, model.normalisation, optimiser, told)
         if keep:
-            save_momentum(path, optimiser, network, task.epochs_done + task.local_epochs)
+            after = task.epochs_done + task.local_epochs
+            save_momentum(folder, stage, optimiser, network, task.epochs_done, after)
         return losses
 
+    def _span(self, task: TrainTask) -> Span:
+        """The task's epochs; every site draws its own patches."""
+        seed = zlib.crc32(f"{task.seed}/{task.step}/{self.config.site}".encode())
+        return Span(task.epochs_done, task.local_epochs, task.epochs_total, task.lr0, seed, task.proximal_mu)
+
     def evaluate(self, task: EvaluateTask, models: Mapping[str, Weights]) -> tuple[EvaluateResult, list[bytes]]:
-        """Measures each model on the original grids of one part; pictures only if the policy allows them."""
+        """Measures each model on the original grids of one part; pictures, of the first model, only by policy."""
         started = time.monotonic()
-        device = self.device()
-        cases = self.open_cases(task.recipe.preprocess, task.split)
+        device, policy = self.device(), self.config.policy
+        cases = self.open_cases(task)
         part = cases.test if task.part == "test" else cases.validation
-        if len(part) < self.config.policy.min_cases:
-            reason = f"{len(part)} cases, fewer than the site's min_cases {self.config.policy.min_cases}"
+        if len(part) < policy.min_cases:
+            reason = f"{len(part)} cases, fewer than the site's min_cases {policy.min_cases}"
             return EvaluateResult(summaries={}, withheld=reason, seconds=time.monotonic() - started), []
-        normalisation = _normalisation(task.normalisation)
-        summaries, pictures = {}, []
+        summaries: dict[str, ModelSummary] = {}
+        pictures: list[bytes] = []
         for name in task.models:
-            networks = load_model(task.recipe, models[name], device)
-            summaries[name] = _summary([self._measure(case, networks, task, normalisation, device) for case in part])
-            if name == task.models[0] and self.config.policy.share_pictures:
-                pictures = [
-                    self._picture(number, case, networks, task, normalisation, device)
-                    for number, case in enumerate(part[: task.pictures], 1)
-                ]
+            num_pictures = task.pictures if policy.share_pictures and not summaries else 0
+            title = f"{self.config.site}, {name}, {task.part} case"
+            measured, drawn = measure(LoadedModel.of(task, models[name], device), part, num_pictures, title)
+            summaries[name] = summary(measured, policy.min_cases)
+            pictures += drawn
         return EvaluateResult(summaries=summaries, seconds=time.monotonic() - started), pictures
 
-    def _measure(
-        self,
-        case: OpenCase,
-        networks: Mapping[str, nn.Module],
-        task: TrainTask | EvaluateTask,
-        normalisation: Normalisation,
-        device: torch.device,
-    ) -> CaseMetrics:
-        mask = segment(case.cached, networks, task.recipe, normalisation, device).mask
-        truth = self._label(case)
-        metrics = case_metrics(mask, truth, case.cached.record.geometry.spacing_mm)
-        log.info("%s: DSC %.3f", case.entry.case_id, metrics.dsc)
-        return metrics
 
-    def _label(self, case: OpenCase) -> NDArray[np.bool_]:
-        if case.entry.label is None:
-            raise LabelError(f"case {case.entry.case_id}: has no label; import it with its contour")
-        return np.asarray(read_nifti(self.cases_folder / case.entry.label).array > 0.5)
-
-    def _picture(
-        self,
-        number: int,
-        case: OpenCase,
-        networks: Mapping[str, nn.Module],
-        task: EvaluateTask,
-        normalisation: Normalisation,
-        device: torch.device,
-    ) -> bytes:
-        """An overlay in LPS orientation that names a running number, not the case."""
-        mask = segment(case.cached, networks, task.recipe, normalisation, device).mask
-        image = read_nifti(self.cases_folder / case.entry.images[0])
-        planes = [to_lps(Volume(array, image.geometry)) for array in (image.array, self._label(case), mask)]
-        title = f"{self.config.site}, {task.part} case {number}, {task.models[0]}"
-        return overlay_png(planes[0].array, planes[0].geometry.spacing_mm, planes[1].array, planes[2].array, title)
-
-
-def _normalisation(record: NormalisationRecord) -> Normalisation:
-    return Normalisation(record.mean, record.sd)
+def _tell(task: TrainTask, stage: str, epoch: int, loss: float) -> None:
+    """Into the site's own log."""
+    where = f"{task.model} round {task.round}, {stage} epoch {epoch + 1} of {task.epochs_total}"
+    log.info("%s: loss %.4f", where, loss)
 
 
 def _epoch_records(task: TrainTask, losses: Mapping[str, Sequence[float]]) -> tuple[EpochRecord, ...]:
@@ -247,13 +161,4 @@ def _epoch_records(task: TrainTask, losses: Mapping[str, Sequence[float]]) -> tu
             losses={stage: values[number] for stage, values in losses.items()},
         )
         for number, epoch in enumerate(range(task.epochs_done, task.epochs_done + task.local_epochs))
-    )
-
-
-def _summary(metrics: Sequence[CaseMetrics]) -> ModelSummary:
-    summary = summarise(metrics)
-    return ModelSummary(
-        n=summary.n,
-        num_undefined=summary.num_undefined,
-        metrics={name: MetricSummary(mean=value.mean, sd=value.sd) for name, value in summary.metrics.items()},
     )

@@ -1,0 +1,64 @@
+"""A site's cases, preprocessed and parted; a refused case is named in the site's own log and is in no part."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.cache import CachedCase, CaseCache
+from common.config import PreprocessConfig, SplitConfig
+from common.dataset import CaseEntry, read_index, split_cases
+from common.errors import ImageError, LabelError
+from common.volume import Volume, read_nifti
+
+log = logging.getLogger("fedgtv.site")
+
+
+@dataclass(frozen=True)
+class OpenCase:
+    """A cached case and the folder that its original files lie in."""
+
+    cached: CachedCase
+    folder: Path
+
+    def image(self) -> Volume:
+        """Reads the first image on its original grid."""
+        return read_nifti(self.folder / self.cached.entry.images[0])
+
+    def label(self) -> NDArray[np.bool_]:
+        """Reads the target (z, y, x) on the original grid (LabelError: the case has none)."""
+        if self.cached.entry.label is None:
+            raise LabelError(f"case {self.cached.case_id}: has no label; import it with its contour")
+        return np.asarray(read_nifti(self.folder / self.cached.entry.label).array > 0.5)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """A site's cases by part of the split; refused ones are in none."""
+
+    train: tuple[OpenCase, ...]
+    validation: tuple[OpenCase, ...]
+    test: tuple[OpenCase, ...]
+    num_refused: int
+
+
+def open_cases(folder: Path, cache_folder: Path, preprocess: PreprocessConfig, split: SplitConfig) -> Cases:
+    """Returns the cases of `folder` by part; what is not in the cache yet is made now."""
+    cache = CaseCache(cache_folder, preprocess)
+    parts = split_cases(read_index(folder), split)
+    train, validation, test = (
+        tuple(case for entry in part if (case := _open(cache, folder, entry)) is not None)
+        for part in (parts.train, parts.validation, parts.test)
+    )
+    num_entries = len(parts.train) + len(parts.validation) + len(parts.test)
+    return Cases(train, validation, test, num_entries - len(train) - len(validation) - len(test))
+
+
+def _open(cache: CaseCache, folder: Path, entry: CaseEntry) -> OpenCase | None:
+    try:
+        return OpenCase(cache.open(folder, entry), folder)
+    except (ImageError, LabelError) as error:
+        log.warning("case %s is left out: %s", entry.case_id, error)
+        return None

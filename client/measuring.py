@@ -1,0 +1,76 @@
+"""A model at work on a site's cases: metrics on their original grids, pictures, and summaries that may leave."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from client.cases import OpenCase
+from common.config import Recipe
+from common.metrics import CaseMetrics, case_metrics, summarise
+from common.model import Weights, load_model
+from common.pictures import overlay_png
+from common.segmentation import segment
+from common.statistics import Normalisation
+from common.tasks import EvaluateTask, MetricSummary, ModelSummary, TrainTask
+from common.volume import Volume, to_lps
+
+log = logging.getLogger("fedgtv.site")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A task's networks with what they need to segment a case."""
+
+    networks: dict[str, nn.Module]
+    recipe: Recipe
+    normalisation: Normalisation
+    device: torch.device
+
+    @classmethod
+    def of(cls, task: TrainTask | EvaluateTask, weights: Weights, device: torch.device) -> "LoadedModel":
+        """Returns the task's recipe with `weights` (CheckpointError: they are another network's)."""
+        normalisation = Normalisation(task.normalisation.mean, task.normalisation.sd)
+        return cls(load_model(task.recipe, weights, device), task.recipe, normalisation, device)
+
+    def mask(self, case: OpenCase) -> NDArray[np.bool_]:
+        """Returns the predicted mask (z, y, x) on the case's original grid."""
+        return segment(case.cached, self.networks, self.recipe, self.normalisation, self.device).mask
+
+
+def measure(
+    model: LoadedModel, cases: Sequence[OpenCase], num_pictures: int = 0, title: str = ""
+) -> tuple[list[CaseMetrics], list[bytes]]:
+    """Returns each case's metrics, and pictures of the first `num_pictures` cases, titled by a running number."""
+    measured, pictures = [], []
+    for number, case in enumerate(cases, 1):
+        mask, truth = model.mask(case), case.label()
+        measured.append(case_metrics(mask, truth, case.cached.record.geometry.spacing_mm))
+        log.info("%s: DSC %.3f", case.cached.case_id, measured[-1].dsc)
+        if number <= num_pictures:
+            pictures.append(_picture(case, truth, mask, f"{title} {number}"))
+    return measured, pictures
+
+
+def _picture(case: OpenCase, truth: NDArray[np.bool_], mask: NDArray[np.bool_], title: str) -> bytes:
+    image = case.image()
+    planes = [to_lps(Volume(array, image.geometry)) for array in (image.array, truth, mask)]
+    return overlay_png(planes[0].array, planes[0].geometry.spacing_mm, planes[1].array, planes[2].array, title)
+
+
+def summary(measured: Sequence[CaseMetrics], min_cases: int) -> ModelSummary:
+    """Returns what may leave the site: means over fewer than `min_cases` defined values are None.
+
+    Distances are undefined where a mask is empty, so they can stand for fewer cases than the part holds.
+    """
+    whole = summarise(measured)
+    metrics = {}
+    for name, value in whole.metrics.items():
+        num_defined = int(np.isfinite([getattr(case, name) for case in measured]).sum())
+        enough = num_defined >= min_cases
+        metrics[name] = MetricSummary(mean=value.mean, sd=value.sd) if enough else MetricSummary(mean=None, sd=None)
+    return ModelSummary(n=whole.n, num_undefined=whole.num_undefined, metrics=metrics)
