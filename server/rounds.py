@@ -80,6 +80,30 @@ class Sites:
                 time.sleep(POLL_S)
         return replies
 
+    def ask_all(self, messages: Mapping[str, Message]) -> dict[str, Message]:
+        """As `ask`, but every site must answer without error; the replies are ordered by site.
+
+        Raises:
+            WorkError: a site failed or kept silent; every one is named with its reason.
+        """
+        replies = self.ask(messages)
+        faults = {site: wire.read_error(replies[site]) if site in replies else "no-answer" for site in messages}
+        at_fault = [f"{site} ({reason})" for site, reason in sorted(faults.items()) if reason]
+        if at_fault:
+            raise WorkError(f"no result from site {', '.join(at_fault)}; its own log says why; run again to go on")
+        return {site: replies[site] for site in sorted(replies)}
+
+
+def read_results(replies: Mapping[str, Message], model: type[wire.TaskModel]) -> dict[str, wire.TaskModel]:
+    """Returns the result that each site's reply carries (WorkError: one is not a `model`; its site is named)."""
+    results = {}
+    for site, reply in replies.items():
+        try:
+            results[site] = wire.read_result(reply, model)
+        except WorkError as error:
+            raise WorkError(f"site {site}: {error}") from error
+    return results
+
 
 class _NamedNodes(Grid):
     """The grid as a strategy sees it: only the nodes of the sites that a step names."""

@@ -1,0 +1,104 @@
+"""Models measured at sites: the cross-site matrix of an `evaluate` step, and validation for choosing a round."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from common import wire
+from common.config import EvaluateStep, Experiment
+from common.errors import WorkError
+from common.tasks import EvaluateResult, EvaluateTask
+from server.rounds import read_results
+from server.run import Run
+
+Pictures = dict[str, list[bytes]]
+
+
+def evaluate(run: Run, number: int, step: EvaluateStep) -> None:
+    """Records how every model of the step does at every site of the step, and the pictures that sites let go.
+
+    Raises:
+        WorkError: a site fails, keeps silent, or answers for other models.
+    """
+    started = time.monotonic()
+    names = [name for base in step.models for name in expand(run.experiment, base)]
+    sites = run.experiment.sites_of(step)
+    matrix: dict[str, dict[str, Any]] = {name: {} for name in names}
+    saved: list[str] = []
+    for chunk in _chunks(names, step.models_per_message):
+        models = {name: run.ledger.load_model(name) for name in chunk}
+        wanted = step.pictures if chunk[0] == names[0] else 0
+        results, pictures = measure(run, models, sites, step.split, wanted)
+        for name in chunk:
+            matrix[name] = {site: _cell(result, name) for site, result in results.items()}
+        saved += _save(run, pictures, wanted)
+    run.ledger.append(
+        {
+            "kind": "evaluation",
+            "step": number,
+            "split": step.split,
+            "matrix": matrix,
+            "pictures": saved,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+    )
+
+
+def measure(
+    run: Run,
+    models: Mapping[str, wire.Weights],
+    sites: Sequence[str],
+    part: Literal["validation", "test"],
+    num_pictures: int = 0,
+) -> tuple[dict[str, EvaluateResult], Pictures]:
+    """Returns each site's summaries of `models` on one part of its split, and its pictures of the first model.
+
+    Raises:
+        WorkError: a site fails, keeps silent, or answers for other models.
+    """
+    experiment = run.experiment
+    task = EvaluateTask(
+        experiment=experiment.name,
+        recipe=experiment.recipe,
+        split=experiment.split,
+        models=tuple(models),
+        part=part,
+        normalisation=run.normalisation(),
+        pictures=num_pictures,
+    )
+    transport = experiment.rounds.transport
+    records = {name: wire.weights_to_record(weights, transport) for name, weights in models.items()}
+    replies = run.sites.ask_all({site: run.sites.message(site, wire.EVALUATE, task, records) for site in sites})
+    results = read_results(replies, EvaluateResult)
+    for site, result in results.items():
+        if not result.withheld and set(result.summaries) != set(models):
+            raise WorkError(f"site {site}: did not measure {', '.join(models)} but {', '.join(result.summaries)}")
+    return results, {site: wire.read_pictures(reply) for site, reply in replies.items()}
+
+
+def expand(experiment: Experiment, base: str) -> tuple[str, ...]:
+    """Returns the models that a name in an `evaluate` step stands for: itself, or those of a step, one a site."""
+    for step in experiment.steps:
+        if getattr(step, "model", None) == base:
+            return experiment.results_of(step)
+    return (base,)
+
+
+def _chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (names[start : start + size] for start in range(0, len(names), size))
+
+
+def _save(run: Run, pictures: Pictures, wanted: int) -> list[str]:
+    return [
+        run.ledger.save_picture(site, k, png)
+        for site, many in pictures.items()
+        for k, png in enumerate(many[:wanted], 1)
+    ]
+
+
+def _cell(result: EvaluateResult, model: str) -> dict[str, Any]:
+    """Returns one cell of the matrix; what is withheld is null, as what is NaN."""
+    if result.withheld:
+        return {"n": None, "num_undefined": None, "metrics": {}, "withheld": result.withheld}
+    return json.loads(result.summaries[model].model_dump_json())  # type: ignore[no-any-return]

@@ -1,0 +1,37 @@
+"""What every step of an experiment works with: the experiment, its ledger and its sites."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.config import Experiment
+from common.errors import WorkError
+from common.tasks import NormalisationRecord
+from server.ledger import Ledger
+from server.rounds import Sites
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment under way."""
+
+    experiment: Experiment
+    ledger: Ledger
+    sites: Sites
+
+    def normalisation(self) -> NormalisationRecord:
+        """Returns the mean and SD that the last `statistics` step found (WorkError: there was none)."""
+        found = self.ledger.find("statistics")
+        if not found:
+            raise WorkError("no statistics yet; put a `statistics` step before training and evaluation")
+        return NormalisationRecord(mean=found[-1]["mean"], sd=found[-1]["sd"])
+
+    def metadata(self, model: str, number: int, sites: Sequence[str]) -> dict[str, str]:
+        """Returns what stands in a weights file: all that using the weights of round `number` needs."""
+        return {
+            "experiment": self.experiment.name,
+            "model": model,
+            "round": str(number),
+            "sites": ", ".join(sites),
+            "recipe": self.experiment.recipe.model_dump_json(),
+            "normalisation": self.normalisation().model_dump_json(),
+        }
