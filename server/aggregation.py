@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 from numpy.typing import NDArray
 
@@ -19,6 +19,13 @@ STRATEGIES: dict[str, type[flower.FedAvg]] = {
     "fedprox": flower.FedProx,
     "fedadam": flower.FedAdam,
 }
+OPTIONS = {
+    "fedavg": (),
+    "fedavgm": ("server_learning_rate", "server_momentum"),
+    "fedprox": ("proximal_mu",),
+    "fedadam": ("eta", "eta_l", "beta_1", "beta_2", "tau"),
+}
+"""What an experiment may set: Flower's other arguments would sample sites or wait for them, which is ours to do."""
 STATELESS = frozenset({"fedavg", "fedprox"})
 
 
@@ -28,18 +35,19 @@ def make_strategy(name: str, options: Mapping[str, float]) -> flower.FedAvg:
     Raises:
         ConfigError: the strategy has no such option.
     """
-    try:
-        return STRATEGIES[name](
-            min_train_nodes=1,
-            min_evaluate_nodes=1,
-            min_available_nodes=1,
-            weighted_by_key=wire.NUM_EXAMPLES,
-            arrayrecord_key=wire.ARRAYS,
-            configrecord_key=wire.CONFIG,
-            **cast("dict[str, Any]", dict(options)),
-        )
-    except TypeError as error:
-        raise ConfigError(f"strategy_options: {dict(options)} do not fit {name}: {error}") from error
+    unknown = sorted(set(options) - set(OPTIONS[name]))
+    if unknown:
+        known = ", ".join(OPTIONS[name]) or "none"
+        raise ConfigError(f"strategy_options: {unknown[0]!r} is no option of {name} (expected: {known}); remove it")
+    return STRATEGIES[name](
+        min_train_nodes=1,
+        min_evaluate_nodes=1,
+        min_available_nodes=1,
+        weighted_by_key=wire.NUM_EXAMPLES,
+        arrayrecord_key=wire.ARRAYS,
+        configrecord_key=wire.CONFIG,
+        **cast("dict[str, Any]", dict(options)),
+    )
 
 
 def refuse(message: Message, expected: Mapping[str, NDArray[Any]]) -> str | None:
@@ -55,17 +63,27 @@ def refuse(message: Message, expected: Mapping[str, NDArray[Any]]) -> str | None
     if len(records) != 1 or set(records[0]) != set(expected):
         return "other-names"
     for name, array in records[0].items():
-        if tuple(array.shape) != expected[name].shape:
-            return f"other-shape {name}"
-        if array.dtype not in {"float32", "float16"}:
-            return f"other-dtype {name}"
-        if not np.isfinite(array.numpy()).all():
-            return f"not-finite {name}"
+        reason = _refuse_array(array, expected[name].shape)
+        if reason is not None:
+            return f"{reason} {name}"
     try:
         result = wire.read_result(message, TrainResult)
     except WorkError:
         return "other-result"
     return None if _counts_agree(message, result) else "other-count"
+
+
+def _refuse_array(array: Array, shape: tuple[int, ...]) -> str | None:
+    """Judges the values themselves: shape and dtype that a message states need not be those of its bytes."""
+    try:
+        values = array.numpy()
+    except (EOFError, OSError, TypeError, ValueError):
+        return "not-readable"
+    if values.shape != shape:
+        return "other-shape"
+    if values.dtype not in (np.float32, np.float16):
+        return "other-dtype"
+    return None if np.isfinite(values).all() else "not-finite"
 
 
 def _counts_agree(message: Message, result: TrainResult) -> bool:
@@ -90,7 +108,7 @@ def _in_fp32(message: Message) -> Message:
     message.content = RecordDict(
         {
             wire.ARRAYS: wire.weights_to_record(wire.record_to_weights(arrays)),
-            wire.METRICS: content.metric_records[wire.METRICS],
+            wire.METRICS: MetricRecord({wire.NUM_EXAMPLES: content.metric_records[wire.METRICS][wire.NUM_EXAMPLES]}),
         }
     )
     return message
