@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Experiment
-from common.errors import SiteError, WorkError
+from common.errors import CheckpointError, ConfigError, InputError, SiteError, WorkError
 from server.app import run_config
 from server.bundle import write_bundle
 from server.control import Control
+from server.ledger import check_folder
 from server.provision import read_sites
 
 POLL_S = 1.0
 STATUS_EVERY_S = 5.0
+ERRORS = {error.code: error for error in (InputError, ConfigError, CheckpointError, SiteError)}
+"""What the ServerApp's failure is here, by the code in its ledger; any other code: WorkError."""
 
 
 def launch(
@@ -37,6 +40,7 @@ def launch(
 
     Raises:
         SiteError: a named site is not enrolled, or did not connect.
+        ConfigError: the run's folder holds a run of another experiment, or a step's options are wrong.
         WorkError: the run failed or was stopped; run it again to continue.
     """
     sites = read_sites(folder / "sites.json")
@@ -46,6 +50,7 @@ def launch(
         raise SiteError(f"site {unknown[0]!r} is not enrolled (enrolled: {known}); enrol it, or leave it out")
     node_ids = {site: sites[site].node_id for site in experiment.sites}
     run_folder = folder / "runs" / name
+    check_folder(run_folder, experiment)
     ledger = _Tail(run_folder / "ledger.jsonl")
     run_id = control.run(write_bundle(folder / "bundle"), run_config(name, experiment, node_ids))
     try:
@@ -85,16 +90,19 @@ def _conclude(last: dict[str, Any], completed: bool, status: str) -> None:
     if completed:
         return
     if last.get("kind") == "failed":
-        raise (SiteError if last["code"] == SiteError.code else WorkError)(last["why"])
+        raise ERRORS.get(last["code"], WorkError)(last["why"])
     raise WorkError(f"the run ended as {status}; run it again to go on from the last round, or see the SuperLink's log")
 
 
 class _Tail:
-    """Whole new lines of a file that another process appends to, from its present end on."""
+    """Whole new lines of a file that another process appends to, from its present end on.
+
+    A line that a crash cut short is not counted: the ledger drops it and writes on from there.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
+        self._offset = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
 
     def new(self) -> Iterator[dict[str, Any]]:
         if not self._path.exists():

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from common.checkpoint import load_weights, save_weights
 from common.config import Experiment, load_yaml
-from common.errors import ConfigError
+from common.errors import ConfigError, InputError
 
 Record = dict[str, Any]
+EXPERIMENT = "experiment.yaml"
 
 
 class Ledger:
@@ -29,6 +30,7 @@ class Ledger:
 
         Raises:
             ConfigError: the folder holds a run of another experiment.
+            InputError: a whole line of the ledger is broken.
         """
         self.folder = folder
         self.experiment = experiment
@@ -39,15 +41,10 @@ class Ledger:
         self.records = self._read()
 
     def _claim(self) -> None:
-        path = self.folder / "experiment.yaml"
-        if path.exists():
-            if load_yaml(path, Experiment) != self.experiment:
-                raise ConfigError(
-                    f"{self.folder}: holds a run of another experiment; give another --out, or remove the folder"
-                )
-            return
-        text = yaml.safe_dump(self.experiment.model_dump(mode="json"), sort_keys=False)
-        _write_atomically(path, text.encode())
+        check_folder(self.folder, self.experiment)
+        if not (self.folder / EXPERIMENT).exists():
+            text = yaml.safe_dump(self.experiment.model_dump(mode="json"), sort_keys=False)
+            _write_atomically(self.folder / EXPERIMENT, text.encode())
 
     def _read(self) -> list[Record]:
         """Whole lines only: a line that a crash cut short is dropped and written again by its round."""
@@ -57,7 +54,7 @@ class Ledger:
         whole = data[: data.rfind(b"\n") + 1]
         if whole != data:
             _write_atomically(self._path, whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return [_decode(line, f"{self._path}, line {number}") for number, line in enumerate(whole.splitlines(), 1)]
 
     def append(self, record: Record) -> None:
         """Writes one line, with the time of day, through to the disk."""
@@ -113,6 +110,20 @@ class Ledger:
         (self.folder / "pictures").mkdir(exist_ok=True)
         _write_atomically(self.folder / name, png)
         return name
+
+
+def check_folder(folder: Path, experiment: Experiment) -> None:
+    """Raises ConfigError if `folder` holds a run of another experiment."""
+    path = folder / EXPERIMENT
+    if path.exists() and load_yaml(path, Experiment) != experiment:
+        raise ConfigError(f"{folder}: holds a run of another experiment; give another name, or remove the folder")
+
+
+def _decode(line: bytes, origin: str) -> Record:
+    try:
+        return dict(json.loads(line))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{origin}: broken; remove the line and run the experiment again") from error
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
