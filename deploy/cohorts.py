@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import yaml
 
 from client.ingest import import_folder
-from common.config import Experiment, PolicyConfig, SiteConfig
+from common.config import Experiment, PolicyConfig, SimulationConfig, SiteConfig
 from common.errors import InputError
 from common.phantom import make_phantom
 from common.phantom_dicom import write_phantom
@@ -19,27 +21,45 @@ PHANTOM_POLICY = PolicyConfig(share_pictures=True, min_cases=1)
 
 def write_exports(experiment: Experiment, folder: Path, tell: Progress) -> None:
     """Writes each site's phantoms as DICOM under `folder/SITE/case-NNN`; what is there already is kept."""
-    simulation = experiment.simulation
+    wanted = [
+        (site, number, case)
+        for number, site in enumerate(experiment.sites)
+        for case in range(1, experiment.simulation.cases.get(site, 0) + 1)
+        if not (folder / site / f"case-{case:03d}").exists()
+    ]
+    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(_write_export, experiment.simulation, folder, *each) for each in wanted]
+        for job in jobs:
+            job.result()
     for number, site in enumerate(experiment.sites):
-        for case in range(1, simulation.cases.get(site, 0) + 1):
-            target = folder / site / f"case-{case:03d}"
-            if target.exists():
-                continue
-            seed = experiment.simulation.seed * 100_000 + number * 1_000 + case
-            institution = "ABC"[number % 3]
-            phantom = make_phantom(institution, seed, simulation.scale, simulation.contrast)
-            write_phantom(phantom, target, case)
-        tell(f"site {site}: {simulation.cases.get(site, 0)} phantoms of institution {'ABC'[number % 3]} as DICOM")
+        count = experiment.simulation.cases.get(site, 0)
+        tell(f"site {site}: {count} phantoms of institution {_institution(number)} as DICOM")
+
+
+def _write_export(simulation: SimulationConfig, folder: Path, site: str, number: int, case: int) -> None:
+    seed = simulation.seed * 100_000 + number * 1_000 + case
+    phantom = make_phantom(_institution(number), seed, simulation.scale, simulation.contrast)
+    write_phantom(phantom, folder / site / f"case-{case:03d}", case)
+
+
+def _institution(number: int) -> str:
+    """The phantoms' institutions, in turn."""
+    return "ABC"[number % 3]
 
 
 def exports_folder(experiment: Experiment, work: Path) -> Path:
     """Returns where the sites' exports lie: the experiment's folder with variables expanded, or below `work`.
 
     Raises:
-        InputError: the folder, or one site's in it, is not there.
+        InputError: the folder, or one site's in it, is not there; or a site has no phantoms to make.
     """
     simulation = experiment.simulation
     if simulation.source == "phantoms":
+        for site in experiment.sites:
+            if simulation.cases.get(site, 0) < 1:
+                raise InputError(
+                    f"simulation.cases: site {site!r} has no cases; give it at least 1, such as {site}: 10"
+                )
         return work / "exports"
     folder = Path(os.path.expandvars(simulation.folder)).expanduser()
     for site in experiment.sites:
@@ -54,19 +74,27 @@ def exports_folder(experiment: Experiment, work: Path) -> Path:
 def prepare_site(
     site: str, experiment: Experiment, export: Path, folder: Path, tell: Progress, num_threads: int = 0
 ) -> Path:
-    """Imports a site's export and writes its `site.yaml` (kept when it is there); returns the file's path."""
+    """Imports a site's export and writes its `site.yaml` (anew each time); returns the file's path.
+
+    Raises:
+        ImageError: the export holds no CT.
+        InputError: every case was refused; nothing was written. The first reason is given.
+    """
     phantoms = experiment.simulation.source == "phantoms"
-    folder.mkdir(parents=True, exist_ok=True)
     config = SiteConfig(
         site=site,
         num_threads=num_threads,
         ingest=experiment.simulation.ingest,
         policy=PHANTOM_POLICY if phantoms else PolicyConfig(),
     )
-    path = folder / "site.yaml"
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     report = import_folder(export, folder / config.cases, config.ingest, site)
     tell(f"site {site}: {len(report.imported)} cases imported, {len(report.skipped)} unchanged")
     for name, reason in report.refused:
         tell(f"site {site}: {name} refused: {reason}")
+    if report.refused and not (report.imported or report.skipped):
+        name, reason = report.refused[0]
+        raise InputError(f"site {site}: none of {len(report.refused)} cases could be imported; {name}: {reason}")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "site.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     return path

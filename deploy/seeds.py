@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isnan
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -20,7 +21,9 @@ class Finding:
 
     @property
     def sd(self) -> float | None:
-        """Sample SD over the seeds: the noise; None for a single seed."""
+        """Sample SD over the seeds: the noise; None for a single seed or an unknown value."""
+        if any(isnan(value) for value in self.values):
+            return None
         return stdev(self.values) if len(self.values) > 1 else None
 
 
@@ -30,7 +33,7 @@ def findings(experiment: Experiment, matrices: Sequence[Matrix]) -> tuple[Findin
     A fine-tuned model is set against the federated one at its own site; the federated one against each local-only model
     over all sites, and against the mean of the local-only models on the sites that did not train them ("abroad").
     """
-    origins = model_origins(experiment)
+    origins = {m: origin for m, origin in model_origins(experiment).items() if m in matrices[0].models}
     federated = [model for model, origin in origins.items() if origin.kind == "federated"][:1]
     found = [
         Finding(f"{model}, mean over sites", _over(matrices, partial(_everywhere, model=model)))
@@ -51,11 +54,13 @@ def _against_local(matrices: Sequence[Matrix], base: str, local: Mapping[str, st
         for model in local
     ]
 
-    def abroad(matrix: Matrix) -> float:
-        cells = [(model, site) for model, home in local.items() for site in matrix.sites if site != home]
-        return fmean(_mean(matrix, base, [site]) - _mean(matrix, model, [site]) for model, site in cells)
+    def cells(matrix: Matrix) -> list[tuple[str, str]]:
+        return [(model, site) for model, home in local.items() for site in matrix.sites if site != home]
 
-    if local:
+    def abroad(matrix: Matrix) -> float:
+        return fmean(_mean(matrix, base, [site]) - _mean(matrix, model, [site]) for model, site in cells(matrix))
+
+    if cells(matrices[0]):
         rows.append(Finding(f"{base} minus local-only models abroad, mean", _over(matrices, abroad)))
     return rows
 

@@ -35,8 +35,14 @@ def run_simulation(experiment: Experiment, folder: Path, sites_folder: Path, con
     """Runs `experiment` in `folder` with its sites below `sites_folder`; returns the report's path.
 
     A run that was stopped goes on after its last round. The matrix is printed at the end.
+
+    Raises:
+        InputError: a site's data is missing or refused (nothing was written if it is missing), or `folder` holds
+            another run.
+        WorkError: a round failed; run it again to go on.
     """
     console = console or Console()
+    exports_folder(experiment, sites_folder)
     ledger = Ledger(folder, experiment, lambda record: _tell(console, record))
     configs = prepare_sites(experiment, sites_folder, console)
     what = f"{experiment.name}: {len(experiment.sites)} sites in this process"
