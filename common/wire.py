@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
-from pydantic_core import from_json
 
 from common.config import Frozen
 from common.errors import FedgtvError, TaskError, WorkError
@@ -144,11 +143,10 @@ def read_result(message: Message, model: type[TaskModel]) -> TaskModel:
     """Returns the result that a reply without error carries, validated.
 
     Raises:
-        WorkError: the result is not a `model`, or holds NaN or infinity, which the ledger could not.
+        WorkError: the result is not a `model`; NaN and infinity are in none.
     """
     try:
-        text = str(message.content.config_records[RESULT][JSON])
-        return model.model_validate(from_json(text, allow_inf_nan=False))
+        return model.model_validate_json(str(message.content.config_records[RESULT][JSON]))
     except (KeyError, ValueError) as error:
         raise WorkError(f"reply: not a {model.__name__}; the site may run another release") from error
 
