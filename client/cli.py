@@ -2,15 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from common.command import command_line
-from common.config import SiteConfig, SplitConfig, load_yaml
 
 if TYPE_CHECKING:
+    from client.ingest import ImportReport
     from client.quality import Finding
+    from common.tasks import EvaluateResult
 
 app = typer.Typer(
     help="Join a federation with this hospital's own cases; images never leave.",
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 ConfigOption = Annotated[Path, typer.Option("--config", help="The site's configuration.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 SITE_YAML = Path("site.yaml")
 
@@ -33,7 +35,7 @@ def init(
     import yaml
 
     from client.keys import make_key
-    from common.config import validate
+    from common.config import SiteConfig, validate
 
     config = validate({"site": site}, SiteConfig, f"site {site!r}")
     files = make_key(site, folder / "keys")
@@ -49,15 +51,22 @@ def init(
 def import_cases(
     source: Annotated[Path, typer.Argument(help="An export: DICOM CT + RTSTRUCT, or NIfTI case folders.")],
     config: ConfigOption = SITE_YAML,
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Import an export's cases under pseudonyms; run again, only what is new or changed is done."""
+    """Import an export's cases under pseudonyms; run again, only what is new or changed is done.
+
+    A refused case does not stop the others; exit code 2 if none could be imported.
+    """
+    from rich.console import Console
     from rich.progress import Progress
 
     from client.ingest import import_folder
+    from common.config import SiteConfig, load_yaml
 
     site = load_yaml(config, SiteConfig)
-    with Progress(transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("import")
         report = import_folder(
             source,
@@ -66,24 +75,32 @@ def import_cases(
             site.site,
             lambda done, total, name: progress.update(bar, completed=done, total=total, description=name or "import"),
         )
+    _print_import(report, as_json)
+    if report.refused and not (report.imported or report.skipped):
+        raise typer.Exit(2)
+
+
+def _print_import(report: "ImportReport", as_json: bool) -> None:
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     for name, reason in report.refused:
         typer.echo(f"refused: {name}: {reason}", err=True)
-    typer.echo(f"{len(report.imported)} imported, {len(report.skipped)} unchanged, {len(report.refused)} refused")
-    if report.refused and not (report.imported or report.skipped):
-        raise typer.Exit(2)
+    if as_json:
+        typer.echo(json.dumps(vars(report)))
+    else:
+        typer.echo(f"{len(report.imported)} imported, {len(report.skipped)} unchanged, {len(report.refused)} refused")
 
 
 @app.command()
 def check(
     config: ConfigOption = SITE_YAML,
-    as_json: Annotated[bool, typer.Option("--json", help="Print findings as JSON.")] = False,
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Check data, device and disk; exit code 2 if something keeps the site from training."""
     from client.quality import check_site
     from client.site import Site
+    from common.config import SplitConfig
 
     findings = check_site(Site.open(config), SplitConfig())
     if as_json:
@@ -117,6 +134,7 @@ def join(
 
     from client.keys import check_key, key_files
     from client.node import SiteNode
+    from common.config import SiteConfig, load_yaml
     from common.kit import read_kit
 
     site, pass_on = load_yaml(config, SiteConfig), read_kit(kit)
@@ -124,12 +142,12 @@ def join(
         from common.errors import SiteError
 
         raise SiteError(f"{kit}: is site {pass_on.site!r}'s kit, but {config} says {site.site!r}; use your own kit")
+    key = key_files(site.site, config.parent / "keys").private
+    check_key(key)
     state = config.parent / site.state
     state.mkdir(parents=True, exist_ok=True)
     authority = state / "authority.crt"
     authority.write_text(pass_on.authority)
-    key = key_files(site.site, config.parent / "keys").private
-    check_key(key)
     node = SiteNode(site.site, state / "node", pass_on.coordinator, authority, key, config.resolve(), report=typer.echo)
     node.run(threading.Event())
 
@@ -138,14 +156,19 @@ def join(
 def segment(
     scan: Annotated[Path, typer.Argument(help="A DICOM CT folder or a NIfTI file.")],
     model: Annotated[Path, typer.Option(help="A model file of a run (models/NAME.safetensors).")],
-    out: Annotated[Path, typer.Option(help="Where RTSTRUCT, mask and picture go.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="The folder for RTSTRUCT, mask and picture.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Segment one patient: RTSTRUCT (for DICOM), NIfTI mask, PNG. Not for clinical use."""
     from client.segment import read_model, segment_scan
 
     outcome = segment_scan(scan, read_model(model), out, device)
+    if as_json:
+        files = [str(path) for path in outcome.files]
+        typer.echo(json.dumps({"volume_ml": outcome.volume_ml, "flags": outcome.flags, "files": files}))
+        return
     typer.echo(f"{outcome.volume_ml:.1f} ml; not for clinical use")
     for flag in outcome.flags:
         typer.echo(f"flag: {flag}")
@@ -157,29 +180,39 @@ def segment(
 def evaluate(
     model: Annotated[Path, typer.Option(help="A model file of a run (models/NAME.safetensors).")],
     config: ConfigOption = SITE_YAML,
-    part: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    part: Annotated[Literal["test", "validation"], typer.Option(help="Which held-out cases.")] = "test",
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Measure a model on this site's own held-out cases; the result stays here."""
     from client.segment import read_model
     from client.site import Site
-    from common.config import validate
+    from common.config import SplitConfig, validate
+    from common.device import choose_device
     from common.tasks import EvaluateTask, NormalisationRecord
 
-    package = read_model(model)
+    package, site = read_model(model), Site.open(config)
+    package.networks(choose_device("cpu"))  # weights that do not fit are refused before any case is prepared
     normalisation = NormalisationRecord(mean=package.normalisation.mean, sd=package.normalisation.sd)
     fields = {"experiment": "local", "recipe": package.recipe, "split": SplitConfig(), "models": [package.name]}
     task = validate({**fields, "part": part, "normalisation": normalisation}, EvaluateTask, "evaluate")
-    result, _ = Site.open(config).evaluate(task, {package.name: package.weights})
+    result, _ = site.evaluate(task, {package.name: package.weights})
+    if as_json:
+        typer.echo(result.model_dump_json())
+    else:
+        _print_summary(package.name, part, result)
+
+
+def _print_summary(name: str, part: str, result: "EvaluateResult") -> None:
     if result.withheld:
         typer.echo(f"no summary: {result.withheld}")
         return
-    summary = result.summaries[package.name]
-    typer.echo(f"{package.name} on {summary.n} {part} cases ({summary.num_undefined} with undefined distances)")
-    for name, value in summary.metrics.items():
+    summary = result.summaries[name]
+    typer.echo(f"{name} on {summary.n} {part} cases ({summary.num_undefined} with undefined distances)")
+    for metric, value in summary.metrics.items():
         mean = "–" if value.mean is None else f"{value.mean:.3f}"
         spread = "" if value.sd is None else f" ± {value.sd:.3f}"
-        typer.echo(f"  {name:8} {mean}{spread}")
+        typer.echo(f"  {metric:8} {mean}{spread}")
 
 
 def main() -> None:

@@ -1,10 +1,14 @@
 """A model's output for one patient: RTSTRUCT, NIfTI mask and picture, for a planning system and for people."""
 
 import json
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from common.checkpoint import load_weights
 from common.config import Recipe, parse_yaml
@@ -21,6 +25,9 @@ from common.tasks import NormalisationRecord
 from common.volume import Volume, read_nifti, to_lps, write_nifti
 
 ROI_NAME = "GTVnx_auto"
+MASK, PICTURE, RTSTRUCT, REPORT = "mask.nii.gz", "overlay.png", "rtstruct.dcm", "report.json"
+NOTHING_FOUND = "nothing-found"
+NO_FRAME = "no-rtstruct: the series has no FrameOfReferenceUID"
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,10 @@ class ModelPackage:
     weights: Weights
     recipe: Recipe
     normalisation: Normalisation
+
+    def networks(self, device: torch.device) -> dict[str, nn.Module]:
+        """Returns the networks by stage (CheckpointError: the weights are another network's than the recipe's)."""
+        return load_model(self.recipe, self.weights, device)
 
 
 @dataclass(frozen=True)
@@ -60,28 +71,53 @@ def read_model(path: Path) -> ModelPackage:
 def segment_scan(scan: Path, model: ModelPackage, out: Path, device: str = "auto") -> Outcome:
     """Segments a CT (DICOM folder or NIfTI file) and writes the mask, a picture and, for DICOM, an RTSTRUCT to `out`.
 
+    All files appear together at the end, in place of an earlier scan's. Without a target, or without a frame of
+    reference to refer to, there is no RTSTRUCT: a flag says so.
+
     Raises:
         ImageError: `scan` is no CT.
-        CheckpointError: the weights do not fit the recipe that came with them.
+        CheckpointError: the weights do not fit the recipe that came with them, or need a second image.
     """
     series, volume = _read_scan(scan)
     chosen = choose_device(device)
-    networks = load_model(model.recipe, model.weights, chosen)
+    networks = model.networks(chosen)
+    _check_channels(model)
     prepared = prepare([volume], None, model.recipe.preprocess)
     result = segment(prepared, networks, model.recipe, model.normalisation, chosen)
-    out.mkdir(parents=True, exist_ok=True)
-    files = [out / "mask.nii.gz", out / "overlay.png"]
-    write_nifti(Volume(result.mask.astype(np.uint8), volume.geometry), files[0])
-    files[1].write_bytes(_picture(volume, result.mask, model.name))
     volume_ml = float(result.mask.sum()) * volume.geometry.voxel_ml
-    flags = result.flags if result.mask.any() else (*result.flags, "nothing-found")
-    if series is not None and result.mask.any():
-        files.append(out / "rtstruct.dcm")
-        write_rtstruct(result.mask, series, files[-1], ROI_NAME, f"model {model.name}")
+    flags = (*result.flags, *_output_flags(result.mask, series))
     report = {"model": model.name, "volume_ml": round(volume_ml, 2), "flags": list(flags)}
-    files.append(out / "report.json")
-    files[-1].write_text(json.dumps(report, indent=2) + "\n")
-    return Outcome(tuple(files), volume_ml, flags)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".segment-", dir=out) as name:
+        unfinished = Path(name)
+        write_nifti(Volume(result.mask.astype(np.uint8), volume.geometry), unfinished / MASK)
+        (unfinished / PICTURE).write_bytes(_picture(volume, result.mask, model.name))
+        if series is not None and not {NOTHING_FOUND, NO_FRAME} & set(flags):
+            write_rtstruct(result.mask, series, unfinished / RTSTRUCT, ROI_NAME, f"model {model.name}")
+        (unfinished / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+        return Outcome(_publish(unfinished, out), volume_ml, flags)
+
+
+def _check_channels(model: ModelPackage) -> None:
+    needed = max(stage.network.in_channels for stage in model.recipe.stages.values())
+    if needed > 1:
+        raise CheckpointError(
+            f"model {model.name!r} needs {needed} images of a patient; expected one that needs plain CT"
+        )
+
+
+def _output_flags(mask: np.ndarray, series: CtSeries | None) -> tuple[str, ...]:
+    nothing = (NOTHING_FOUND,) if not mask.any() else ()
+    return (*nothing, NO_FRAME) if series is not None and not series.frame_uid else nothing
+
+
+def _publish(unfinished: Path, out: Path) -> tuple[Path, ...]:
+    """Moves what was made to `out`; an earlier scan's file that has no successor goes."""
+    made = tuple(out / name for name in (MASK, PICTURE, RTSTRUCT, REPORT) if (unfinished / name).exists())
+    (out / RTSTRUCT).unlink(missing_ok=True)
+    for path in made:
+        os.replace(unfinished / path.name, path)
+    return made
 
 
 def _read_scan(scan: Path) -> tuple[CtSeries | None, Volume]:

@@ -21,9 +21,13 @@ def command_line(app: typer.Typer, arguments: Sequence[str] | None = None) -> No
         sys.exit(code if isinstance(code, int) else 0)
     except (KeyboardInterrupt, click.Abort):
         _end("stopped; the same command goes on where it was", INTERRUPTED)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"; see `{context.command_path} --help`" if context else ""
+        _end(f"error: {error.format_message().rstrip('.')}{hint}", error.exit_code)
     except FedgtvError as error:
         if debug:
             raise

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from common.command import command_line
+from common.errors import ConfigError, WorkError
 
 if TYPE_CHECKING:
     from server.federation import Federation
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 FolderOption = Annotated[Path, typer.Option("--folder", help="The federation's folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 FEDERATION = Path("federation")
 
@@ -85,7 +87,7 @@ def revoke(
 @app.command()
 def sites(
     folder: FolderOption = FEDERATION,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """List the enrolled sites and whether each is connected."""
@@ -102,7 +104,9 @@ def sites(
 @app.command()
 def run(
     experiment: Annotated[Path, typer.Argument(help="An experiment file.")],
-    name: Annotated[str, typer.Option(help="The run's name; the same name continues. Default: the experiment's.")] = "",
+    name: Annotated[
+        str | None, typer.Option(help="The run's name; the same name continues. Default: the experiment's.")
+    ] = None,
     folder: FolderOption = FEDERATION,
     debug: DebugOption = False,
 ) -> None:
@@ -110,6 +114,7 @@ def run(
     from rich.console import Console
 
     from common.config import load_experiment
+    from server.federation import check_run_name
     from server.launch import launch
     from server.matrix import matrix_text
     from server.progress import describe
@@ -117,6 +122,7 @@ def run(
 
     console = Console()
     config = load_experiment(experiment)
+    run_name = check_run_name(config.name if name is None else name)
     superlink = _open(folder).superlink()
 
     def tell(record: dict[str, Any]) -> None:
@@ -125,24 +131,34 @@ def run(
             console.print(line, highlight=False)
 
     with console.status(f"{config.name} over {', '.join(config.sites)}"):
-        run_folder = launch(superlink.control, superlink.folder, config, name or config.name, tell)
+        run_folder = launch(superlink.control, superlink.folder, config, run_name, tell)
     report = write_report(run_folder)
     console.print(matrix_text(run_folder))
     console.print(f"models: {run_folder / 'models'}\nreport: {report}")
 
 
 @app.command()
-def status(folder: FolderOption = FEDERATION, debug: DebugOption = False) -> None:
-    """Show the sites, and how far each run is."""
-    from server.progress import describe
-
+def status(
+    folder: FolderOption = FEDERATION,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show the sites, and how far each run is; exit code 1 if the coordinator is not up."""
     federation = _open(folder)
-    for site, state in federation.connections().items():
-        typer.echo(f"site {site}: {state}")
-    for ledger in sorted(federation.superlink().runs_folder.glob("*/ledger.jsonl")):
-        lines = [describe(json.loads(line)) for line in ledger.read_text().splitlines()]
-        told = [line for line in lines if line]
-        typer.echo(f"run {ledger.parent.name}: {(told or ['nothing yet'])[-1].strip()}")
+    runs = federation.progress()
+    try:
+        listed, fault = federation.connections(), None
+    except WorkError as error:
+        listed, fault = {}, error
+    if as_json:
+        typer.echo(json.dumps({"up": fault is None, "sites": listed, "runs": runs}))
+    else:
+        for site, state in listed.items():
+            typer.echo(f"site {site}: {state}")
+        for name, told in runs.items():
+            typer.echo(f"run {name}: {told}")
+    if fault:
+        raise fault
 
 
 @app.command()
@@ -163,6 +179,8 @@ def report(
     """Write a run's HTML report and its tables anew."""
     from server.report import write_report
 
+    if not (run_folder / "experiment.yaml").exists():
+        raise ConfigError(f"{run_folder}: no run's folder; give one such as {FEDERATION}/superlink/runs/NAME")
     typer.echo(f"report: {write_report(run_folder)}")
 
 

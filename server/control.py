@@ -19,6 +19,9 @@ from common.processes import flower_command, flower_environment
 CONNECTION = "fedgtv"
 POLL_S = 2.0
 COMMAND_TIMEOUT_S = 120.0
+UNAVAILABLE = "Connection to the SuperLink is unavailable"
+"""What Flower's command line says when nothing answers."""
+NOT_UP = "the coordinator does not answer; start it with `fedgtv-coordinator up` and keep it running"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Control:
         Raises:
             WorkError: the key is registered already, or the SuperLink does not answer.
         """
+        self._check_configured()
         key = self.home / "register.pub"
         key.write_text(request.public_key + "\n", encoding="ascii")
         try:
@@ -143,6 +147,7 @@ class Control:
         return dict(answer)
 
     def _command(self, *arguments: str) -> str:
+        self._check_configured()
         command = [flower_command("flwr"), *arguments]
         environment = flower_environment(self.home)
         try:
@@ -158,9 +163,15 @@ class Control:
             )
         except subprocess.TimeoutExpired as error:
             raise WorkError(f"flwr {arguments[0]}: no answer within {COMMAND_TIMEOUT_S:.0f} s; is it up?") from error
+        if UNAVAILABLE in done.stderr + done.stdout:
+            raise WorkError(f"{self.home.parent}: {NOT_UP}")
         if done.returncode and not done.stdout.lstrip().startswith("{"):
             raise WorkError(f"flwr {' '.join(arguments[:2])}: {_one_line(done.stderr or done.stdout)}")
         return done.stdout
+
+    def _check_configured(self) -> None:
+        if not (self.home / "config.toml").exists():
+            raise WorkError(f"{self.home.parent}: {NOT_UP}")
 
 
 def toml_string(text: str) -> str:

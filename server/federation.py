@@ -1,19 +1,22 @@
 """A coordinator's folder: `federation.yaml`, `pki/` and `superlink/` (database, enrolment, runs)."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
-from common.config import Frozen, load_yaml, validate
+from common.config import Frozen, Name, load_yaml, validate
 from common.enrolment import JoinRequest
 from common.errors import ConfigError
 from common.kit import Kit, write_kit
+from server.progress import describe
 from server.provision import Certificates, certificate_files, make_certificates, read_sites
 from server.superlink import HOST, Superlink
 
 FILE = "federation.yaml"
+LEDGERS = "*/ledger.jsonl"
 
 
 class FederationConfig(Frozen):
@@ -21,6 +24,14 @@ class FederationConfig(Frozen):
 
     address: str = Field(pattern=r"^[A-Za-z0-9.\-]+:\d{1,5}$")
     """host:port at which the sites reach the coordinator (its gateway)."""
+
+    @field_validator("address")
+    @classmethod
+    def _port_exists(cls, address: str) -> str:
+        port = int(address.rpartition(":")[2])
+        if not 1 <= port <= 65535:
+            raise ValueError(f"port {port} does not exist; expected 1 to 65535")
+        return address
 
     @property
     def host(self) -> str:
@@ -64,12 +75,24 @@ class Federation:
         return Superlink(self.folder / "superlink", self.certificates, self.config.port)
 
     def enrol(self, request: JoinRequest, out: Path | None = None) -> Path:
-        """Registers a site with the running SuperLink and returns the path of its kit."""
-        self.superlink().enrol(request)
+        """Registers a site with the running SuperLink and returns the path of its kit.
+
+        Raises:
+            ConfigError: `out` lies in no folder; the site is not registered then.
+            SiteError: the site's name or key is enrolled already.
+            WorkError: the coordinator is not up.
+        """
         path = out or Path(f"{request.site}.kit.json")
+        if not path.parent.is_dir():
+            raise ConfigError(f"--out: {path.parent} is no folder; make it, or give another place for the kit")
+        self.superlink().enrol(request)
         kit = Kit(site=request.site, coordinator=self.config.address, authority=self.certificates.authority.read_text())
         write_kit(kit, path)
         return path
+
+    def progress(self) -> dict[str, str]:
+        """Returns for each run the last thing that its ledger tells; a line still being written does not count."""
+        return {path.parent.name: _last_told(path) for path in sorted(self.superlink().runs_folder.glob(LEDGERS))}
 
     def connections(self) -> dict[str, str]:
         """Returns for each enrolled site whether it is online, offline, or was never seen (`registered`)."""
@@ -78,3 +101,17 @@ class Federation:
         return {
             name: states.get(site.node_id, "unknown") for name, site in sorted(read_sites(superlink.sites_file).items())
         }
+
+
+def check_run_name(name: str) -> str:
+    """Returns a run's name, which becomes a folder's (ConfigError: it cannot)."""
+    try:
+        return str(TypeAdapter(Name).validate_python(name))
+    except ValidationError as error:
+        raise ConfigError(f"--name: {name!r} is no name; use up to 63 letters, digits, _, . and -") from error
+
+
+def _last_told(ledger: Path) -> str:
+    whole = ledger.read_text(encoding="utf-8").rpartition("\n")[0]
+    told = [line for record in whole.splitlines() if (line := describe(json.loads(record)))]
+    return told[-1].strip() if told else "nothing yet"
