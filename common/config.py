@@ -353,9 +353,12 @@ class Experiment(Frozen):
     def _steps_refer_to_what_exists(self) -> Self:
         known: set[str] = set()
         for number, step in enumerate(self.steps, 1):
-            for site in getattr(step, "sites", ()):
+            named = getattr(step, "sites", ())
+            for site in named:
                 if site not in self.sites:
                     raise ValueError(f"step {number} names site {site!r}; expected one of {', '.join(self.sites)}")
+                if named.count(site) > 1:
+                    raise ValueError(f"step {number} names site {site!r} twice; name every site once")
             wanted = step.models if isinstance(step, EvaluateStep) else (getattr(step, "initial", None),)
             for model in wanted:
                 if model is not None and model not in known:
@@ -439,9 +442,21 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read ({reason}); give the path of a YAML file") from error
 
 
+class _KeysOnce(yaml.SafeLoader):
+    """YAML that refuses a key given twice, such as a site; plain YAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"key {twice[0]!r} is given twice in the mapping at line {line}; give it once")
+        return super().construct_mapping(node, deep)
+
+
 def _mapping(text: str, origin: str) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _KeysOnce)
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
