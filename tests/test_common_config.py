@@ -1,0 +1,221 @@
+"""Configuration: what is refused, in one line that names the thing, its value and what was expected."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from common.config import (
+    EvaluateStep,
+    Experiment,
+    FinetuneStep,
+    NetworkConfig,
+    Recipe,
+    SiteConfig,
+    SplitConfig,
+    StageConfig,
+    TrainingConfig,
+    fingerprint,
+    load_experiment,
+    load_yaml,
+    parse_yaml,
+    validate,
+)
+from common.errors import ConfigError
+
+REPOSITORY = Path(__file__).parents[1]
+STATISTICS = {"kind": "statistics"}
+TRAIN = {"kind": "train", "model": "federated", "rounds": 3, "local_epochs": 2}
+
+
+def experiment(*steps: dict[str, Any], **fields: Any) -> Experiment:
+    data = {"name": "demo", "sites": ["A", "B"], "steps": [STATISTICS, *steps]} | fields
+    return validate(data, Experiment, "demo.yaml")
+
+
+def refused(data: Any, model: type[Any], *words: str) -> None:
+    """The ConfigError is one line that names the origin and holds every one of `words`."""
+    with pytest.raises(ConfigError) as caught:
+        validate(data, model, "file.yaml")
+    text = str(caught.value)
+    assert text.startswith("file.yaml: ")
+    assert "\n" not in text
+    assert [word for word in words if word not in text] == []
+
+
+def test_an_unknown_key_is_named_with_its_place() -> None:
+    refused({"training": {"momentun": 0.9}}, Recipe, "unknown key 'training.momentun'", "spelling")
+
+
+def test_a_missing_key_is_named() -> None:
+    refused({}, SiteConfig, "key 'site' is missing; add it")
+
+
+def test_a_value_out_of_range_is_shown_with_the_range() -> None:
+    refused({"training": {"momentum": 1.5}}, Recipe, "training.momentum", "less than 1", "given: 1.5")
+    refused({"training": {"autocast": "fp8"}}, Recipe, "training.autocast", "'auto', 'bf16' or 'off'", "given: 'fp8'")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_numbers_are_finite(value: str) -> None:
+    refused({"lr0": float(value)}, TrainingConfig, "lr0", "finite number", f"given: {value}")
+
+
+def test_further_faults_are_counted() -> None:
+    refused({"lr0": 0, "momentum": 2, "power": -1}, TrainingConfig, "lr0", "(and 2 more)")
+
+
+def test_a_site_named_twice() -> None:
+    data = {"name": "demo", "sites": ["A", "B", "A"], "steps": []}
+    refused(data, Experiment, "sites", "site 'A' is named twice", "name every site once")
+    refused(data | {"sites": []}, Experiment, "no site is named", "expected at least one")
+
+
+@pytest.mark.parametrize("name", ["", "../A", "A/B", "A\n", ".hidden", "a" * 64, "Müller", "A B"])
+def test_names_become_file_names(name: str) -> None:
+    refused({"site": name}, SiteConfig, "site", "pattern", repr(name))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"kind": "evaluate", "models": ["federated", "other"]},
+        {"kind": "finetune", "model": "tuned", "initial": "other"},
+        {"kind": "train", "model": "second", "initial": "other"},
+    ],
+)
+def test_a_model_that_no_earlier_step_makes(step: dict[str, Any]) -> None:
+    data = {"name": "demo", "sites": ["A"], "steps": [STATISTICS, TRAIN, step]}
+    refused(data, Experiment, "step 3", "'other'", "no earlier step makes", "made so far: federated")
+
+
+def test_a_model_of_a_later_step_does_not_exist_yet() -> None:
+    steps = [{"kind": "evaluate", "models": ["federated"]}, TRAIN]
+    refused({"name": "demo", "sites": ["A"], "steps": steps}, Experiment, "step 1", "'federated'", "made so far: none")
+
+
+def test_a_model_that_is_made_twice() -> None:
+    data = {"name": "demo", "sites": ["A"], "steps": [TRAIN, TRAIN]}
+    refused(data, Experiment, "step 2 makes model 'federated'", "an earlier step makes already")
+    local = {"kind": "local", "model": "alone"}
+    same = {"kind": "train", "model": "alone-A"}
+    refused({"name": "demo", "sites": ["A"], "steps": [local, same]}, Experiment, "'alone-A'", "already")
+
+
+def test_a_step_over_an_unknown_site() -> None:
+    data = {"name": "demo", "sites": ["A", "B"], "steps": [TRAIN | {"sites": ["A", "C"]}]}
+    refused(data, Experiment, "step 1 names site 'C'", "expected one of A, B")
+
+
+def test_a_step_of_unknown_kind() -> None:
+    data = {"name": "demo", "sites": ["A"], "steps": [{"kind": "trian"}]}
+    refused(data, Experiment, "steps.0", "'trian'", "'statistics', 'train', 'local', 'finetune', 'evaluate'")
+
+
+@pytest.mark.parametrize(("axis", "size"), [("z", (60, 128, 128)), ("y", (64, 100, 128)), ("x", (64, 128, 127))])
+def test_a_patch_that_the_strides_do_not_divide(axis: str, size: tuple[int, int, int]) -> None:
+    """Defaults: five halvings in y and x, four in z."""
+    index = "zyx".index(axis)
+    factor = (16, 32, 32)[index]
+    refused(
+        {"stage1": {"patch_size": size}},
+        Recipe,
+        f"stage1: patch_size: {size[index]} along {axis}",
+        f"downsampling {factor}; use a multiple of {factor}",
+    )
+
+
+@given(st.tuples(*[st.sampled_from([1, 2, 3])] * 3), st.tuples(*[st.integers(1, 40)] * 3))
+def test_a_patch_divides_or_is_refused(stride: tuple[int, int, int], size: tuple[int, int, int]) -> None:
+    network = NetworkConfig(widths=(2, 2, 2), strides=(stride, stride))
+    if all(n % s**2 == 0 for n, s in zip(size, stride, strict=True)):
+        assert StageConfig(network=network, patch_size=size).patch_size == size
+    else:
+        with pytest.raises(ValidationError, match="not a multiple"):
+            StageConfig(network=network, patch_size=size)
+
+
+def test_widths_and_strides_agree() -> None:
+    refused({"widths": [8, 16], "strides": []}, NetworkConfig, "strides: 0 given for 2 widths", "one fewer than widths")
+
+
+def test_sites_models_and_epochs_of_steps() -> None:
+    made = experiment(
+        TRAIN,
+        {"kind": "local", "model": "alone", "sites": ["B"]},
+        {"kind": "finetune", "model": "tuned", "initial": "federated"},
+        {"kind": "evaluate", "models": ["federated", "alone", "alone-B", "tuned-A"]},
+    )
+    _, train, local, finetune, evaluate = made.steps
+    assert [made.sites_of(step) for step in made.steps] == [("A", "B"), ("A", "B"), ("B",), ("A", "B"), ("A", "B")]
+    assert [made.results_of(step) for step in (train, local, finetune)] == [
+        ("federated",),
+        ("alone-B",),
+        ("tuned-A", "tuned-B"),
+    ]
+    assert getattr(train, "epochs") == 6  # noqa: B009 (a union's member)
+    assert isinstance(finetune, FinetuneStep)
+    assert isinstance(evaluate, EvaluateStep)
+
+
+def test_configuration_is_immutable() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Recipe().training.lr0 = 1.0  # type: ignore[misc]
+
+
+def test_stages_by_prefix() -> None:
+    assert list(Recipe().stages) == ["stage1", "stage2"]
+    assert list(Recipe(stage2=None).stages) == ["stage1"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"- a\n- b\n", "holds list; expected a mapping"),
+        (b"", "holds NoneType; expected a mapping"),
+        (b"site: [A\nother", "not YAML"),
+        (b"site: \xff\xfe", "cannot be read (not UTF-8 text)"),
+        (b"site: !!python/object/apply:os.getcwd []", "not YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: {re.escape(words)}[^\n]*$"):
+        load_yaml(path, SiteConfig)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read \(No such file or directory\); give the path"):
+        load_yaml(tmp_path / "none.yaml", SiteConfig)
+
+
+def test_an_experiment_names_its_recipe_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "small.yaml").write_text("training: {lr0: 0.25}\n")
+    path = tmp_path / "experiment.yaml"
+    path.write_text("{name: demo, sites: [A], recipe: recipes/small.yaml, steps: []}\n")
+    assert load_experiment(path).recipe == Recipe(training=TrainingConfig(lr0=0.25))
+    (tmp_path / "recipes" / "small.yaml").write_text("training: {lr: 0.25}\n")
+    with pytest.raises(ConfigError, match=r"small\.yaml: unknown key 'training\.lr'"):
+        load_experiment(path)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "experiments").glob("*.yaml")), ids=lambda p: p.name)
+def test_experiments_that_ship_are_valid_and_survive_yaml_and_json(path: Path) -> None:
+    loaded = load_experiment(path)
+    assert parse_yaml(yaml.safe_dump(loaded.model_dump(mode="json")), Experiment, "again") == loaded
+    assert parse_yaml(loaded.model_dump_json(), Experiment, "again") == loaded
+
+
+def test_a_fingerprint_changes_with_every_part() -> None:
+    parts = [(), (1,), ("1",), (None,), (1, 2), (Recipe(),), (SplitConfig(),), (SplitConfig(seed=1),)]
+    prints = [fingerprint(*part) for part in parts]
+    assert len(set(prints)) == len(parts)
+    assert prints == [fingerprint(*part) for part in parts]
+    assert re.fullmatch("[0-9a-f]{16}", prints[0])
