@@ -187,14 +187,14 @@ def evaluate(
     """Measure a model on this site's own held-out cases; the result stays here."""
     from client.segment import read_model
     from client.site import Site
-    from common.config import SplitConfig, validate
+    from common.config import validate
     from common.device import choose_device
     from common.tasks import EvaluateTask, NormalisationRecord
 
     package, site = read_model(model), Site.open(config)
     package.networks(choose_device("cpu"))  # weights that do not fit are refused before any case is prepared
     normalisation = NormalisationRecord(mean=package.normalisation.mean, sd=package.normalisation.sd)
-    fields = {"experiment": "local", "recipe": package.recipe, "split": SplitConfig(), "models": [package.name]}
+    fields = {"experiment": "local", "recipe": package.recipe, "split": package.split, "models": [package.name]}
     task = validate({**fields, "part": part, "normalisation": normalisation}, EvaluateTask, "evaluate")
     result, _ = site.evaluate(task, {package.name: package.weights})
     if as_json:

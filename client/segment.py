@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from common.checkpoint import load_weights
-from common.config import Recipe, parse_yaml
+from common.config import Recipe, SplitConfig, parse_yaml
 from common.device import choose_device
 from common.dicom import CtSeries, read_ct_series
 from common.errors import CheckpointError, ImageError
@@ -32,12 +32,14 @@ NO_FRAME = "no-rtstruct: the series has no FrameOfReferenceUID"
 
 @dataclass(frozen=True)
 class ModelPackage:
-    """Weights and what they need to be used: recipe and normalisation, from the file's own metadata."""
+    """Weights and what they need to be used, from the file's own metadata."""
 
     name: str
     weights: Weights
     recipe: Recipe
     normalisation: Normalisation
+    split: SplitConfig
+    """Of its run: which cases of a site it was not trained on."""
 
     def networks(self, device: torch.device) -> dict[str, nn.Module]:
         """Returns the networks by stage (CheckpointError: the weights are another network's than the recipe's)."""
@@ -65,7 +67,8 @@ def read_model(path: Path) -> ModelPackage:
         raise CheckpointError(f"{path}: has no {missing[0]!r} in its metadata; give a file of a run's models folder")
     recipe = parse_yaml(metadata["recipe"], Recipe, f"{path}: recipe")
     statistics = parse_yaml(metadata["normalisation"], NormalisationRecord, f"{path}: normalisation")
-    return ModelPackage(metadata["model"], weights, recipe, Normalisation(statistics.mean, statistics.sd))
+    split = parse_yaml(metadata.get("split", "{}"), SplitConfig, f"{path}: split")
+    return ModelPackage(metadata["model"], weights, recipe, Normalisation(statistics.mean, statistics.sd), split)
 
 
 def segment_scan(scan: Path, model: ModelPackage, out: Path, device: str = "auto") -> Outcome:

@@ -33,5 +33,6 @@ class Run:
             "round": str(number),
             "sites": ", ".join(sites),
             "recipe": self.experiment.recipe.model_dump_json(),
+            "split": self.experiment.split.model_dump_json(),
             "normalisation": self.normalisation().model_dump_json(),
         }
