@@ -1,7 +1,6 @@
 """The ClientApp: reads a task, lets the site do it, sends the result. No logic, and no exception text leaves."""
 
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from flwr.clientapp import ClientApp
 
 from client.site import Site
 from common import wire
+from common.logs import log_to_output
 from common.tasks import EvaluateTask, StatisticsTask
 
 app = ClientApp()
@@ -18,7 +18,7 @@ log = logging.getLogger("fedgtv.site")
 
 def _answer(message: Message, context: Context, work: Callable[[Site, Message], RecordDict]) -> Message:
     """Does `work`; an exception is logged here in full and answered by its code alone."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(name)s %(message)s")
+    log_to_output()
     try:
         content = work(Site.open(Path(str(context.node_config["config"]))), message)
     except Exception as error:

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import sys
 from pathlib import Path
 
 from flwr.app import Context
@@ -11,6 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.config import Experiment, parse_yaml
 from common.errors import ConfigError, FedgtvError
+from common.logs import log_to_output
 from server.experiment import run_experiment
 from server.ledger import Ledger
 from server.rounds import Sites
@@ -25,7 +25,7 @@ log = logging.getLogger("fedgtv.coordinator")
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Runs or resumes the experiment that the run configuration carries under its one key."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(name)s %(message)s")
+    log_to_output()
     run = json.loads(str(context.run_config[RUN_KEY]))
     experiment = parse_yaml(json.dumps(run["experiment"]), Experiment, "run configuration")
     ledger = Ledger(run_folder(run["name"]), experiment)

@@ -7,6 +7,7 @@ loopback, and a gateway in front of it lets the sites' ten calls through (deploy
 import contextlib
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Self
 
 from common.enrolment import JoinRequest
 from common.errors import WorkError
-from common.processes import ProcessTree, flower_command, flower_environment
+from common.processes import ProcessTree, flower_environment
 from server.control import Control
 from server.provision import Certificates, EnrolledSite, add_site, check_new_site, find_site, remove_site
 
@@ -114,7 +115,7 @@ class Superlink:
 
     def _command(self) -> list[str]:
         files = self.certificates
-        command = [flower_command("flower-superlink"), "--host", HOST, "--port", str(self.port)]
+        command = [sys.executable, "-m", "server.superlink_process", "--host", HOST, "--port", str(self.port)]
         command += ["--ssl-certfile", str(files.certificate.resolve()), "--ssl-keyfile", str(files.key.resolve())]
         command += ["--ssl-ca-certfile", str(files.authority.resolve()), "--enable-supernode-auth"]
         command += ["--database", str(self.folder / "state.db")]

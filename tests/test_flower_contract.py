@@ -149,3 +149,13 @@ def test_a_bundle_may_not_hold_page_templates():
     assert "**/*.py" in FAB_INCLUDE_PATTERNS
     assert "/LICENSE" in FAB_INCLUDE_PATTERNS
     assert not [pattern for pattern in FAB_INCLUDE_PATTERNS if "html" in pattern]
+
+
+def test_sqlite_pragmas_can_be_made_patient() -> None:
+    from flwr.supercore import sql_mixin
+
+    from server.superlink_process import patient_pragmas
+
+    assert dict(sql_mixin.SQLITE_PRAGMAS)["busy_timeout"] == "5000"
+    assert "SQLITE_PRAGMAS" in inspect.getsource(sql_mixin._set_sqlite_pragmas)
+    assert dict(patient_pragmas(sql_mixin.SQLITE_PRAGMAS))["busy_timeout"] == "120000"
