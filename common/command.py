@@ -18,6 +18,8 @@ def command_line(app: typer.Typer, arguments: Sequence[str] | None = None) -> No
     debug = "--debug" in arguments
     try:
         code = app(args=arguments, standalone_mode=False)
+        if code == INTERRUPTED:  # Typer's own answer to Ctrl-C, without a word
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except (KeyboardInterrupt, click.Abort):
         _end("stopped; the same command goes on where it was", INTERRUPTED)
