@@ -10,6 +10,7 @@ from torch import nn
 
 from common.checkpoint import load_into
 from common.config import Recipe
+from common.errors import CheckpointError
 from common.networks import build_network, initialise
 
 Weights = dict[str, NDArray[Any]]
@@ -40,6 +41,12 @@ def load_model(recipe: Recipe, weights: Mapping[str, NDArray[Any]], device: torc
         CheckpointError: the weights belong to another network; the first name or shape that differs is named.
     """
     networks = build_model(recipe)
+    foreign = [name for name in weights if name.split(".")[0] not in networks]
+    if foreign:
+        raise CheckpointError(
+            f"checkpoint of another network: {foreign[0]} is not part of this model, which has {', '.join(networks)}; "
+            "use the recipe it was trained with"
+        )
     for stage, network in networks.items():
         load_into(network, weights, prefix=f"{stage}.")
     return {stage: network.to(device) for stage, network in networks.items()}
