@@ -1,0 +1,65 @@
+"""The kit of an enrolled site: there and back, and what is no kit."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from common.errors import ConfigError
+from common.kit import Kit, read_kit, write_kit
+
+PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+KIT = Kit(site="A", coordinator="coordinator.example.org:8443", authority=PEM)
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "A.kit.json"
+    write_kit(KIT, path)
+    assert read_kit(path) == KIT
+    assert set(json.loads(path.read_text())) == {"site", "coordinator", "authority"}
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "10.0.0.7:8443", "[::1]:8443"])
+def test_addresses(address: str) -> None:
+    assert Kit(site="A", coordinator=address, authority=PEM).coordinator == address
+
+
+@pytest.mark.parametrize("address", ["", "host", "host:", ":8443", "host:x", "host:123456", "a b:1", "http://host:1"])
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(ValidationError, match="coordinator"):
+        Kit(site="A", coordinator=address, authority=PEM)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not json", b"\xff\xfe"])
+def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "A.kit.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"A\.kit\.json: cannot be read as a kit; give the SITE\.kit\.json"):
+        read_kit(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"authority": "no certificate"}, "authority"),
+        ({"site": "../A"}, "site"),
+        ({"private_key": "x"}, "unknown key 'private_key'"),
+    ],
+)
+def test_a_kit_at_fault_is_told_in_one_line(tmp_path: Path, change: dict[str, str], words: str) -> None:
+    path = tmp_path / "A.kit.json"
+    path.write_text(json.dumps(KIT.model_dump() | change))
+    with pytest.raises(ConfigError) as caught:
+        read_kit(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_that_is_no_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "A.kit.json"
+    path.write_text("[1]")
+    with pytest.raises(ConfigError, match="Kit"):
+        read_kit(path)

@@ -1,0 +1,83 @@
+"""A case through the cascade and back onto its own grid: what is thresholded, and where."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from common.config import InferenceConfig, NetworkConfig, Recipe, StageConfig, TrainingConfig
+from common.preprocess import PreprocessRecord
+from common.segmentation import segment
+from common.statistics import Normalisation
+from common.volume import Geometry
+
+torch.set_num_threads(1)
+RECIPE = Recipe(
+    stage1=StageConfig(network=NetworkConfig(widths=(2, 4), strides=((2, 2, 2),), aspp=None), patch_size=(4, 4, 4)),
+    stage2=None,
+    training=TrainingConfig(autocast="off"),
+    inference=InferenceConfig(threshold=0.5),
+)
+NORMALISATION = Normalisation(100.0, 50.0)
+SPACING = (3.0, 2.0, 2.0)
+
+
+class Identity(nn.Module):
+    """The normalised intensity is the logit."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@dataclass
+class Prepared:
+    image: NDArray[Any]
+    record: PreprocessRecord
+
+
+def case(start: int = 0, flags: tuple[str, ...] = ()) -> Prepared:
+    """A block of 120 HU in 50 HU on the region's grid, which lies `start` voxels inside a scan of the same spacing."""
+    image = np.full((1, 6, 6, 6), 50, np.int16)
+    image[0, 2:4, 1:5, 2:5] = 120
+    size = (6 + 2 * start,) * 3
+    crop = ((start, start + 6),) * 3
+    return Prepared(image, PreprocessRecord(Geometry(size, SPACING), crop, (6, 6, 6), SPACING, flags=flags))
+
+
+def run(prepared: Prepared, recipe: Recipe = RECIPE) -> Any:
+    return segment(prepared, {"stage1": Identity()}, recipe, NORMALISATION, torch.device("cpu"))
+
+
+def test_what_scores_above_the_threshold_is_the_mask() -> None:
+    """120 HU are a logit of 0.4, a score of 0.599; 50 HU of -1, 0.269."""
+    prepared = case()
+    result = run(prepared)
+    assert np.array_equal(result.mask, prepared.image[0] == 120)
+    assert result.mask.dtype == np.bool_
+    assert result.scores[2, 1, 2] == pytest.approx(0.598688, abs=1e-5)
+    assert result.scores[0, 0, 0] == pytest.approx(0.268941, abs=1e-5)
+
+
+@pytest.mark.parametrize(("threshold", "num_voxels"), [(0.25, 216), (0.5, 24), (0.6, 0)])
+def test_the_recipes_threshold_decides(threshold: float, num_voxels: int) -> None:
+    recipe = RECIPE.model_copy(update={"inference": InferenceConfig(threshold=threshold)})
+    assert run(case(), recipe).mask.sum() == num_voxels
+
+
+def test_the_mask_lies_on_the_original_grid_with_nothing_outside_the_region() -> None:
+    result = run(case(start=3))
+    expected = np.zeros((12, 12, 12), bool)
+    expected[5:7, 4:8, 5:8] = True
+    assert np.array_equal(result.mask, expected)
+    assert result.scores.shape == (6, 6, 6)
+
+
+def test_flags_of_preparation_and_prediction_are_both_told() -> None:
+    prepared = case(flags=("couch-cut",))
+    assert run(prepared).flags == ("couch-cut",)
+    blank = replace(prepared, image=np.full((1, 6, 6, 6), 50, np.int16))
+    assert run(blank).flags == ("couch-cut", "stage1-empty")
