@@ -1,0 +1,160 @@
+"""The ledger: every line whole and on disk, a run goes on where it stopped, another experiment keeps out."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from common.checkpoint import load_weights
+from common.config import Experiment, Recipe, TrainingConfig
+from common.errors import CheckpointError, ConfigError, InputError
+from server import ledger as ledger_module
+from server.ledger import Ledger, check_folder
+
+EXPERIMENT = Experiment(
+    name="tiny",
+    sites=("A", "B"),
+    recipe=Recipe(training=TrainingConfig(lr0=1e-5, foreground_fraction=1 / 3)),
+    steps=(
+        {"kind": "statistics"},
+        {"kind": "train", "model": "m", "strategy": "fedprox", "strategy_options": {"proximal_mu": 1e-7}},
+    ),
+    notes=("Umlauts: ä, apostrophe's, and 'quotes'",),
+)
+OTHER = EXPERIMENT.model_copy(update={"seed": 2})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "runs" / "tiny"
+
+
+def lines(folder):
+    return (folder / "ledger.jsonl").read_bytes()
+
+
+def test_a_ledger_opened_again_holds_what_was_written(folder):
+    first = Ledger(folder, EXPERIMENT)
+    assert first.records == []
+    first.append({"kind": "step", "step": 0})
+    first.append({"kind": "round", "step": 1, "model": "m", "round": 1, "sites": {"A": None}})
+    again = Ledger(folder, EXPERIMENT)
+    assert again.records == first.records
+    assert [json.loads(line) for line in lines(folder).splitlines()] == first.records
+    assert all(record["time"] for record in again.records)
+
+
+def test_lines_are_found_by_kind_and_fields(folder):
+    ledger = Ledger(folder, EXPERIMENT)
+    for number in (1, 2, 2):
+        ledger.append({"kind": "round", "model": "m", "round": number})
+    ledger.append({"kind": "done", "step": 0})
+    assert len(ledger.find("round")) == 3
+    assert len(ledger.find("round", model="m", round=2)) == 2
+    assert ledger.find("round", model="other") == []
+    assert ledger.find("done", step=1) == []
+
+
+def test_every_line_is_on_disk_before_anyone_hears_of_it(folder, monkeypatch):
+    events = []
+    fsync = os.fsync
+    monkeypatch.setattr(ledger_module.os, "fsync", lambda handle: (events.append("on disk"), fsync(handle)))
+
+    def hear(record):
+        events.append(json.loads(lines(folder).splitlines()[-1]) == record)
+
+    ledger = Ledger(folder, EXPERIMENT, hear)
+    events.clear()
+    ledger.append({"kind": "end"})
+    assert events == ["on disk", True]
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"kind": "round", "mod', b'{"kind": "end"}'])
+def test_a_line_that_a_crash_cut_short_is_dropped(folder, torn):
+    ledger = Ledger(folder, EXPERIMENT)
+    ledger.append({"kind": "step", "step": 0})
+    whole = lines(folder)
+    (folder / "ledger.jsonl").write_bytes(whole + torn)
+    again = Ledger(folder, EXPERIMENT)
+    assert again.records == ledger.records
+    assert lines(folder) == whole
+    again.append({"kind": "end"})
+    assert [record["kind"] for record in Ledger(folder, EXPERIMENT).records] == ["step", "end"]
+
+
+def test_a_ledger_of_one_torn_line_is_empty(folder):
+    Ledger(folder, EXPERIMENT)
+    (folder / "ledger.jsonl").write_bytes(b'{"kind"')
+    assert Ledger(folder, EXPERIMENT).records == []
+
+
+@pytest.mark.parametrize("broken", [b"\0\0\0", b"[1]", b"{]"])
+def test_a_broken_whole_line_is_named(folder, broken):
+    Ledger(folder, EXPERIMENT).append({"kind": "step"})
+    with (folder / "ledger.jsonl").open("ab") as file:
+        file.write(broken + b"\n")
+    with pytest.raises(InputError, match=r"ledger\.jsonl, line 2: broken"):
+        Ledger(folder, EXPERIMENT)
+
+
+def test_nan_never_reaches_the_ledger(folder):
+    ledger = Ledger(folder, EXPERIMENT)
+    with pytest.raises(ValueError, match="JSON"):
+        ledger.append({"kind": "round", "loss": float("nan")})
+    assert Ledger(folder, EXPERIMENT).records == []
+
+
+def test_the_same_experiment_is_known_again(folder):
+    Ledger(folder, EXPERIMENT)
+    check_folder(folder, EXPERIMENT)
+    Ledger(folder, EXPERIMENT)
+
+
+def test_another_experiment_is_refused_and_nothing_changes(folder):
+    Ledger(folder, EXPERIMENT).append({"kind": "step"})
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for refuse in (Ledger, check_folder):
+        with pytest.raises(ConfigError, match="holds a run of another experiment"):
+            refuse(folder, OTHER)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_empty_or_missing_folder_fits_any_experiment(folder):
+    check_folder(folder, EXPERIMENT)
+    folder.mkdir(parents=True)
+    check_folder(folder, OTHER)
+
+
+def test_weights_come_back_by_model_and_round(folder):
+    ledger = Ledger(folder, EXPERIMENT)
+    for number in (1, 2):
+        ledger.save_round("m", number, {"stage1.w": np.full(3, number, np.float32)}, {"round": str(number)})
+    ledger.save_model("m", ledger.load_round("m", 2), {"round": "2"})
+    assert ledger.load_round("m", 1)["stage1.w"].tolist() == [1, 1, 1]
+    assert ledger.load_model("m")["stage1.w"].tolist() == [2, 2, 2]
+    assert load_weights(ledger.model_path("m"))[1]["round"] == "2"
+    assert ledger.round_path("m", 1).relative_to(folder).as_posix() == "rounds/m/round-0001.safetensors"
+    with pytest.raises(CheckpointError, match="other"):
+        ledger.load_model("other")
+
+
+def test_a_picture_lies_below_the_run(folder):
+    ledger = Ledger(folder, EXPERIMENT)
+    assert ledger.save_picture("A", 1, b"one") == "pictures/A-1.png"
+    ledger.save_picture("A", 1, b"two")
+    assert [path.name for path in (folder / "pictures").iterdir()] == ["A-1.png"]
+    assert (folder / "pictures" / "A-1.png").read_bytes() == b"two"
+
+
+def test_a_write_that_fails_leaves_the_old_file(folder, monkeypatch):
+    ledger = Ledger(folder, EXPERIMENT)
+    ledger.save_picture("A", 1, b"old")
+
+    def full(handle):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(ledger_module.os, "fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        ledger.save_picture("A", 1, b"new")
+    assert (folder / "pictures" / "A-1.png").read_bytes() == b"old"
