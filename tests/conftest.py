@@ -1,11 +1,30 @@
+import json
 import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pydicom import Dataset, FileDataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+
+from common.checkpoint import save_weights
+from common.config import (
+    AugmentationConfig,
+    InferenceConfig,
+    NetworkConfig,
+    PreprocessConfig,
+    Recipe,
+    RoiConfig,
+    StageConfig,
+    TrainingConfig,
+)
+from common.dataset import CaseEntry, write_index
+from common.model import build_model, model_weights
+from common.volume import Geometry, Volume, write_nifti
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -117,3 +136,130 @@ def _item(**values):
     for keyword, value in values.items():
         setattr(dataset, keyword, value)
     return dataset
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """A function that runs a command's `main` with arguments, as its script does, and returns how it ended."""
+
+    def run(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["fedgtv", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Ended(end.value.code, *capsys.readouterr())
+
+    return run
+
+
+TINY_GRID = Geometry((16, 24, 24), (4.0, 4.0, 4.0), (-46.0, -46.0, 0.0))
+TINY_RECIPE = Recipe(
+    preprocess=PreprocessConfig(spacing_mm=(4.0, 4.0, 4.0), roi=RoiConfig(crop_at_neck=False)),
+    stage1=StageConfig(
+        network=NetworkConfig(widths=(2, 2), strides=((2, 2, 2),), aspp=None, first_kernel=(1, 1, 1)),
+        patch_size=(16, 24, 24),
+    ),
+    stage2=None,
+    inference=InferenceConfig(threshold=0.5),
+)
+
+
+@pytest.fixture
+def tiny_hu():
+    """(z, y, x) HU: a body of 40 HU in air, with a bone of 400 HU along its axis."""
+    hu = np.full(TINY_GRID.size, -1000, np.int16)
+    hu[:, 4:20, 4:20] = 40
+    hu[:, 10:12, 10:12] = 400
+    return hu
+
+
+@pytest.fixture
+def tiny_label():
+    """(z, y, x): a target of 4 x 4 x 4 voxels of 64 mm3, which is 4.096 ml."""
+    label = np.zeros(TINY_GRID.size, np.uint8)
+    label[6:10, 6:10, 6:10] = 1
+    return label
+
+
+@pytest.fixture
+def make_site(tiny_hu, tiny_label):
+    """A function that makes a site of imported cases, all alike, and returns its site.yaml."""
+
+    def make(folder, site="A", num_cases=3, policy=None):
+        folder.mkdir(parents=True)
+        config = {"site": site, "device": "cpu", "num_threads": 1, "policy": policy or {"min_cases": 1}}
+        (folder / "site.yaml").write_text(json.dumps(config))
+        entries = []
+        for number in range(1, num_cases + 1):
+            name = f"{site}-{number:04d}"
+            (folder / "cases" / name).mkdir(parents=True)
+            write_nifti(Volume(tiny_hu, TINY_GRID), folder / "cases" / name / "image.nii.gz")
+            write_nifti(Volume(tiny_label, TINY_GRID), folder / "cases" / name / "label.nii.gz")
+            entries.append(CaseEntry(name, name, (f"{name}/image.nii.gz",), f"{name}/label.nii.gz"))
+        write_index(folder / "cases", entries)
+        return folder / "site.yaml"
+
+    return make
+
+
+@pytest.fixture
+def write_model():
+    """A function that writes a model file of a run whose network gives the same logit everywhere.
+
+    `recipe` is the one that its metadata name, true or not; `bias` is the logit: positive calls all a target.
+    """
+
+    def write(path, recipe=TINY_RECIPE, bias=0.0):
+        networks = build_model(TINY_RECIPE)
+        head = networks["stage1"].head
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.constant_(head.bias, bias)
+        metadata = {"model": "tiny", "recipe": recipe.model_dump_json(), "normalisation": '{"mean": 0, "sd": 100}'}
+        save_weights(path, model_weights(networks), metadata)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Recipe:
+    """A cascade of two networks with widths 2 and 4 on a 12 mm grid, without augmentation."""
+    network = NetworkConfig(widths=(2, 4), strides=((2, 2, 2),), aspp=None)
+    return Recipe(
+        preprocess=PreprocessConfig(spacing_mm=(12.0, 12.0, 12.0), roi=RoiConfig(crop_at_neck=False)),
+        stage1=StageConfig(network=network, patch_size=(8, 8, 8)),
+        stage2=StageConfig(network=network.model_copy(update={"encoder_dropout": 0.3}), patch_size=(4, 8, 8)),
+        training=TrainingConfig(
+            batch_size=2, momentum=0.9, autocast="off", augmentation=AugmentationConfig(enabled=False)
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_cases(tmp_path_factory) -> Path:
+    """An imported cases folder: ten patients, each a cylinder of water with a block of brighter target. Do not write."""
+    folder = tmp_path_factory.mktemp("tiny") / "cases"
+    noise = np.random.default_rng(0)
+    _, y, x = np.mgrid[:16, :32, :32]
+    entries = []
+    for number in range(1, 11):
+        hu = np.where((y - 16) ** 2 + (x - 16) ** 2 < 13**2, 40, -1000) + noise.integers(-20, 20, (16, 32, 32))
+        label = np.zeros(hu.shape, np.uint8)
+        label[6:10, 12 + number % 3 : 18, 12 : 18 + number % 3] = 1
+        hu[label == 1] += 60
+        name, geometry = f"T-{number:04d}", Geometry(hu.shape, (6.0, 6.0, 6.0))
+        (folder / name).mkdir(parents=True)
+        write_nifti(Volume(hu.astype(np.int16), geometry), folder / name / "ct.nii.gz")
+        write_nifti(Volume(label, geometry), folder / name / "gtv.nii.gz")
+        entries.append(CaseEntry(name, f"patient-{number}", (f"{name}/ct.nii.gz",), f"{name}/gtv.nii.gz"))
+    write_index(folder, entries)
+    return folder

@@ -1,0 +1,165 @@
+"""`fedgtv-site`: every command as a hospital types it, its exit code, and what a script reads."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from pydicom import dcmread
+
+from client.cli import main
+from common.volume import Geometry, Volume, write_nifti
+
+
+@pytest.fixture
+def site(command):
+    return lambda *arguments: command(main, *arguments)
+
+
+def files_below(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_init_makes_configuration_key_and_request_and_keeps_the_key(tmp_path, site):
+    ended = site("init", "A", "--folder", tmp_path)
+    assert (ended.code, ended.err) == (0, "")
+    assert sorted(files_below(tmp_path)) == ["keys/A.join.json", "keys/site.key", "keys/site.pub", "site.yaml"]
+    assert yaml.safe_load((tmp_path / "site.yaml").read_text())["site"] == "A"
+    before = files_below(tmp_path)
+    again = site("init", "A", "--folder", tmp_path)
+    assert again.code == 2
+    assert "never overwritten" in again.err
+    assert files_below(tmp_path) == before
+
+
+def test_a_name_that_cannot_be_a_file_writes_nothing(tmp_path, site):
+    ended = site("init", "a b", "--folder", tmp_path)
+    assert (ended.code, files_below(tmp_path)) == (2, {})
+    assert "'a b'" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("evaluate", "--model", "m", "--part", "foo"), "'foo' is not one of 'test', 'validation'"),
+        (("segment",), "Missing argument 'SCAN'; see `"),
+        (("nothing",), "No such command 'nothing'"),
+        (("check", "--yes"), "No such option"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_code_2(site, arguments, words):
+    ended = site(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert words in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_import_goes_on_after_a_refused_case_and_tells_scripts(tmp_path, site, tiny_hu, tiny_label):
+    grid = Geometry(tiny_hu.shape, (4.0, 4.0, 4.0))
+    for name, label in {"p1": tiny_label, "p2": tiny_label * 0}.items():
+        (tmp_path / "export" / name).mkdir(parents=True)
+        write_nifti(Volume(tiny_hu, grid), tmp_path / "export" / name / "ct.nii.gz")
+        write_nifti(Volume(label, grid), tmp_path / "export" / name / "gtv.nii.gz")
+    (tmp_path / "site.yaml").write_text("site: A")
+    arguments = ("import", tmp_path / "export", "--config", tmp_path / "site.yaml", "--json")
+    ended = site(*arguments)
+    told = json.loads(ended.out)
+    assert (ended.code, told["imported"], told["skipped"]) == (0, ["A-0001"], [])
+    ((name, reason),) = told["refused"]
+    assert name == "p2"
+    assert ended.err == f"refused: p2: {reason}\n"
+    assert json.loads(site(*arguments).out)["skipped"] == ["A-0001"]
+    assert site(*arguments[:-1]).out == "0 imported, 1 unchanged, 1 refused\n"
+
+
+def test_check_tells_people_and_scripts_the_same(tmp_path, site, make_site):
+    config = make_site(tmp_path / "A")
+    people, scripts = site("check", "--config", config), site("check", "--config", config, "--json")
+    findings = json.loads(scripts.out)
+    assert (people.code, scripts.code) == (0, 0)
+    assert {finding["subject"] for finding in findings} == {"device", "disk", "cases", "A-0001", "A-0002", "A-0003"}
+    assert all(finding["subject"] in people.out for finding in findings)
+
+
+def test_check_of_a_site_without_cases_is_code_2(tmp_path, site):
+    (tmp_path / "site.yaml").write_text("site: A")
+    ended = site("check", "--config", tmp_path / "site.yaml", "--json")
+    assert ended.code == 2
+    assert [finding["subject"] for finding in json.loads(ended.out) if finding["severity"] == "error"] == ["cases"]
+
+
+def test_evaluate_prints_what_a_hand_computes(tmp_path, site, make_site, write_model):
+    """A model that calls every voxel of the region a target: sensitivity 1."""
+    config, model = make_site(tmp_path / "A"), write_model(tmp_path / "tiny.safetensors", bias=4.0)
+    people = site("evaluate", "--model", model, "--config", config)
+    scripts = site("evaluate", "--model", model, "--config", config, "--json", "--part", "validation")
+    summary = json.loads(scripts.out)["summaries"]["tiny"]
+    assert (people.code, scripts.code) == (0, 0)
+    assert people.out.startswith("tiny on 1 test cases (0 with undefined distances)\n")
+    assert "  sen      1.000\n" in people.out
+    assert (summary["n"], summary["metrics"]["sen"]) == (1, {"mean": 1.0, "sd": None})
+
+
+def test_evaluate_of_too_few_cases_says_so(tmp_path, site, make_site, write_model):
+    config = make_site(tmp_path / "A", policy={"min_cases": 3})
+    ended = site("evaluate", "--model", write_model(tmp_path / "m.safetensors"), "--config", config)
+    assert (ended.code, ended.out) == (0, "no summary: 1 cases, fewer than the site's min_cases 3\n")
+
+
+def test_segment_answers_people_and_scripts(tmp_path, site, tiny_hu, write_model, write_ct):
+    write_ct(tmp_path / "scan", tiny_hu, spacing_mm=(4.0, 4.0, 4.0))
+    arguments = ("segment", tmp_path / "scan", "--model", write_model(tmp_path / "m.safetensors", bias=4.0))
+    people = site(*arguments, "--out", tmp_path / "people", "--device", "cpu")
+    scripts = site(*arguments, "--out", tmp_path / "scripts", "--device", "cpu", "--json")
+    told = json.loads(scripts.out)
+    names = ["mask.nii.gz", "overlay.png", "rtstruct.dcm", "report.json"]
+    assert (people.code, scripts.code) == (0, 0)
+    assert "not for clinical use" in people.out
+    assert told["files"] == [str(tmp_path / "scripts" / name) for name in names]
+    assert dcmread(tmp_path / "people" / "rtstruct.dcm").Modality == "RTSTRUCT"
+    assert f"{told['volume_ml']:.1f} ml" in people.out
+
+
+def test_join_refuses_another_sites_kit_before_it_writes(tmp_path, site):
+    site("init", "A", "--folder", tmp_path)
+    before = files_below(tmp_path)
+    certificate = "-----BEGIN CERTIFICATE-----"
+    kit = {"site": "B", "coordinator": "host:443", "authority": certificate}
+    (tmp_path / "B.kit.json").write_text(json.dumps(kit))
+    ended = site("join", "--kit", tmp_path / "B.kit.json", "--config", tmp_path / "site.yaml")
+    assert ended.code == 2
+    assert "is site 'B''s kit, but" in ended.err
+    (tmp_path / "B.kit.json").unlink()
+    assert files_below(tmp_path) == before
+
+
+def test_join_without_a_key_writes_nothing(tmp_path, site):
+    (tmp_path / "site.yaml").write_text("site: A")
+    kit = {"site": "A", "coordinator": "host:443", "authority": "-----BEGIN CERTIFICATE-----"}
+    (tmp_path / "A.kit.json").write_text(json.dumps(kit))
+    before = files_below(tmp_path)
+    ended = site("join", "--kit", tmp_path / "A.kit.json", "--config", tmp_path / "site.yaml")
+    assert ended.code == 2
+    assert "fedgtv-site init" in ended.err
+    assert files_below(tmp_path) == before
+    assert not (tmp_path / "state").exists()
+
+
+def test_debug_shows_where(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["fedgtv-site", "check", "--config", str(tmp_path / "none"), "--debug"])
+    with pytest.raises(ValueError, match="cannot be read"):
+        main()
+
+
+def test_the_mask_is_that_of_the_scan(tmp_path, site, tiny_hu, write_model):
+    """Nothing found: an empty mask on the scan's own grid, no RTSTRUCT, and a flag."""
+    from common.volume import read_nifti
+
+    scan = tmp_path / "ct.nii.gz"
+    write_nifti(Volume(tiny_hu, Geometry(tiny_hu.shape, (4.0, 4.0, 4.0))), scan)
+    model = write_model(tmp_path / "m.safetensors", bias=-4.0)
+    ended = site("segment", scan, "--model", model, "--out", tmp_path / "out", "--json")
+    assert json.loads(ended.out)["flags"][-1] == "nothing-found"
+    mask = read_nifti(tmp_path / "out" / "mask.nii.gz")
+    assert mask.geometry.matches(read_nifti(scan).geometry)
+    assert not np.any(mask.array)

@@ -1,0 +1,193 @@
+"""`fedgtv-coordinator`: commands, exit codes, and what a script reads, without a SuperLink."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from client.keys import make_key
+from common.errors import WorkError
+from server.cli import main
+from server.provision import add_site
+from server.superlink import Superlink
+
+FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"
+
+
+@pytest.fixture
+def coordinator(command):
+    return lambda *arguments: command(main, *arguments)
+
+
+@pytest.fixture
+def federation(tmp_path, coordinator):
+    assert coordinator("init", "example.org:8443", "--folder", tmp_path / "fed").code == 0
+    return tmp_path / "fed"
+
+
+@pytest.fixture
+def enrolled(tmp_path, federation):
+    """A federation that knows site A as node 7, as after `enrol`."""
+    from common.enrolment import read_join_request
+
+    request = read_join_request(make_key("A", tmp_path / "keys").request)
+    add_site(federation / "superlink" / "sites.json", request, 7)
+    return federation
+
+
+def answer(monkeypatch, states):
+    """Lets the SuperLink's control API answer with nodes and states."""
+    monkeypatch.setattr("server.control.Control.nodes", lambda _: states)
+
+
+def test_init_says_what_comes_next_and_never_overwrites(tmp_path, coordinator):
+    ended = coordinator("init", "example.org:8443", "--folder", tmp_path / "fed")
+    assert ended.code == 0
+    assert "valid until" in ended.out
+    before = (tmp_path / "fed" / "pki" / "ca.key").read_bytes()
+    again = coordinator("init", "other.org:1", "--folder", tmp_path / "fed")
+    assert (again.code, again.out) == (2, "")
+    assert "exists already" in again.err
+    assert (tmp_path / "fed" / "pki" / "ca.key").read_bytes() == before
+
+
+@pytest.mark.parametrize("address", ["example.org", "example.org:0", "example.org:65536", "a b:1", ":1", "-.org:8443"])
+def test_an_address_that_cannot_be_reached_makes_nothing(tmp_path, coordinator, address):
+    ended = coordinator("init", "--folder", tmp_path / "fed", "--", address)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.count("\n") == 1
+    assert not (tmp_path / "fed").exists()
+
+
+@pytest.mark.parametrize("arguments", [("sites",), ("status",), ("stop",), ("up",), ("revoke", "A")])
+def test_a_folder_without_federation_is_bad_input(tmp_path, coordinator, arguments):
+    ended = coordinator(*arguments, "--folder", tmp_path)
+    assert (ended.code, ended.out) == (2, "")
+    assert "fedgtv-coordinator init" in ended.err
+
+
+@pytest.mark.parametrize("arguments", [("sites",), ("status",), ("stop",)])
+def test_a_coordinator_that_was_never_up_is_work_that_failed(federation, coordinator, arguments):
+    ended = coordinator(*arguments, "--folder", federation)
+    assert (ended.code, ended.out) == (1, "")
+    assert "start it with `fedgtv-coordinator up`" in ended.err
+    assert "unexpected" not in ended.err
+
+
+def test_sites_and_their_states(enrolled, coordinator, monkeypatch):
+    answer(monkeypatch, {7: "online", 8: "offline"})
+    assert coordinator("sites", "--folder", enrolled).out == "A: online\n"
+    assert json.loads(coordinator("sites", "--folder", enrolled, "--json").out) == {"A": "online"}
+    answer(monkeypatch, {})
+    assert coordinator("sites", "--folder", enrolled).out == "A: unknown\n"
+
+
+def test_status_shows_the_runs_also_when_the_coordinator_is_down(enrolled, coordinator, monkeypatch):
+    shutil.copytree(FINISHED_RUN, enrolled / "superlink" / "runs" / "first")
+    with (enrolled / "superlink" / "runs" / "first" / "ledger.jsonl").open("a") as file:
+        file.write('{"kind": "rou')
+    ended = coordinator("status", "--folder", enrolled)
+    assert ended.code == 1
+    assert ended.out.startswith("run first: 7 models measured on the test cases")
+    answer(monkeypatch, {7: "offline"})
+    told = json.loads(coordinator("status", "--folder", enrolled, "--json").out)
+    assert (told["up"], told["sites"], list(told["runs"])) == (True, {"A": "offline"}, ["first"])
+
+
+def test_enrol_a_second_time_or_without_a_place_for_the_kit_registers_nothing(
+    tmp_path, enrolled, coordinator, monkeypatch
+):
+    calls = []
+    monkeypatch.setattr("server.control.Control.register", lambda _, request: calls.append(request.site) or 8)
+    again = coordinator("enrol", tmp_path / "keys" / "A.join.json", "--folder", enrolled)
+    assert again.code == 2
+    assert "site 'A': enrolled already" in again.err
+    other = make_key("B", tmp_path / "other").request
+    nowhere = coordinator("enrol", other, "--out", tmp_path / "no" / "B.kit.json", "--folder", enrolled)
+    assert nowhere.code == 2
+    assert "is no folder" in nowhere.err
+    assert calls == []
+    good = coordinator("enrol", other, "--out", tmp_path / "B.kit.json", "--folder", enrolled)
+    assert (good.code, calls) == (0, ["B"])
+    kit = json.loads((tmp_path / "B.kit.json").read_text())
+    assert (kit["site"], kit["coordinator"]) == ("B", "example.org:8443")
+    assert kit["authority"] == (enrolled / "pki" / "ca.crt").read_text()
+
+
+def test_revoke_strikes_a_site_off(enrolled, coordinator, monkeypatch):
+    shut_out = []
+    monkeypatch.setattr("server.control.Control.unregister", lambda _, node: shut_out.append(node))
+    assert coordinator("revoke", "A", "--folder", enrolled).code == 0
+    assert shut_out == [7]
+    gone = coordinator("revoke", "A", "--folder", enrolled)
+    assert gone.code == 2
+    assert "not enrolled; enrolled are none" in gone.err
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "", "a/b", ".hidden"])
+def test_a_run_name_that_leaves_the_runs_folder_is_refused(tmp_path, enrolled, coordinator, name):
+    experiment = tmp_path / "e.yaml"
+    experiment.write_text("{name: e, sites: [A], steps: [{kind: statistics}]}")
+    ended = coordinator("run", experiment, "--name", name, "--folder", enrolled)
+    assert (ended.code, ended.out) == (2, "")
+    assert repr(name) in ended.err
+
+
+def test_run_prints_the_matrix_and_writes_the_report(tmp_path, enrolled, coordinator, monkeypatch):
+    experiment = tmp_path / "e.yaml"
+    experiment.write_text("{name: e, sites: [A], steps: [{kind: statistics}]}")
+    runs = []
+
+    def launch(_control, folder, config, name, tell, *_):
+        runs.append((folder, config.name, name))
+        tell({"kind": "step", "step": 0, "what": "statistics", "model": None})
+        return Path(shutil.copytree(FINISHED_RUN, folder / "runs" / name))
+
+    monkeypatch.setattr("server.launch.launch", launch)
+    ended = coordinator("run", experiment, "--name", "second", "--folder", enrolled)
+    assert ended.code == 0
+    assert runs == [((enrolled / "superlink").resolve(), "e", "second")]
+    assert "step 1: statistics" in ended.out
+    assert (enrolled / "superlink" / "runs" / "second" / "report.html").is_file()
+
+
+def test_a_failed_run_is_code_1(tmp_path, enrolled, coordinator, monkeypatch):
+    experiment = tmp_path / "e.yaml"
+    experiment.write_text("{name: e, sites: [A], steps: [{kind: statistics}]}")
+
+    def launch(*_):
+        raise WorkError("round 2: no answer")
+
+    monkeypatch.setattr("server.launch.launch", launch)
+    ended = coordinator("run", experiment, "--folder", enrolled)
+    assert (ended.code, ended.err) == (1, "error: round 2: no answer\n")
+
+
+def test_stop_counts_what_it_stopped(enrolled, coordinator, monkeypatch):
+    from server.control import Run
+
+    stopped = []
+    runs = {1: Run(1, "finished:completed", "", 1.0), 2: Run(2, "running", "", 1.0)}
+    monkeypatch.setattr("server.control.Control.runs", lambda _: runs)
+    monkeypatch.setattr("server.control.Control.stop", lambda _, run_id: stopped.append(run_id))
+    assert coordinator("stop", "--folder", enrolled).out == "1 stopped\n"
+    assert stopped == [2]
+
+
+def test_report_is_written_anew(tmp_path, coordinator):
+    run = Path(shutil.copytree(FINISHED_RUN, tmp_path / "run"))
+    assert coordinator("report", run).out == f"report: {run / 'report.html'}\n"
+    nothing = coordinator("report", tmp_path)
+    assert nothing.code == 2
+    assert "no run's folder" in nothing.err
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(federation, coordinator, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Superlink, "start", interrupt)
+    ended = coordinator("up", "--folder", federation)
+    assert (ended.code, ended.err) == (130, "stopped; the same command goes on where it was\n")

@@ -1,0 +1,56 @@
+"""A coordinator's folder: made once, opened again, and what its sites' states are."""
+
+import pytest
+from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import ConfigError
+from server.federation import Federation, FederationConfig, check_run_name
+
+
+@given(st.integers(1, 65535))
+def test_address_parts(port):
+    config = FederationConfig(address=f"coordinator.example.org:{port}")
+    assert (config.host, config.port) == ("coordinator.example.org", port)
+
+
+def test_certificate_names_the_host_and_loopback(tmp_path):
+    federation = Federation.create(tmp_path / "fed", "example.org:8443")
+    certificate = x509.load_pem_x509_certificate(federation.certificates.certificate.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["example.org", "localhost"]
+    assert "127.0.0.1" in map(str, names.get_values_for_type(x509.IPAddress))
+
+
+def test_open_returns_what_create_made(tmp_path):
+    created = Federation.create(tmp_path / "fed", "192.0.2.1:443")
+    assert Federation.open(tmp_path / "fed") == created
+    assert created.superlink().port == 443
+    assert created.superlink().runs_folder == (tmp_path / "fed" / "superlink" / "runs").resolve()
+
+
+def test_create_keeps_an_earlier_federation(tmp_path):
+    Federation.create(tmp_path / "fed", "example.org:8443")
+    with pytest.raises(ConfigError, match="exists already"):
+        Federation.create(tmp_path / "fed", "example.org:8443")
+
+
+def test_a_federation_without_runs_has_no_progress(tmp_path):
+    federation = Federation.create(tmp_path / "fed", "example.org:8443")
+    assert federation.progress() == {}
+    run = tmp_path / "fed" / "superlink" / "runs" / "r"
+    run.mkdir(parents=True)
+    (run / "ledger.jsonl").write_text('{"kind": "en')
+    assert federation.progress() == {"r": "nothing yet"}
+
+
+@given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", fullmatch=True))
+def test_names_that_become_folders(name):
+    assert check_run_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a" * 64, "a\n"])
+def test_names_that_cannot(name):
+    with pytest.raises(ConfigError, match="is no name"):
+        check_run_name(name)
