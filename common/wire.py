@@ -40,7 +40,7 @@ _DTYPES = {"fp32": np.float32, "fp16": np.float16}
 def weights_to_record(weights: Mapping[str, NDArray[Any]], transport: str = "fp32") -> ArrayRecord:
     """Returns the weights as an ArrayRecord in the transport's number format; names and shapes are kept."""
     dtype = _DTYPES[transport]
-    return ArrayRecord({name: Array(np.ascontiguousarray(value, dtype=dtype)) for name, value in weights.items()})
+    return ArrayRecord({name: Array(np.asarray(value, dtype, order="C")) for name, value in weights.items()})
 
 
 def record_to_weights(record: ArrayRecord) -> Weights:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -130,6 +130,7 @@ def test_a_patch_that_the_strides_do_not_divide(axis: str, size: tuple[int, int,
     )
 
 
+@settings(deadline=None)
 @given(st.tuples(*[st.sampled_from([1, 2, 3])] * 3), st.tuples(*[st.integers(1, 40)] * 3))
 def test_a_patch_divides_or_is_refused(stride: tuple[int, int, int], size: tuple[int, int, int]) -> None:
     network = NetworkConfig(widths=(2, 2, 2), strides=(stride, stride))
