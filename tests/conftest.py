@@ -246,7 +246,7 @@ def tiny_recipe() -> Recipe:
 
 @pytest.fixture(scope="session")
 def tiny_cases(tmp_path_factory) -> Path:
-    """An imported cases folder: ten patients, each a cylinder of water with a block of brighter target. Do not write."""
+    """An imported cases folder: ten patients, each a cylinder of water with a block of brighter target."""
     folder = tmp_path_factory.mktemp("tiny") / "cases"
     noise = np.random.default_rng(0)
     _, y, x = np.mgrid[:16, :32, :32]
@@ -263,3 +263,9 @@ def tiny_cases(tmp_path_factory) -> Path:
         entries.append(CaseEntry(name, f"patient-{number}", (f"{name}/ct.nii.gz",), f"{name}/gtv.nii.gz"))
     write_index(folder, entries)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tmp_path_factory) -> Path:
+    """Where the preprocessed `tiny_cases` are kept for the whole session, for a site's `state/cache` to point at."""
+    return tmp_path_factory.mktemp("tiny-cache")
