@@ -138,7 +138,7 @@ def test_half_a_line_waits_for_its_other_half(folder, ledger):
         ("bad-site", SiteError),
         ("bad-config", ConfigError),
         ("work-failed", WorkError),
-        ("of a later release", WorkError),
+        ("of later", WorkError),
     ],
 )
 def test_a_failure_is_told_in_its_own_words(folder, ledger, code, kind):

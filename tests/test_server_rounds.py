@@ -218,11 +218,11 @@ def good(value, cases=2):
 
 
 def failed(code="bad-image"):
-    class Broken(WorkError):
+    class BrokenError(WorkError):
         pass
 
-    Broken.code = code
-    return Message(wire.error_reply(Broken("Secret^Name")), reply_to=Message(RecordDict(), 7, "train"))
+    BrokenError.code = code
+    return Message(wire.error_reply(BrokenError("Secret^Name")), reply_to=Message(RecordDict(), 7, "train"))
 
 
 def test_all_good_replies_make_the_mean():

@@ -1,0 +1,515 @@
+"""Experiments over scripted sites: order of steps, what is asked of whom, what is chosen, and how a run goes on."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Message
+
+from common import wire
+from common.config import Experiment, NetworkConfig, Recipe, RoundConfig, StageConfig
+from common.errors import CheckpointError, ConfigError, InputError, SiteError, WorkError
+from common.statistics import HuHistogram
+from common.tasks import (
+    EpochRecord,
+    EvaluateResult,
+    EvaluateTask,
+    MetricSummary,
+    ModelSummary,
+    SiteStatistics,
+    StatisticsTask,
+    TrainResult,
+)
+from deploy.in_process import InProcessGrid
+from server import rounds
+from server.evaluation import expand
+from server.experiment import run_experiment
+from server.ledger import Ledger
+from server.rounds import Sites
+from server.run_record import read_run
+
+RECIPE = Recipe(
+    stage1=StageConfig(network=NetworkConfig(widths=(2, 2), strides=((2, 2, 2),), aspp=None), patch_size=(8, 8, 8)),
+    stage2=None,
+)
+START = {"stage1.head.bias": np.array([0.25], np.float32), "stage1.body": np.zeros((2, 3), np.float32)}
+STATISTICS = {"kind": "statistics"}
+TRAIN = {"kind": "train", "model": "m", "rounds": 3, "local_epochs": 2}
+STEPS = (
+    STATISTICS,
+    TRAIN,
+    {"kind": "local", "model": "own", "rounds": 2, "select": "best"},
+    {"kind": "finetune", "model": "tuned", "initial": "m", "sites": ("B",), "lr0": 0.001},
+    {"kind": "evaluate", "models": ("m", "own", "tuned-B"), "models_per_message": 2, "pictures": 1},
+)
+
+
+def experiment(*steps, sites=("A", "B"), **config):
+    return Experiment(
+        name="tiny", seed=5, sites=sites, recipe=RECIPE, steps=steps or STEPS, rounds=RoundConfig(**config)
+    )
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Two small arrays for a network, no pauses between looks, and no waits for the disk."""
+    monkeypatch.setattr("server.training.build_model", lambda recipe, seed: seed)
+    monkeypatch.setattr("server.training.model_weights", lambda seed: {5: START}[seed])
+    monkeypatch.setattr(rounds, "POLL_S", 0.001)
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+def level(weights):
+    """How far training has moved the weights from the start: what the scripted sites add."""
+    return round(float(weights["stage1.head.bias"][0] - START["stage1.head.bias"][0]), 3)
+
+
+class Hospitals:
+    """Scripted sites: A adds 1 to every weight in a round, B 2, and so on; they are as many cases.
+
+    `score(part, level)` is the DSC of weights; `asked` lists (what, site, model or part, round or None, level).
+    """
+
+    def __init__(self, score=lambda part, level: 0.5):
+        self.score = score
+        self.asked = []
+        self.tasks = []
+        self.faults = {}
+        """Site -> what a message type is answered with, instead of work: an exception, or a RecordDict's maker."""
+        self.withheld = {}
+
+    def __call__(self, message: Message, context) -> Message:
+        site = context.node_config["site"]
+        kind = message.metadata.message_type
+        fault = self.faults.get((site, kind))
+        if isinstance(fault, Exception):
+            return Message(wire.error_reply(fault), reply_to=message)
+        work = {wire.STATISTICS: self.statistics, wire.TRAIN: self.train, wire.EVALUATE: self.evaluate}[kind]
+        return Message(work(site, message) if fault is None else fault(), reply_to=message)
+
+    def number(self, site):
+        return "ABC".index(site) + 1
+
+    def statistics(self, site, message):
+        wire.read_task(message, StatisticsTask)
+        self.asked.append(("statistics", site, None, None, None))
+        told = SiteStatistics(train=self.number(site), validation=1, test=1, seconds=0.0)
+        return wire.statistics_reply(told, HuHistogram.from_values([-10, 30 * self.number(site)]).to_array())
+
+    def train(self, site, message):
+        task = wire.read_train_task(message)
+        weights = wire.record_to_weights(message.content.array_records[wire.ARRAYS])
+        self.tasks.append(task)
+        self.asked.append(("train", site, task.model, task.round, level(weights)))
+        epochs = tuple(
+            EpochRecord(epoch=task.epochs_done + k, lr=task.lr0, losses={"stage1": 0.5})
+            for k in range(task.local_epochs)
+        )
+        dsc = None if self.withheld.get(site) else self.score("validation", level(weights))
+        told = TrainResult(num_examples=self.number(site), epochs=epochs, validation_dsc=dsc, seconds=0.0)
+        moved = {name: array + np.float32(self.number(site)) for name, array in weights.items()}
+        return wire.train_reply(moved, told, task.transport)
+
+    def evaluate(self, site, message):
+        task, _ = wire.read_task(message, EvaluateTask)
+        models = wire.read_models(message)
+        self.tasks.append(task)
+        self.asked += [("evaluate", site, task.part, name, level(models[name])) for name in task.models]
+        if self.withheld.get(site):
+            return wire.evaluate_reply(EvaluateResult(summaries={}, withheld=self.withheld[site], seconds=0.0), [])
+        summaries = {name: self.summary(task.part, models[name]) for name in task.models}
+        pictures = [f"{site} {task.models[0]}".encode()] * task.pictures
+        return wire.evaluate_reply(EvaluateResult(summaries=summaries, seconds=0.0), pictures)
+
+    def summary(self, part, weights):
+        dsc = MetricSummary(mean=self.score(part, level(weights)), sd=None)
+        return ModelSummary(n=4, num_undefined=1, metrics={"dsc": dsc})
+
+
+class Stop(Exception):  # noqa: N818 (it is no error)
+    """What ends a run between two lines of its ledger."""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where `go` puts its run when it is told nothing else."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def go(tmp_path):
+    """go(hospitals, experiment, folder) runs or resumes and returns the ledger; `stop_after`: at that new line."""
+
+    def go(hospitals, config, folder="run", stop_after=None):
+        heard = []
+
+        def hear(record):
+            heard.append(record)
+            if len(heard) == stop_after:
+                raise Stop
+
+        ledger = Ledger(tmp_path / folder, config, hear)
+        grid = InProcessGrid(hospitals, {site: Path(site) for site in config.sites}, 1)
+        try:
+            run_experiment(config, ledger, Sites(grid, grid.node_ids, config.rounds))
+        finally:
+            grid.close()
+        return ledger
+
+    return go
+
+
+def kinds(ledger):
+    return [(record["kind"], record.get("model")) for record in ledger.records]
+
+
+def levels(ledger, *models):
+    return {model: level(ledger.load_model(model)) for model in models}
+
+
+def test_steps_are_done_in_order_and_written_down(go):
+    ledger = go(Hospitals(), experiment())
+    step, done = ("step", None), ("done", None)
+    own = [("round", "own-A"), ("round", "own-B")]
+    assert kinds(ledger) == [
+        *[step, ("statistics", None), done],
+        *[("step", "m"), *[("round", "m")] * 3, ("model", "m"), done],
+        *[("step", "own"), *own, *own, ("model", "own-A"), ("model", "own-B"), done],
+        *[("step", "tuned"), ("round", "tuned-B"), ("model", "tuned-B"), done],
+        *[step, ("evaluation", None), done],
+        ("end", None),
+    ]
+    record = read_run(ledger.folder)
+    assert [len(record.rounds_of(step)) for step in range(5)] == [0, 3, 4, 1, 0]
+
+
+def test_models_are_what_their_cohorts_made(go):
+    """A (1 case) adds 1, B (2 cases) adds 2: 5/3 a federated round; a site alone adds its own number."""
+    ledger = go(Hospitals(), experiment())
+    expected = {"m": 5.0, "own-A": 2.0, "own-B": 4.0, "tuned-B": 7.0}
+    assert levels(ledger, *expected) == pytest.approx(expected, abs=1e-2)
+
+
+def test_what_is_asked_of_whom(go):
+    hospitals = Hospitals()
+    go(hospitals, experiment(STATISTICS, TRAIN, STEPS[3]))
+    trained = [(site, model, number) for what, site, model, number, _ in hospitals.asked if what == "train"]
+    assert trained == [*[(site, "m", k) for k in (1, 2, 3) for site in "AB"], ("B", "tuned-B", 1)]
+    first, last = hospitals.tasks[0], hospitals.tasks[-1]
+    assert (first.epochs_done, first.epochs_total, first.step, first.seed) == (0, 6, 1, 5)
+    assert (first.lr0, last.lr0, last.step) == (RECIPE.training.lr0, 0.001, 2)
+    assert [task.epochs_done for task in hospitals.tasks if task.model == "m"][::2] == [0, 2, 4]
+
+
+def test_statistics_are_those_of_all_cases_together(go):
+    (line,) = go(Hospitals(), experiment(STATISTICS)).find("statistics")
+    together = np.array([-10, 30, -10, 60])
+    assert line["mean"] == together.mean()
+    assert line["sd"] == pytest.approx(together.std(), rel=1e-15)
+    assert line["sites"]["B"] == {"train": 2, "validation": 1, "test": 1, "refused": 0, "voxels": 2}
+
+
+def test_a_withheld_histogram_is_left_out_and_null(go):
+    hospitals = Hospitals()
+    told = SiteStatistics(train=1, validation=0, test=0, seconds=0.0)
+    hospitals.faults["A", wire.STATISTICS] = lambda: wire.statistics_reply(told, None)
+    (line,) = go(hospitals, experiment(STATISTICS)).find("statistics")
+    assert (line["mean"], line["sites"]["A"]["voxels"]) == (25.0, None)
+    hospitals.faults["B", wire.STATISTICS] = lambda: wire.statistics_reply(told, None)
+    with pytest.raises(WorkError, match="no site may send its histogram"):
+        go(hospitals, experiment(STATISTICS), "none")
+
+
+def test_bodies_of_one_value_are_refused(go):
+    hospitals = Hospitals()
+    told = SiteStatistics(train=1, validation=0, test=0, seconds=0.0)
+    for site in "AB":
+        hospitals.faults[site, wire.STATISTICS] = lambda: wire.statistics_reply(
+            told, HuHistogram.from_values([7]).counts
+        )
+    with pytest.raises(InputError, match=r"mean 7\.0 and SD 0\.0"):
+        go(hospitals, experiment(STATISTICS))
+
+
+BAD_HISTOGRAMS = [
+    Array(np.zeros(7, np.int64)),
+    Array(np.full(5120, -1)),
+    Array(np.full(5120, np.nan)),
+    Array("int64", (5120,), "numpy.ndarray", b"no array"),
+    None,
+]
+
+
+@pytest.mark.parametrize("array", BAD_HISTOGRAMS, ids=["short", "negative", "nan", "no array", "absent"])
+def test_a_site_that_sends_no_histogram_is_named(go, array):
+    def broken():
+        content = wire.statistics_reply(SiteStatistics(train=1, validation=0, test=0, seconds=0.0), None)
+        content[wire.ARRAYS] = ArrayRecord({} if array is None else {wire.HISTOGRAM: array})
+        return content
+
+    hospitals = Hospitals()
+    hospitals.faults["B", wire.STATISTICS] = broken
+    with pytest.raises(WorkError, match="site B: sent no usable histogram"):
+        go(hospitals, experiment(STATISTICS))
+
+
+@pytest.mark.parametrize("kind", [wire.STATISTICS, wire.TRAIN, wire.EVALUATE])
+def test_a_site_that_fails_is_named_with_its_code_alone(go, kind):
+    hospitals = Hospitals()
+    hospitals.faults["B", kind] = InputError("Secret^Name")
+    with pytest.raises(WorkError, match=r"B \(bad-input\)") as caught:
+        go(hospitals, experiment())
+    assert "Secret" not in str(caught.value)
+    assert "A (" not in str(caught.value)
+    hospitals.faults.clear()
+    assert levels(go(hospitals, experiment()), "m") == pytest.approx({"m": 5.0}, abs=1e-2)
+
+
+def test_a_site_that_measures_other_models_is_named(go):
+    hospitals = Hospitals()
+    empty = EvaluateResult(summaries={"other": hospitals.summary("test", START)}, seconds=0.0)
+    hospitals.faults["A", wire.EVALUATE] = lambda: wire.evaluate_reply(empty, [])
+    with pytest.raises(WorkError, match="site A: did not measure own-A but other"):
+        go(hospitals, experiment())
+
+
+def test_a_quorum_leaves_the_failing_site_out_and_says_so(go):
+    hospitals = Hospitals()
+    hospitals.faults["A", wire.TRAIN] = InputError("Secret^Name")
+    ledger = go(hospitals, experiment(STATISTICS, TRAIN, quorum=1))
+    assert levels(ledger, "m") == pytest.approx({"m": 6.0}, abs=1e-3)
+    for line in ledger.find("round"):
+        assert line["dropped"] == {"A": "bad-input"}
+        assert list(line["sites"]) == ["B"]
+
+
+def test_a_quorum_of_a_federation_spares_no_site_alone(go):
+    hospitals = Hospitals()
+    hospitals.faults["A", wire.TRAIN] = InputError("bad")
+    with pytest.raises(WorkError, match="0 good replies of 1, 1 needed"):
+        go(hospitals, experiment(STATISTICS, {"kind": "local", "model": "own"}, quorum=2))
+
+
+def test_an_unknown_option_is_refused_before_anyone_is_asked(go):
+    hospitals = Hospitals()
+    step = {**TRAIN, "strategy": "fedprox", "strategy_options": {"mu": 1.0}}
+    with pytest.raises(ConfigError, match="'mu' is no option of fedprox"):
+        go(hospitals, experiment(STATISTICS, step))
+    assert hospitals.asked == []
+
+
+def test_training_needs_statistics(go):
+    with pytest.raises(WorkError, match="put a `statistics` step before"):
+        go(Hospitals(), experiment(TRAIN))
+
+
+def test_a_site_without_a_node_is_refused(tmp_path):
+    grid = InProcessGrid(Hospitals(), {"A": Path("A")}, 1)
+    config = experiment(STATISTICS)
+    with pytest.raises(SiteError, match="'B' is not enrolled"):
+        run_experiment(config, Ledger(tmp_path, config), Sites(grid, grid.node_ids, config.rounds))
+    grid.close()
+
+
+BY_LEVEL = {0.0: 0.9, 1.0: 0.2, 2.0: 0.6, 3.0: 0.4}
+"""Validation DSC of the start and of rounds 1 to 3 of site A alone; the start is best and no round's."""
+
+
+def chosen(go, step, score, site="A"):
+    hospitals = Hospitals(score)
+    ledger = go(hospitals, experiment(STATISTICS, step, sites=(site,)))
+    assert not [asked for asked in hospitals.asked if asked[0] == "evaluate" and asked[2] == "test"]
+    (line,) = ledger.find("model")
+    return line["round"], line["validation_dsc"], level(ledger.load_model(line["model"]))
+
+
+@pytest.mark.parametrize("kind", ["train", "local"])
+def test_best_is_by_validation_only(go, kind):
+    """The test cases, which prefer the last round, have no say and are not looked at."""
+
+    def score(part, at):
+        return BY_LEVEL[at] if part == "validation" else at / 3
+
+    assert chosen(go, {**TRAIN, "kind": kind, "select": "best"}, score) == (2, 0.6, 2.0)
+
+
+def test_last_is_the_last_and_measures_nothing(go):
+    assert chosen(go, TRAIN, lambda part, at: BY_LEVEL[at]) == (3, None, 3.0)
+
+
+def test_of_equals_the_later_is_kept(go):
+    assert chosen(go, {**TRAIN, "select": "best"}, lambda part, at: 0.5) == (3, 0.5, 3.0)
+    assert chosen_twice(go) == 2
+
+
+def chosen_twice(go):
+    scores = {0.0: 0.0, 1.0: 0.7, 2.0: 0.7, 3.0: 0.1}
+    hospitals = Hospitals(lambda part, at: scores[at])
+    ledger = go(hospitals, experiment(STATISTICS, {**TRAIN, "select": "best"}, sites=("A",)), "equal")
+    return ledger.find("model")[0]["round"]
+
+
+def test_best_is_the_mean_over_sites_that_may_tell(go):
+    hospitals = Hospitals(lambda part, at: 1.0 / (1.0 + at))
+    hospitals.withheld["A"] = "too few"
+    ledger = go(hospitals, experiment(STATISTICS, {**TRAIN, "select": "best"}))
+    (line,) = ledger.find("model")
+    assert (line["round"], line["validation_dsc"]) == (1, pytest.approx(1 / (1 + 5 / 3), abs=1e-3))
+
+
+def test_best_where_no_site_may_tell_is_the_last(go):
+    hospitals = Hospitals(lambda part, at: 1.0)
+    hospitals.withheld = {"A": "too few", "B": "too few"}
+    (line,) = go(hospitals, experiment(STATISTICS, {**TRAIN, "select": "best"})).find("model")
+    assert (line["round"], line["validation_dsc"]) == (3, None)
+
+
+def test_the_matrix_holds_every_model_at_every_site(go):
+    hospitals = Hospitals(lambda part, at: at / 10)
+    ledger = go(hospitals, experiment())
+    (line,) = ledger.find("evaluation")
+    assert list(line["matrix"]) == ["m", "own-A", "own-B", "tuned-B"]
+    for model, row in line["matrix"].items():
+        assert list(row) == ["A", "B"]
+        dsc = pytest.approx(level(ledger.load_model(model)) / 10, abs=1e-3)
+        cell = {"n": 4, "num_undefined": 1, "metrics": {"dsc": {"mean": dsc, "sd": None}}}
+        assert all(told == cell for told in row.values())
+    asked = [task.models for task in hospitals.tasks if isinstance(task, EvaluateTask) and task.part == "test"]
+    assert asked == [("m", "own-A")] * 2 + [("own-B", "tuned-B")] * 2
+    assert line["pictures"] == ["pictures/A-1.png", "pictures/B-1.png"]
+    assert (ledger.folder / "pictures" / "B-1.png").read_bytes() == b"B m"
+
+
+def test_more_pictures_than_asked_are_not_kept(go):
+    hospitals = Hospitals()
+    told = EvaluateResult(summaries={"m": hospitals.summary("test", START)}, seconds=0.0)
+    hospitals.faults["A", wire.EVALUATE] = lambda: wire.evaluate_reply(told, [b"1", b"2", b"3"])
+    step = {"kind": "evaluate", "models": ("m",), "sites": ("A",), "pictures": 2}
+    (line,) = go(hospitals, experiment(STATISTICS, TRAIN, step)).find("evaluation")
+    assert line["pictures"] == ["pictures/A-1.png", "pictures/A-2.png"]
+
+
+def test_what_a_site_withholds_is_null(go):
+    hospitals = Hospitals()
+    hospitals.withheld["B"] = "2 cases, fewer than the site's min_cases 3"
+    ledger = go(hospitals, experiment(STATISTICS, TRAIN, {"kind": "evaluate", "models": ("m",)}))
+    (line,) = ledger.find("evaluation")
+    withheld = {"n": None, "num_undefined": None, "metrics": {}, "withheld": hospitals.withheld["B"]}
+    assert line["matrix"]["m"]["B"] == withheld
+    assert line["matrix"]["m"]["A"]["n"] == 4
+    assert read_run(ledger.folder).evaluations[0].matrix["m"]["B"].withheld == hospitals.withheld["B"]
+
+
+def test_a_name_stands_for_its_steps_models_or_for_itself():
+    config = experiment(
+        STATISTICS,
+        {**TRAIN, "model": "own-C"},
+        {"kind": "local", "model": "own"},
+        {"kind": "finetune", "model": "own-C-t", "initial": "own-A", "sites": ("B",)},
+    )
+    names = {"own-C": ("own-C",), "own": ("own-A", "own-B"), "own-A": ("own-A",), "own-C-t": ("own-C-t-B",)}
+    for name, models in {**names, "own-C-t-B": ("own-C-t-B",)}.items():
+        assert expand(config, name) == models
+
+
+def test_a_step_cannot_start_from_a_name_of_several_models():
+    with pytest.raises(ValueError, match="starts from 'own', which is one model a site; name one, such as 'own-A'"):
+        experiment(STATISTICS, {"kind": "local", "model": "own"}, {**TRAIN, "initial": "own"})
+
+
+def final(ledger):
+    models = [line["model"] for line in ledger.find("model")]
+    return {model: {name: array.tobytes() for name, array in ledger.load_model(model).items()} for model in models}
+
+
+def told(ledger, kind):
+    """What the last line of each kind, step, model and round says, but for times."""
+    lines = {(line.get("step"), line.get("model"), line.get("round")): line for line in ledger.find(kind)}
+    return {key: {k: v for k, v in line.items() if k not in ("time", "seconds")} for key, line in lines.items()}
+
+
+def test_a_run_stopped_after_any_line_ends_as_an_unbroken_one(go):
+    best = {"kind": "local", "model": "own", "rounds": 2, "select": "best"}
+    config = experiment(STATISTICS, {**TRAIN, "rounds": 2}, best, {"kind": "evaluate", "models": ("m", "own")})
+
+    def hospitals():
+        return Hospitals(lambda part, at: 1 / (1 + abs(at - 2)) if part == "validation" else at / 10)
+
+    whole = go(hospitals(), config, "whole")
+    for stop_after in range(1, len(whole.records)):
+        with pytest.raises(Stop):
+            go(hospitals(), config, f"run-{stop_after}", stop_after)
+        again = go(hospitals(), config, f"run-{stop_after}")
+        assert final(again) == final(whole)
+        for kind in ("statistics", "round", "model", "evaluation"):
+            assert told(again, kind) == told(whole, kind)
+
+
+def test_a_run_stopped_again_and_again_gets_there(go):
+    whole = go(Hospitals(), experiment(), "whole")
+    ledger = None
+    while ledger is None:
+        with contextlib.suppress(Stop):
+            ledger = go(Hospitals(), experiment(), stop_after=5)
+    assert final(ledger) == final(whole)
+
+
+def test_only_what_is_missing_is_asked_again(go):
+    config = experiment(STATISTICS, TRAIN)
+    with pytest.raises(Stop):
+        go(Hospitals(), config, stop_after=3 + 1 + 2)  # statistics; step; two rounds
+    hospitals = Hospitals()
+    go(hospitals, config)
+    assert hospitals.asked == [("train", site, "m", 3, pytest.approx(10 / 3, abs=1e-2)) for site in "AB"]
+
+
+def test_a_finished_run_asks_nobody(go):
+    go(Hospitals(), experiment())
+    hospitals = Hospitals()
+    go(hospitals, experiment())
+    assert hospitals.asked == []
+
+
+@pytest.mark.parametrize("strategy", ["fedadam", "fedavgm"])
+def test_a_strategy_with_a_memory_starts_its_step_again(go, strategy):
+    """Its moments died with the process: going on with round 3 alone would be another model."""
+    options = {"fedadam": {"eta": 0.5}, "fedavgm": {"server_momentum": 0.9}}[strategy]
+    config = experiment(STATISTICS, {**TRAIN, "strategy": strategy, "strategy_options": options})
+    unbroken = Hospitals()
+    whole = go(unbroken, config, "whole")
+    with pytest.raises(Stop):
+        go(Hospitals(), config, stop_after=3 + 1 + 2)
+    hospitals = Hospitals()
+    again = go(hospitals, config)
+    assert hospitals.asked == [asked for asked in unbroken.asked if asked[0] == "train"]
+    assert {site: asked for asked in hospitals.asked[:2] for site in asked[1]}["A"] == ("train", "A", "m", 1, 0.0)
+    for name, array in whole.load_model("m").items():
+        np.testing.assert_array_equal(again.load_model("m")[name], array)
+    assert told(again, "round") == told(whole, "round")
+    assert len(read_run(again.folder).rounds) == 3
+
+
+def test_a_strategy_with_a_memory_is_not_started_again_once_its_step_is_done(go):
+    config = experiment(STATISTICS, {**TRAIN, "strategy": "fedadam"}, {"kind": "local", "model": "own"})
+    with pytest.raises(Stop):
+        go(Hospitals(), config, stop_after=3 + 1 + 3 + 2 + 1)  # up to the second step's `done`, and the third's begin
+    hospitals = Hospitals()
+    go(hospitals, config)
+    assert {asked[2] for asked in hospitals.asked} == {"own-A", "own-B"}
+
+
+def test_a_lost_round_file_is_named(go, folder):
+    config = experiment(STATISTICS, TRAIN)
+    with pytest.raises(Stop):
+        go(Hospitals(), config, stop_after=3 + 1 + 2)
+    Ledger(folder, config).round_path("m", 1).unlink()
+    with pytest.raises(CheckpointError, match=r"round-0001\.safetensors"):
+        go(Hospitals(), config)
+
+
+def test_weights_travel_in_fp16_and_rest_in_fp32(go):
+    ledger = go(Hospitals(), experiment(STATISTICS, TRAIN, transport="fp16"))
+    model = ledger.load_model("m")
+    assert {str(array.dtype) for array in model.values()} == {"float32"}
+    assert level(model) == pytest.approx(5.0, abs=0.02)
