@@ -352,6 +352,7 @@ class Experiment(Frozen):
     @model_validator(mode="after")
     def _steps_refer_to_what_exists(self) -> Self:
         known: set[str] = set()
+        bases: set[str] = set()
         for number, step in enumerate(self.steps, 1):
             named = getattr(step, "sites", ())
             for site in named:
@@ -366,8 +367,15 @@ class Experiment(Frozen):
                         f"step {number} needs model {model!r}, which no earlier step makes; "
                         f"made so far: {', '.join(sorted(known)) or 'none'}"
                     )
+            initial = getattr(step, "initial", None)
+            if initial in bases:
+                raise ValueError(
+                    f"step {number} starts from {initial!r}, which is one model a site; name one, such as "
+                    f"'{initial}-{self.sites[0]}'"
+                )
             if isinstance(step, TrainStep | LocalStep | FinetuneStep):
                 results = self.results_of(step)
+                bases |= {step.model} - set(results)
                 if known & {step.model, *results}:
                     raise ValueError(f"step {number} makes model {step.model!r}, which an earlier step makes already")
                 known |= {step.model, *results}
