@@ -1,7 +1,9 @@
 """How every command ends: exit code 0, 1 (work failed) or 2 (bad input), and one line instead of a traceback."""
 
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 import click
 import typer
@@ -16,6 +18,7 @@ def command_line(app: typer.Typer, arguments: Sequence[str] | None = None) -> No
     """Runs `app` and exits; `--debug` anywhere on the line shows the traceback of an error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(args=arguments, standalone_mode=False)
         if code == INTERRUPTED:  # Typer's own answer to Ctrl-C, without a word
@@ -38,6 +41,11 @@ def command_line(app: typer.Typer, arguments: Sequence[str] | None = None) -> No
         if debug:
             raise
         _end(f"error: {type(error).__name__}: {error} (unexpected; --debug shows where)", INTERNAL)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """A polite kill ends like Ctrl-C: the processes that the command started are ended too."""
+    raise KeyboardInterrupt
 
 
 def _end(line: str, code: int) -> None:

@@ -15,7 +15,8 @@ from server.ledger import check_folder
 from server.provision import read_sites
 
 POLL_S = 1.0
-STATUS_EVERY_S = 5.0
+STATUS_EVERY_S = 20.0
+"""Asking starts a process of Flower's; the ledger's last line says sooner how a run ended."""
 ERRORS = {error.code: error for error in (InputError, ConfigError, CheckpointError, SiteError)}
 """What the ServerApp's failure is here, by the code in its ledger; any other code: WorkError."""
 

@@ -18,6 +18,8 @@ from server.aggregation import aggregate, refuse
 
 log = logging.getLogger("fedgtv.coordinator")
 POLL_S = 0.25
+POLL_MAX_S = 2.0
+"""Polling slows down as a wait grows: every poll costs the SuperLink a TLS request and a database transaction."""
 
 
 class Sites:
@@ -70,14 +72,15 @@ class Sites:
         order = sorted(messages)
         ids = dict(zip(self._grid.push_messages([messages[site] for site in order]), order, strict=True))
         replies: dict[str, Message] = {}
-        deadline = time.monotonic() + self._config.timeout_s
+        deadline, pause_s = time.monotonic() + self._config.timeout_s, POLL_S
         while ids and time.monotonic() < deadline:
             for reply in self._grid.pull_messages(list(ids)):
                 site = ids.pop(reply.metadata.reply_to_message_id)
                 log.info("site %s answered", site)
                 replies[site] = reply
             if ids:
-                time.sleep(POLL_S)
+                pause_s = min(pause_s * 1.5, POLL_MAX_S)
+                time.sleep(pause_s)
         return replies
 
     def ask_all(self, messages: Mapping[str, Message]) -> dict[str, Message]:

@@ -1,6 +1,7 @@
 """A model file and a scan become mask, picture and RTSTRUCT, together or not at all."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_a_model_of_two_images_is_refused(tmp_path, scan, write_model, monkeypat
     stage1 = model.recipe.stage1
     two = stage1.model_copy(update={"network": stage1.network.model_copy(update={"in_channels": 2})})
     monkeypatch.setattr("client.segment.load_model", lambda *_: {})
-    other = type(model)("two", {}, model.recipe.model_copy(update={"stage1": two}), model.normalisation)
+    other = replace(model, recipe=model.recipe.model_copy(update={"stage1": two}))
     with pytest.raises(CheckpointError, match="needs 2 images"):
         segment_scan(scan(), other, tmp_path / "out")
     assert not (tmp_path / "out").exists()
