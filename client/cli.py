@@ -98,9 +98,12 @@ def check(
     debug: DebugOption = False,
 ) -> None:
     """Check data, device and disk; exit code 2 if something keeps the site from training."""
+    from common.config import SiteConfig, SplitConfig, load_yaml
+
+    load_yaml(config, SiteConfig)  # a wrong file is told at once, before torch is loaded
+
     from client.quality import check_site
     from client.site import Site
-    from common.config import SplitConfig
 
     findings = check_site(Site.open(config), SplitConfig())
     if as_json:

@@ -1,0 +1,150 @@
+"""The house's rules that a machine can hold: imports, lengths of bodies, configurations that load, how fast help is."""
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+from common.config import Recipe, load_experiment, load_yaml
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("server", "client", "common", "deploy")
+SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+COMMANDS = ("client.cli", "server.cli", "deploy.simulate", "deploy.demo")
+MAX_BODY_LINES = 60
+
+MAY_IMPORT_FLOWER = {
+    "common.wire",
+    "client.app",
+    "server.app",
+    "server.rounds",
+    "server.aggregation",
+    "server.run",
+    "server.experiment",
+    "server.statistics",
+    "server.training",
+    "server.evaluation",
+    "server.superlink_process",
+    "deploy.in_process",
+}
+"""The messages, the two apps, the round loop and its steps, Flower's SuperLink with our database settings, and the
+simulation's grid.
+
+Node, SuperLink, control and bundle need not: they run Flower's own commands as processes.
+"""
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """Names of all modules that a file imports, at its top or inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import; write it absolute"
+            names.add(node.module or "")
+    return names
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from the first statement after the docstring to the end."""
+    body = function.body[1:] if ast.get_docstring(function) and len(function.body) > 1 else function.body
+    return (function.end_lineno or 0) - body[0].lineno + 1
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_sources_are_found() -> None:
+    assert {module_name(path).split(".")[0] for path in SOURCES} == set(ROOMS)
+    assert len(CONFIGS) >= 5
+
+
+def test_import_contracts_hold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert lint_imports(config_filename="pyproject.toml", no_cache=True, no_logo=True) == EXIT_STATUS_SUCCESS, (
+        capsys.readouterr().out
+    )
+
+
+def test_server_and_client_meet_in_deploy_alone() -> None:
+    """As the contracts say, but read from the files: a contract that names a wrong room would hold for ever."""
+    allowed = {
+        "common": {"common"},
+        "client": {"client", "common"},
+        "server": {"server", "common"},
+        "deploy": set(ROOMS),
+    }
+    for path in SOURCES:
+        room = module_name(path).split(".")[0]
+        entered = {name.split(".")[0] for name in imported(path)} & set(ROOMS)
+        assert entered <= allowed[room], f"{path.relative_to(ROOT)} imports {sorted(entered - allowed[room])}"
+
+
+def test_flower_is_imported_where_messages_are_and_nowhere_else() -> None:
+    found = {module_name(path) for path in SOURCES if {"flwr"} & {name.split(".")[0] for name in imported(path)}}
+    assert found <= MAY_IMPORT_FLOWER
+    assert {"common.wire", "client.app", "server.app"} <= found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_no_body_is_longer_than_a_screen(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert body_lines(node) <= MAX_BODY_LINES, f"{node.name}: {body_lines(node)} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_nothing_is_unpickled(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imported(path)} & {"pickle", "dill", "cloudpickle", "joblib", "shelve"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            call = ast.unparse(node.func)
+            assert call not in {"torch.load", "torch.save"}, f"line {node.lineno}: {call}"
+            allows = [ast.unparse(word.value) for word in node.keywords if word.arg == "allow_pickle"]
+            assert allows in ([], ["False"]), f"line {node.lineno}: {call} allows pickle"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_loads(path: Path) -> None:
+    kind = path.relative_to(ROOT / "configs").parts[0]
+    assert kind in {"recipes", "experiments"}, f"{path}: say here how it is loaded"
+    assert load_yaml(path, Recipe) if kind == "recipes" else load_experiment(path)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_import_nothing_heavy(name: str) -> None:
+    heavy = ("torch", "flwr", "SimpleITK", "numpy", "scipy", "cv2", "pydicom", "matplotlib", "pydantic")
+    done = run_python(f"import sys, {name}; print([each for each in {heavy} if each in sys.modules])")
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_answers_at_once(name: str) -> None:
+    """In less than a second; the best of three, as other work may hold the processor."""
+    code = f"import sys; sys.argv = ['fedgtv', '--help']; import {name}; {name}.main()"
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = run_python(code)
+        seconds.append(time.monotonic() - started)
+        assert done.returncode == 0, done.stderr
+        assert "--help" in done.stdout
+        if seconds[-1] < 1.0:
+            break
+    assert min(seconds) < 1.0
