@@ -208,13 +208,17 @@ VALUES = (-50, 0, 30, 80)
 
 
 def train_rounds(keep: bool, *spans: Span, stage: str = "stage2") -> tuple[dict[str, Tensor], list[float]]:
-    """Weights after the spans: with one optimiser over all of them, or a new one for each."""
+    """Weights after the spans, each trained by a new network, as a site does; momentum goes along if it is kept."""
     made = recipe(batch_size=2, momentum=0.9, augmentation=AugmentationConfig(elastic_grid_mm=4.0))
     network, losses = tiny_network(), []
     optimiser = make_optimiser(network, made.training, 0.1)
     for each in spans:
-        if not keep:
-            optimiser = make_optimiser(network, made.training, 0.1)
+        weights, momentum = network.state_dict(), optimiser.state_dict()
+        network = tiny_network(seed=2)
+        network.load_state_dict(weights)
+        optimiser = make_optimiser(network, made.training, 0.1)
+        if keep:
+            optimiser.load_state_dict(momentum)
         losses += train_stage(network, stage, cases(*VALUES), made, each, Normalisation(0, 100), optimiser)
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}, losses
 
@@ -248,6 +252,16 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     assert not same(first, train_rounds(True, span(seed=6))[0])
     assert not same(first, train_rounds(True, span(first=1))[0])
     assert not same(first, train_rounds(True, span(), stage="stage1")[0])
+
+
+@pytest.mark.usefixtures("mean_loss")
+def test_every_epoch_draws_anew() -> None:
+    """At a constant rate, so that the draws alone tell epochs apart: the order of eight cases (1 in 40320 is the same)."""
+    made = recipe(power=0.0)
+    orders = [run_gain(made, span(first), *range(8))[0].seen for first in (0, 1, 0)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(8))
+    assert orders[0] == orders[2]
+    assert orders[0] != orders[1]
 
 
 def test_training_leaves_the_global_generators_alone() -> None:
