@@ -1,0 +1,357 @@
+"""Whole experiments in one process: the real ClientApp on tiny cases, through statistics, training and evaluation.
+
+A run repeats itself bit for bit, whatever its threads do and wherever it was stopped.
+"""
+
+import json
+import math
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+from client.app import app as client_app
+from client.cases import open_cases
+from client.ingest import import_folder
+from common import wire
+from common.config import (
+    Experiment,
+    IngestConfig,
+    NetworkConfig,
+    PreprocessConfig,
+    Recipe,
+    RoiConfig,
+    SplitConfig,
+    StageConfig,
+    TrainingConfig,
+)
+from common.errors import WorkError
+from common.model import build_model, model_weights
+from common.tasks import TrainResult
+from common.volume import Geometry, Volume, write_nifti
+from deploy.in_process import InProcessGrid
+from server import rounds
+from server.experiment import run_experiment
+from server.ledger import Ledger
+from server.matrix import load_matrices
+from server.rounds import Sites
+from server.run_record import read_run
+
+torch.set_num_threads(1)
+NETWORK = NetworkConfig(widths=(2, 4), strides=((2, 2, 2),), aspp=None)
+RECIPE = Recipe(
+    preprocess=PreprocessConfig(spacing_mm=(12.0, 12.0, 12.0), roi=RoiConfig(crop_at_neck=False)),
+    stage1=StageConfig(network=NETWORK, patch_size=(8, 8, 8)),
+    stage2=StageConfig(network=NETWORK.model_copy(update={"encoder_dropout": 0.3}), patch_size=(4, 8, 8)),
+    training=TrainingConfig(lr0=0.05, momentum=0.5, batch_size=2, accumulation=1, autocast="off"),
+)
+SPLIT = SplitConfig(test_fraction=0.3, validation_fraction=0.3)  # of 4 and 5 patients: 2 or 3 train
+CASES = {"A": range(0, 4), "B": range(4, 8), "C": range(8, 13)}
+STATISTICS = {"kind": "statistics"}
+TRAIN = {"kind": "train", "model": "federated", "rounds": 2}
+STEPS = (
+    STATISTICS,
+    {**TRAIN, "select": "best"},
+    {"kind": "local", "model": "local"},
+    {"kind": "finetune", "model": "tuned", "initial": "federated", "lr0": 0.001},
+    {"kind": "evaluate", "models": ("federated", "local", "tuned"), "models_per_message": 7},
+)
+
+
+def write_case(folder, number):
+    """Writes phantom patient `number`: an elliptic cylinder of noisy water with a brighter block as target."""
+    rng = np.random.default_rng(number)
+    _, y, x = np.mgrid[:16, :24, :24]
+    inside = ((y - 12) / (8 + number % 3)) ** 2 + ((x - 12) / 9) ** 2 < 1
+    hu = np.where(inside, 20 + 3 * number, -1000) + rng.integers(-20, 20, inside.shape)
+    label = np.zeros(hu.shape, np.uint8)
+    label[5:11, 8 + number % 4 : 14, 8 : 13 + number % 3] = 1
+    hu[label == 1] += 60
+    folder.mkdir(parents=True)
+    write_nifti(Volume(hu.astype(np.int16), Geometry(hu.shape, (6.0, 6.0, 6.0))), folder / "ct.nii.gz")
+    write_nifti(Volume(label, Geometry(hu.shape, (6.0, 6.0, 6.0))), folder / "gtv.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def make_sites(tmp_path_factory):
+    """make_sites(site -> numbers of its patients) imports them and returns each site's site.yaml."""
+
+    def make(cases, min_cases=1):
+        folder = tmp_path_factory.mktemp("sites")
+        configs = {}
+        for site, numbers in cases.items():
+            for number in numbers:
+                write_case(folder / "export" / site / f"patient-{number:02d}", number)
+            report = import_folder(folder / "export" / site, folder / site / "cases", IngestConfig(), site)
+            assert (len(report.imported), report.refused) == (len(numbers), ())
+            configs[site] = folder / site / "site.yaml"
+            told = {"site": site, "device": "cpu", "num_threads": 1, "policy": {"min_cases": min_cases}}
+            configs[site].write_text(json.dumps(told))
+        return configs
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def sites(make_sites):
+    return make_sites(CASES)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Short pauses between looks for replies, and no waits for the disk."""
+    monkeypatch.setattr(rounds, "POLL_S", 0.002)
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+class Stop(Exception):  # noqa: N818 (it is no error)
+    """What ends a run between two lines of its ledger."""
+
+
+def experiment(*steps, recipe=RECIPE, split=SPLIT, sites=tuple(CASES), seed=1, **config):
+    return Experiment(
+        name="tiny", seed=seed, sites=sites, recipe=recipe, split=split, steps=steps or STEPS, rounds=config
+    )
+
+
+def run(config, configs, folder, on_record=None, num_workers=1, app=client_app):
+    """Runs or resumes in `folder` and returns the ledger."""
+    ledger = Ledger(folder, config, on_record)
+    with closing(InProcessGrid(app, configs, num_workers)) as grid:
+        run_experiment(config, ledger, Sites(grid, grid.node_ids, config.rounds))
+    return ledger
+
+
+def files(ledger):
+    """The tensors of every weight file, as bytes, by model and round."""
+    weights = {}
+    for path in sorted(ledger.folder.rglob("*.safetensors")):
+        load = ledger.load_round if path.parent.name != "models" else ledger.load_model
+        key = (path.parent.name, int(path.stem[-4:])) if path.parent.name != "models" else (path.stem,)
+        weights[key] = {name: array.tobytes() for name, array in load(*key).items()}
+    return weights
+
+
+def told(ledger):
+    """All lines without times."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(each) for key, each in value.items() if key not in ("time", "seconds")}
+        return [plain(each) for each in value] if isinstance(value, list) else value
+
+    return [plain(record) for record in ledger.records]
+
+
+@pytest.fixture(scope="module")
+def whole(sites, tmp_path_factory):
+    """The full experiment, run once by one worker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "POLL_S", 0.002)
+        return run(experiment(), sites, tmp_path_factory.mktemp("whole"))
+
+
+def test_a_whole_experiment_runs_through(whole):
+    record = read_run(whole.folder)
+    assert {site: (told.train, told.validation, told.test) for site, told in record.statistics.sites.items()} == {
+        "A": (2, 1, 1),
+        "B": (2, 1, 1),
+        "C": (2, 1, 2),
+    }
+    assert len(record.rounds) == 2 + 3 + 3
+    for line in record.rounds:
+        assert line.dropped == {}
+        for site in line.sites.values():
+            assert site.cases == 2
+            assert all(math.isfinite(epoch.stage1) and math.isfinite(epoch.stage2) for epoch in site.epochs)
+    (matrix,) = load_matrices(whole.folder)
+    own = [f"{base}-{site}" for base in ("local", "tuned") for site in "ABC"]
+    assert matrix.models == ("federated", *own)
+    assert [matrix.num_cases(site) for site in "ABC"] == [1, 1, 2]
+    assert all(0 <= matrix.mean(model, site, "dsc") <= 1 for model in matrix.models for site in "ABC")
+
+
+def test_training_moves_every_model_apart(whole):
+    start = model_weights(build_model(RECIPE, 1))
+    models = [start, *(whole.load_model(name) for name in ("federated", "local-A", "local-B", "tuned-A", "tuned-B"))]
+    for name in ("stage1.head.weight", "stage2.head.weight"):
+        assert len({model[name].tobytes() for model in models}) == len(models)
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_the_same_seed_gives_the_same_bits_whatever_the_threads(whole, sites, tmp_path, num_workers):
+    again = run(experiment(), sites, tmp_path, num_workers=num_workers)
+    assert files(again) == files(whole)
+    assert told(again) == told(whole)
+
+
+def test_another_seed_gives_other_weights(whole, sites, tmp_path):
+    other = run(experiment(STATISTICS, {**TRAIN, "rounds": 1}, seed=2), sites, tmp_path)
+    assert files(other)["federated", 1] != files(whole)["federated", 1]
+
+
+def test_cases_imported_anew_give_the_same_statistics(whole, make_sites, tmp_path):
+    fresh = run(experiment(STATISTICS), make_sites(CASES), tmp_path)
+    assert told(fresh)[:3] == told(whole)[:3]
+
+
+ALL_TRAIN = SplitConfig(test_fraction=0, validation_fraction=0)
+SPREADS = [
+    {"A": range(0, 4), "B": range(4, 8), "C": range(8, 13)},
+    {"A": [12], "B": [0, 7], "C": [1, 2, 3, 4, 5, 6, 8, 9, 10, 11]},
+    {"A": range(1, 13, 2), "B": range(0, 13, 2)},
+]
+
+
+@pytest.fixture(scope="module")
+def pooled(make_sites):
+    """All patients at one site."""
+    return make_sites({"P": range(13)})["P"]
+
+
+@pytest.mark.parametrize("spread", SPREADS, ids=["even", "uneven", "two"])
+def test_federated_statistics_are_the_pooled_ones_exactly(make_sites, pooled, tmp_path, spread):
+    config = experiment(STATISTICS, split=ALL_TRAIN, sites=("P",))
+    (together,) = run(config, {"P": pooled}, tmp_path / "pooled").find("statistics")
+    apart = experiment(STATISTICS, split=ALL_TRAIN, sites=tuple(spread))
+    (federated,) = run(apart, make_sites(spread), tmp_path / "federated").find("statistics")
+    assert (federated["mean"], federated["sd"]) == (together["mean"], together["sd"])
+    assert sum(told["voxels"] for told in federated["sites"].values()) == together["sites"]["P"]["voxels"]
+
+
+def test_statistics_are_those_of_the_voxels(pooled, tmp_path):
+    config = experiment(STATISTICS, split=ALL_TRAIN, sites=("P",))
+    (line,) = run(config, {"P": pooled}, tmp_path).find("statistics")
+    cases = open_cases(pooled.parent / "cases", pooled.parent / "state" / "cache", RECIPE.preprocess, ALL_TRAIN).train
+    voxels = np.concatenate([case.cached.image[0][case.cached.body > 0] for case in cases]).astype(float)
+    assert line["sites"]["P"]["voxels"] == len(voxels)
+    assert line["mean"] == pytest.approx(voxels.mean(), rel=1e-12)
+    assert line["sd"] == pytest.approx(voxels.std(), rel=1e-12)
+
+
+def test_a_round_is_the_mean_of_what_the_sites_sent(sites, tmp_path):
+    sent = {}
+
+    def tapped(message, context):
+        reply = client_app(message, context)
+        if message.metadata.message_type == wire.TRAIN:
+            weights = wire.record_to_weights(reply.content.array_records[wire.ARRAYS])
+            sent[context.node_config["site"]] = (wire.read_result(reply, TrainResult).num_examples, weights)
+        return reply
+
+    split = SplitConfig(test_fraction=0.2, validation_fraction=0)
+    config = experiment(STATISTICS, {**TRAIN, "rounds": 1}, split=split)
+    ledger = run(config, sites, tmp_path, app=tapped)
+    cases = [sent[site][0] for site in "ABC"]
+    assert cases == [3, 3, 4]
+    for name, array in ledger.load_round("federated", 1).items():
+        by_hand = np.average([sent[site][1][name].astype(np.float64) for site in "ABC"], axis=0, weights=cases)
+        np.testing.assert_allclose(array, by_hand, rtol=1e-5, atol=1e-7)
+
+
+def stopping_after_round(number):
+    def hear(record):
+        if record["kind"] == "round" and record["round"] == number:
+            raise Stop
+
+    return hear
+
+
+STRATEGIES = {"fedavg": {}, "fedadam": {"eta": 0.01}}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_an_interrupted_run_goes_on_to_the_same_bits(sites, tmp_path, strategy):
+    """FedAdam's memory has died, so its step starts again; FedAvg goes on with round 2."""
+    step = {**TRAIN, "select": "best", "strategy": strategy, "strategy_options": STRATEGIES[strategy]}
+    config = experiment(STATISTICS, step)
+    unbroken = run(config, sites, tmp_path / "unbroken")
+    with pytest.raises(Stop):
+        run(config, sites, tmp_path / "broken", stopping_after_round(1))
+    resumed = run(config, sites, tmp_path / "broken")
+    assert files(resumed) == files(unbroken)
+    assert told(resumed)[-3:] == told(unbroken)[-3:]
+    assert [line["round"] for line in resumed.find("round")] == ([1, 1, 2] if strategy == "fedadam" else [1, 2])
+
+
+def test_momentum_kept_at_the_sites_survives_a_round_that_was_lost(whole, sites, tmp_path, monkeypatch):
+    """The sites have trained round 2, and the coordinator dies before it writes it down: round 2 is done again."""
+    training = RECIPE.training.model_copy(update={"momentum_across_rounds": "keep"})
+    recipe = RECIPE.model_copy(update={"training": training})
+    config = experiment(STATISTICS, TRAIN, recipe=recipe)
+    unbroken = run(config, sites, tmp_path / "unbroken")
+    save_round = Ledger.save_round
+
+    def dies(ledger, model, number, *rest):
+        if number == 2:
+            raise Stop
+        save_round(ledger, model, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "save_round", dies)
+        with pytest.raises(Stop):
+            run(config, sites, tmp_path / "broken")
+    assert files(run(config, sites, tmp_path / "broken")) == files(unbroken)
+    assert files(unbroken)["federated", 2] != files(whole)["federated", 2]
+
+
+def test_fedprox_holds_the_sites_back(sites, tmp_path):
+    training = RECIPE.training.model_copy(update={"momentum": 0.0})
+    recipe = RECIPE.model_copy(update={"training": training})
+    start = model_weights(build_model(recipe, 1))
+
+    def distance(**strategy):
+        step = {**TRAIN, "rounds": 1, "local_epochs": 2, **strategy}
+        ledger = run(experiment(STATISTICS, step, recipe=recipe), sites, tmp_path / str(len(list(tmp_path.iterdir()))))
+        model = ledger.load_model("federated")
+        return math.sqrt(sum(float(((model[name] - start[name]) ** 2).sum()) for name in start))
+
+    free = distance()
+    held = distance(strategy="fedprox", strategy_options={"proximal_mu": 8.0})
+    assert held < 0.9 * free
+
+
+def test_fp16_transport_stays_close_to_fp32(whole, sites, tmp_path):
+    ledger = run(experiment(STATISTICS, {**TRAIN, "rounds": 1}, transport="fp16"), sites, tmp_path)
+    for name, array in ledger.load_round("federated", 1).items():
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(array, whole.load_round("federated", 1)[name], rtol=1e-2, atol=1e-2)
+
+
+def test_a_site_whose_cases_are_gone_is_named_and_nothing_else_is(make_sites, tmp_path, caplog):
+    configs = make_sites({"A": [0, 1, 2], "B": [3, 4, 5]})
+    config = experiment(STATISTICS, TRAIN, sites=("A", "B"))
+    index = configs["B"].parent / "cases" / "cases.json"
+    index.rename(index.with_suffix(".gone"))
+    with pytest.raises(WorkError, match=r"no result from site B \(bad-input\)") as caught:
+        run(config, configs, tmp_path)
+    assert str(configs["B"].parent) not in str(caught.value)
+    assert "cases.json" in caplog.text  # the site's own log says it
+    index.with_suffix(".gone").rename(index)
+    assert run(config, configs, tmp_path).find("end")
+
+
+def test_a_quorum_goes_on_without_a_failing_site(make_sites, tmp_path):
+    configs = make_sites({"A": [0, 1, 2], "B": [3, 4, 5]})
+    config = experiment(STATISTICS, TRAIN, sites=("A", "B"), quorum=1)
+
+    def loses_its_cases(record):
+        if record["kind"] == "statistics":
+            (configs["B"].parent / "cases" / "cases.json").unlink()
+
+    ledger = run(config, configs, tmp_path, loses_its_cases)
+    assert [line["dropped"] for line in ledger.find("round")] == [{"B": "bad-input"}] * 2
+
+
+def test_a_site_with_too_few_cases_withholds_its_results(make_sites, tmp_path):
+    configs = make_sites({"A": range(8), "B": range(8, 11)}, min_cases=2)
+    step = {**TRAIN, "rounds": 1, "select": "best"}
+    config = experiment(STATISTICS, step, {"kind": "evaluate", "models": ("federated",)}, sites=("A", "B"))
+    ledger = run(config, configs, tmp_path)
+    assert ledger.find("statistics")[0]["sites"]["B"]["voxels"] is None
+    assert ledger.find("round")[0]["sites"]["B"]["validation_dsc"] is None
+    row = ledger.find("evaluation")[0]["matrix"]["federated"]
+    assert row["A"]["n"] == 2
+    assert row["B"] == {"n": None, "num_undefined": None, "metrics": {}, "withheld": row["B"]["withheld"]}
+    assert "fewer than" in row["B"]["withheld"]
