@@ -256,7 +256,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 
 @pytest.mark.usefixtures("mean_loss")
 def test_every_epoch_draws_anew() -> None:
-    """At a constant rate, so that the draws alone tell epochs apart: the order of eight cases (1 in 40320 is the same)."""
+    """At a constant rate, so that the draws alone tell epochs apart: the order of eight cases (one of 40320)."""
     made = recipe(power=0.0)
     orders = [run_gain(made, span(first), *range(8))[0].seen for first in (0, 1, 0)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(8))
