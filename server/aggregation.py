@@ -29,6 +29,10 @@ OPTIONS = {
 STATELESS = frozenset({"fedavg", "fedprox"})
 
 
+UNREADABLE = (EOFError, OSError, TypeError, ValueError)
+"""What NumPy raises on bytes that are no array."""
+
+
 def make_strategy(name: str, options: Mapping[str, float]) -> flower.FedAvg:
     """Returns Flower's strategy for any number of sites that we name ourselves.
 
@@ -60,9 +64,17 @@ def refuse(message: Message, expected: Mapping[str, NDArray[Any]]) -> str | None
     if error is not None:
         return error
     records = list(message.content.array_records.values())
-    if len(records) != 1 or set(records[0]) != set(expected):
+    if len(records) != 1:
         return "other-names"
-    for name, array in records[0].items():
+    try:
+        arrays: Mapping[str, Array | NDArray[Any]] = (
+            wire.unpack(records[0]) if wire.is_packed(records[0]) else records[0]
+        )
+    except UNREADABLE:
+        return "not-readable"
+    if set(arrays) != set(expected):
+        return "other-names"
+    for name, array in arrays.items():
         reason = _refuse_array(array, expected[name].shape)
         if reason is not None:
             return f"{reason} {name}"
@@ -73,11 +85,11 @@ def refuse(message: Message, expected: Mapping[str, NDArray[Any]]) -> str | None
     return None if _counts_agree(message, result) else "other-count"
 
 
-def _refuse_array(array: Array, shape: tuple[int, ...]) -> str | None:
+def _refuse_array(array: Array | NDArray[Any], shape: tuple[int, ...]) -> str | None:
     """Judges the values themselves: shape and dtype that a message states need not be those of its bytes."""
     try:
-        values = array.numpy()
-    except (EOFError, OSError, TypeError, ValueError):
+        values = array.numpy() if isinstance(array, Array) else array
+    except UNREADABLE:
         return "not-readable"
     if values.shape != shape:
         return "other-shape"

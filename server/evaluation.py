@@ -68,7 +68,7 @@ def measure(
         pictures=num_pictures,
     )
     transport = experiment.rounds.transport
-    records = {name: wire.weights_to_record(weights, transport) for name, weights in models.items()}
+    records = {name: wire.pack_weights(weights, transport) for name, weights in models.items()}
     replies = run.sites.ask_all({site: run.sites.message(site, wire.EVALUATE, task, records) for site in sites})
     results = read_results(replies, EvaluateResult)
     for site, result in results.items():

@@ -63,9 +63,13 @@ class Sites:
     ) -> dict[str, Message]:
         """Returns the strategy's own training messages, one for each named site."""
         names = {self._node_ids[site]: site for site in sites}
-        arrays = wire.weights_to_record(weights, task.transport)
+        arrays = wire.weights_to_record(weights)
         messages = strategy.configure_train(task.round, arrays, wire.task_config(task), _NamedNodes(self._grid, names))
-        return {names[message.metadata.dst_node_id]: message for message in messages}
+        packed = wire.pack_weights(weights, task.transport)
+        by_site = {names[message.metadata.dst_node_id]: message for message in messages}
+        for message in by_site.values():
+            message.content[wire.ARRAYS] = packed
+        return by_site
 
     def ask(self, messages: Mapping[str, Message]) -> dict[str, Message]:
         """Sends each site its message and returns the replies that came within `timeout_s`, by site."""
