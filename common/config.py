@@ -288,8 +288,8 @@ class RoundConfig(Frozen):
 
     join_timeout_s: float = Field(default=120.0, gt=0)
     """Every named site must be connected within this."""
-    timeout_s: float = Field(default=86400.0, gt=0)
-    """A round's replies must be in within this."""
+    timeout_s: float = Field(default=43_200.0, gt=0, le=43_200.0)
+    """A round's replies must be in within this; Flower 1.41 drops a message after 12 h."""
     quorum: int = Field(default=0, ge=0)
     """Sites whose replies must be good for a federated round to count; 0: all that the step names."""
     transport: Literal["fp32", "fp16"] = "fp32"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 from numpy.typing import NDArray
 
@@ -27,10 +27,6 @@ OPTIONS = {
 }
 """What an experiment may set: Flower's other arguments would sample sites or wait for them, which is ours to do."""
 STATELESS = frozenset({"fedavg", "fedprox"})
-
-
-UNREADABLE = (EOFError, OSError, TypeError, ValueError)
-"""What NumPy raises on bytes that are no array."""
 
 
 def make_strategy(name: str, options: Mapping[str, float]) -> flower.FedAvg:
@@ -64,20 +60,11 @@ def refuse(message: Message, expected: Mapping[str, NDArray[Any]]) -> str | None
     if error is not None:
         return error
     records = list(message.content.array_records.values())
-    if len(records) != 1:
+    if len(records) != 1 or not wire.is_packed(records[0]):
         return "other-names"
-    try:
-        arrays: Mapping[str, Array | NDArray[Any]] = (
-            wire.unpack(records[0]) if wire.is_packed(records[0]) else records[0]
-        )
-    except UNREADABLE:
-        return "not-readable"
-    if set(arrays) != set(expected):
-        return "other-names"
-    for name, array in arrays.items():
-        reason = _refuse_array(array, expected[name].shape)
-        if reason is not None:
-            return f"{reason} {name}"
+    reason = _refuse_arrays(records[0], expected)
+    if reason is not None:
+        return reason
     try:
         result = wire.read_result(message, TrainResult)
     except WorkError:
@@ -85,17 +72,22 @@ def refuse(message: Message, expected: Mapping[str, NDArray[Any]]) -> str | None
     return None if _counts_agree(message, result) else "other-count"
 
 
-def _refuse_array(array: Array | NDArray[Any], shape: tuple[int, ...]) -> str | None:
+def _refuse_arrays(record: ArrayRecord, expected: Mapping[str, NDArray[Any]]) -> str | None:
     """Judges the values themselves: shape and dtype that a message states need not be those of its bytes."""
     try:
-        values = array.numpy() if isinstance(array, Array) else array
-    except UNREADABLE:
+        arrays = wire.unpack(record)
+    except (EOFError, OSError, TypeError, ValueError):
         return "not-readable"
-    if values.shape != shape:
-        return "other-shape"
-    if values.dtype not in (np.float32, np.float16):
-        return "other-dtype"
-    return None if np.isfinite(values).all() else "not-finite"
+    if set(arrays) != set(expected):
+        return "other-names"
+    for name, values in arrays.items():
+        if values.shape != expected[name].shape:
+            return f"other-shape {name}"
+        if values.dtype not in (np.float32, np.float16):
+            return "other-dtype"
+        if not np.isfinite(values).all():
+            return f"not-finite {name}"
+    return None
 
 
 def _counts_agree(message: Message, result: TrainResult) -> bool:

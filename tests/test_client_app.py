@@ -72,7 +72,7 @@ def train_content(recipe: Recipe, weights: Weights, transport: str = "fp32") -> 
         transport=transport,  # type: ignore[arg-type]
     )
     content = wire.task_record(task)
-    content[wire.ARRAYS] = wire.weights_to_record(weights, transport)
+    content[wire.ARRAYS] = wire.pack_weights(weights, transport)
     return content
 
 
@@ -99,7 +99,7 @@ def test_training(context: Context, tiny_recipe: Recipe, transport: str) -> None
     assert wire.read_error(reply) is None
     assert wire.read_result(reply, TrainResult).num_examples == 4
     record = reply.content.array_records[wire.ARRAYS]
-    assert {array.dtype for array in record.values()} == {{"fp32": "float32", "fp16": "float16"}[transport]}
+    assert record[wire.PACKED].dtype == {"fp32": "float32", "fp16": "float16"}[transport]
     back = wire.record_to_weights(record)
     assert {name: value.shape for name, value in back.items()} == {name: v.shape for name, v in weights.items()}
     assert all(np.isfinite(value).all() for value in back.values())
@@ -107,7 +107,7 @@ def test_training(context: Context, tiny_recipe: Recipe, transport: str) -> None
 
 def test_evaluation(context: Context, tiny_recipe: Recipe) -> None:
     task = EvaluateTask(**fields(tiny_recipe), models=("m",), part="test", normalisation=NORMALISATION, pictures=1)
-    arrays = wire.weights_to_record(model_weights(build_model(tiny_recipe, 1)))
+    arrays = wire.pack_weights(model_weights(build_model(tiny_recipe, 1)))
     reply, _ = send(wire.task_record(task, {"m": arrays}), wire.EVALUATE, context)
     assert wire.read_result(reply, EvaluateResult).summaries["m"].n == 3
     assert len(wire.read_pictures(reply)) == 1

@@ -39,28 +39,38 @@ def reply(arrays, num_examples=4, transport="fp32"):
     return answer(wire.train_reply(arrays, result(num_examples), transport))
 
 
-def altered(**arrays):
-    """A good reply in which some arrays are replaced by Flower arrays as they are; None takes one away."""
+def altered(dtype=np.float32, vector=None, layout=None, **arrays):
+    """A good reply in which some arrays are replaced (None takes one away), or the packed vector or its layout."""
+    changed = {**weights(1.0), **{f"stage1.{name}": value for name, value in arrays.items()}}
+    values = {name: value for name, value in changed.items() if value is not None}
+    record = wire.pack_weights({name: np.asarray(value, np.float32) for name, value in values.items()})
+    record[wire.PACKED] = vector or Array(
+        np.concatenate([np.asarray(value, dtype).ravel() for value in values.values()])
+    )
+    if layout is not None:
+        record[wire.LAYOUT] = Array(np.frombuffer(layout, np.uint8))
     message = reply(weights(1.0))
-    record = message.content.array_records[wire.ARRAYS]
-    for name, array in arrays.items():
-        if array is None:
-            del record[f"stage1.{name}"]
-        else:
-            record[f"stage1.{name}"] = array
+    message.content[wire.ARRAYS] = record
+    return message
+
+
+def plain():
+    message = reply(weights(1.0))
+    message.content[wire.ARRAYS] = wire.weights_to_record(weights(1.0))
     return message
 
 
 def spoiled(value):
     array = np.ones((2, 3), np.float32)
     array[1, 2] = value
-    return Array(array)
+    return array
 
 
 def lying(**stated):
-    """An array whose bytes are not what it states."""
-    true = Array(np.ones(6, np.float64))
-    return Array(**{"dtype": "float32", "shape": (2, 3), "stype": true.stype, "data": true.data, **stated})
+    """A vector whose bytes are not what it states."""
+    size = sum(value.size for value in weights(1.0).values())
+    true = Array(np.ones(size, np.float64))
+    return Array(**{"dtype": "float32", "shape": (size,), "stype": true.stype, "data": true.data, **stated})
 
 
 def test_a_good_reply_is_accepted_in_both_formats():
@@ -74,20 +84,23 @@ def test_a_good_reply_is_accepted_in_both_formats():
         (lambda: altered(a=spoiled(np.nan)), "not-finite stage1.a"),
         (lambda: altered(a=spoiled(np.inf)), "not-finite stage1.a"),
         (lambda: altered(a=spoiled(-np.inf)), "not-finite stage1.a"),
-        (lambda: altered(a=spoiled(np.float16("inf"))), "not-finite stage1.a"),
-        (lambda: altered(b=Array(np.ones(3, np.float32))), "other-shape stage1.b"),
-        (lambda: altered(b=Array(np.ones((), np.float32))), "other-shape stage1.b"),
-        (lambda: altered(a=Array(np.ones((3, 2), np.float32))), "other-shape stage1.a"),
+        (lambda: altered(dtype=np.float16, a=spoiled(np.inf)), "not-finite stage1.a"),
+        (lambda: altered(b=np.ones(3)), "other-shape stage1.b"),
+        (lambda: altered(b=np.ones(())), "other-shape stage1.b"),
+        (lambda: altered(a=np.ones((3, 2))), "other-shape stage1.a"),
         (lambda: altered(a=None), "other-names"),
-        (lambda: altered(c=Array(np.ones(1, np.float32))), "other-names"),
-        (lambda: altered(a=Array(np.ones((2, 3), np.float64))), "other-dtype stage1.a"),
-        (lambda: altered(a=Array(np.ones((2, 3), np.int32))), "other-dtype stage1.a"),
-        (lambda: altered(a=Array(np.ones((2, 3), ">f4"))), "other-dtype stage1.a"),
-        (lambda: altered(a=lying()), "other-shape stage1.a"),
-        (lambda: altered(a=lying(data=Array(np.ones((2, 3))).data)), "other-dtype stage1.a"),
-        (lambda: altered(a=lying(data=b"no array")), "not-readable stage1.a"),
-        (lambda: altered(a=lying(data=b"")), "not-readable stage1.a"),
-        (lambda: altered(a=lying(stype="torch")), "not-readable stage1.a"),
+        (lambda: altered(c=np.ones(1)), "other-names"),
+        (plain, "other-names"),
+        (lambda: altered(dtype=np.float64), "other-dtype"),
+        (lambda: altered(dtype=np.int32), "other-dtype"),
+        (lambda: altered(vector=lying()), "other-dtype"),
+        (lambda: altered(vector=Array(np.ones(2, np.float32))), "not-readable"),
+        (lambda: altered(vector=lying(data=b"no array")), "not-readable"),
+        (lambda: altered(vector=lying(data=b"")), "not-readable"),
+        (lambda: altered(vector=lying(stype="torch")), "not-readable"),
+        (lambda: altered(layout=b"no layout"), "not-readable"),
+        (lambda: altered(layout=b'[["stage1.a", [-6]], ["stage1.b", [2]]]'), "not-readable"),
+        (lambda: altered(layout=b'[["stage1.a", [2, 3]], ["stage1.a", [2]]]'), "not-readable"),
         (lambda: with_records(arrays=2), "other-names"),
         (lambda: with_records(arrays=0), "other-names"),
         (lambda: with_records(count=5), "other-count"),
@@ -114,7 +127,7 @@ def test_a_bad_reply_is_refused_with_its_reason(message, reason):
 def with_records(arrays=1, count=4):
     records = RecordDict({wire.RESULT: ConfigRecord({wire.JSON: result().model_dump_json()})})
     for number in range(arrays):
-        records[f"{wire.ARRAYS}{number}"] = wire.weights_to_record(weights(1.0))
+        records[f"{wire.ARRAYS}{number}"] = wire.pack_weights(weights(1.0))
     if count is not None:
         records[wire.METRICS] = MetricRecord({wire.NUM_EXAMPLES: count})
     return answer(records)

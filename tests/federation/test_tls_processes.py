@@ -97,7 +97,7 @@ def peaks_kib(process_ids: list[int]) -> dict[str, int]:
     for process_id in process_ids:
         lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
         command = Path(f"/proc/{process_id}/cmdline").read_bytes().split(b"\0")
-        name = next(Path(part.decode()).name for part in command if b"flower-" in part)
+        name = next(Path(part.decode()).name for part in command if b"flower-" in part or b"superlink_process" in part)
         found[f"{name}-{process_id}"] = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     return found
 
