@@ -2,8 +2,21 @@
 
 import logging
 import sys
+from typing import TextIO
 
 LOGGER = "fedgtv"
+
+
+class _Output(logging.StreamHandler[TextIO]):
+    """Writes to whatever standard output is at the moment."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:
+        pass
 
 
 def log_to_output() -> None:
@@ -15,7 +28,6 @@ def log_to_output() -> None:
     logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.INFO)
     if not logger.handlers:
-        handler = logging.StreamHandler(sys.stdout)
+        handler = _Output()
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
         logger.addHandler(handler)
-        logger.propagate = False

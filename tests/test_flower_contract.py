@@ -48,7 +48,8 @@ def test_version_is_the_one_that_was_measured():
 
 def test_superlink_takes_our_command_line(tmp_path):
     command = Superlink(tmp_path, certificate_files(tmp_path), 8443)._command()
-    told = flower_superlink._parse_args_run_superlink().parse_args(command[1:])
+    assert command[1:3] == ["-m", "server.superlink_process"]
+    told = flower_superlink._parse_args_run_superlink().parse_args(command[3:])
     assert (told.host, told.port, told.isolation) == ("127.0.0.1", 8443, "subprocess")
     assert told.enable_supernode_auth
     assert not told.insecure
