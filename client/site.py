@@ -110,7 +110,7 @@ class Site:
         network = model.networks[stage]
         optimiser = make_optimiser(network, task.recipe.training, task.lr0)
         keep = task.recipe.training.momentum_across_rounds == "keep"
-        folder = self.state_folder / "momentum" / task.experiment / f"{task.step}-{task.model}"
+        folder = self.state_folder / "momentum" / task.experiment / f"seed-{task.seed}" / f"{task.step}-{task.model}"
         if keep and task.epochs_done:
             load_momentum(folder, stage, optimiser, network, task.epochs_done)
         cached, told = [case.cached for case in cases], partial(_tell, task, stage)

@@ -18,7 +18,8 @@ def command_line(app: typer.Typer, arguments: Sequence[str] | None = None) -> No
     """Runs `app` and exits; `--debug` anywhere on the line shows the traceback of an error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    signal.signal(signal.SIGTERM, _interrupt)
+    for polite in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(polite, _interrupt)
     try:
         code = app(args=arguments, standalone_mode=False)
         if code == INTERRUPTED:  # Typer's own answer to Ctrl-C, without a word

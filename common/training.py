@@ -126,7 +126,7 @@ def _update(
     received: Sequence[Tensor],
     proximal_mu: float,
 ) -> None:
-    for parameter, start in zip(network.parameters(), received, strict=False):
+    for parameter, start in zip(network.parameters() if received else (), received, strict=True):
         if parameter.grad is not None:  # FedProx, arXiv 1812.06127: the gradient of mu / 2 |w - w_t|^2
             parameter.grad.add_(parameter.detach() - start, alpha=proximal_mu)
     if config.gradient_clip:

@@ -10,6 +10,7 @@ every array as an object of its own, with several requests each: the demo's 250 
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -68,8 +69,8 @@ def unpack(record: ArrayRecord) -> dict[str, NDArray[Any]]:
     """
     vector, layout = record[PACKED].numpy(), record[LAYOUT].numpy()
     entries = _LAYOUT.validate_json(layout.tobytes())
-    ends = np.cumsum([math.prod(shape) for _, shape in entries], dtype=np.int64)
-    if vector.ndim != 1 or (int(ends[-1]) if entries else 0) != vector.size or len(dict(entries)) != len(entries):
+    ends = list(accumulate(math.prod(shape) for _, shape in entries))  # in Python's integers, which do not overflow
+    if vector.ndim != 1 or (ends[-1] if ends else 0) != vector.size or len(dict(entries)) != len(entries):
         raise ValueError(f"layout of {len(entries)} arrays does not fit {vector.size} numbers")
     pieces = np.split(vector, ends[:-1]) if entries else []
     return {name: piece.reshape(shape) for (name, shape), piece in zip(entries, pieces, strict=True)}

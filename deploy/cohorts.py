@@ -1,6 +1,7 @@
 """Sites on this machine: exports (phantoms, or folders given), their import, and a `site.yaml` each."""
 
 import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -9,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from client.ingest import import_folder
-from common.config import Experiment, PolicyConfig, SimulationConfig, SiteConfig
-from common.errors import InputError
+from common.config import Experiment, PolicyConfig, SimulationConfig, SiteConfig, fingerprint
+from common.errors import ConfigError, InputError
 from common.phantom import make_phantom
 from common.phantom_dicom import write_phantom
 
@@ -27,13 +28,26 @@ def write_exports(experiment: Experiment, folder: Path, tell: Progress) -> None:
         for case in range(1, experiment.simulation.cases.get(site, 0) + 1)
         if not (folder / site / f"case-{case:03d}").exists()
     ]
-    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_write_export, experiment.simulation, folder, *each) for each in wanted]
-        for job in jobs:
+    _claim(folder, experiment)
+    pool = ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    try:
+        for job in [pool.submit(_write_export, experiment.simulation, folder, *each) for each in wanted]:
             job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
     for number, site in enumerate(experiment.sites):
         count = experiment.simulation.cases.get(site, 0)
         tell(f"site {site}: {count} phantoms of institution {_institution(number)} as DICOM")
+
+
+def _claim(folder: Path, experiment: Experiment) -> None:
+    """Notes what the phantoms below `folder` are made of, or refuses other ones (ConfigError)."""
+    made_of = fingerprint(experiment.simulation, *experiment.sites)
+    path = folder / "made-of"
+    if path.exists() and path.read_text() != made_of:
+        raise ConfigError(f"{folder}: holds phantoms of another simulation; give another --out, or remove the folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(made_of)
 
 
 def _write_export(simulation: SimulationConfig, folder: Path, site: str, number: int, case: int) -> None:

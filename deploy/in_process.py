@@ -40,9 +40,9 @@ class InProcessGrid(Grid):
         self._pushed = 0
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, COORDINATOR_ID
 
-    def close(self) -> None:
-        """Drops what is waiting and returns when the sites at work have finished their task."""
-        self._workers.shutdown(cancel_futures=True)
+    def close(self, wait: bool = True) -> None:
+        """Drops what is waiting; returns when the sites at work have finished their task, or at once."""
+        self._workers.shutdown(wait=wait, cancel_futures=True)
 
     def get_node_ids(self) -> Iterable[int]:
         """Every site is always connected."""

@@ -1,5 +1,7 @@
 """The demo's acts, each through the function that the product's own command calls."""
 
+import multiprocessing
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +18,7 @@ from client.segment import read_model, segment_scan
 from client.site import Site
 from common.config import Experiment
 from common.enrolment import read_join_request
-from common.errors import WorkError
+from common.errors import ConfigError, WorkError
 from common.kit import read_kit
 from common.metrics import case_metrics
 from common.phantom import make_phantom
@@ -47,28 +49,35 @@ class Showcase:
         self.console = console
         self.configs: dict[str, Path] = {}
         self.nodes: dict[str, SiteNode] = {}
+        self.superlink: Superlink | None = None
         self.peak_gb = 0.0
 
     def run(self) -> None:
         """Plays all acts; what an interrupted demo has done already is kept.
 
         Raises:
+            ConfigError: the experiment is not over phantoms, or has no `train` step.
             FedgtvError: an act failed; the message says why.
         """
-        self._import()
-        self._check()
-        federation = self._provision()
+        if self.experiment.simulation.source != "phantoms" or not any(s.kind == "train" for s in self.experiment.steps):
+            raise ConfigError(f"{self.experiment.name}: a demo needs phantoms and a `train` step; see demo.yaml")
         with ExitStack() as stack:
-            superlink = federation.superlink()
+            memory = stack.enter_context(PeakMemory(self._members))
+            self._import()
+            self._check()
+            run_folder = self._federate(self._provision())
+            self._segment(run_folder)
+        self.peak_gb = memory.peak_bytes / 1e9
+        self._conclude(run_folder)
+
+    def _federate(self, federation: Federation) -> Path:
+        with ExitStack() as stack:
+            self.superlink = superlink = federation.superlink()
             superlink.environment = ONE_THREAD
-            memory = stack.enter_context(PeakMemory(lambda: self._members(superlink)))
             with self._act("SuperLink and SuperNodes, TLS and node authentication"):
                 stack.enter_context(superlink)
                 self._join(federation, superlink, stack)
-            run_folder = self._train(superlink)
-        self.peak_gb = memory.peak_bytes / 1e9
-        self._segment(run_folder)
-        self._conclude(run_folder)
+            return self._train(superlink)
 
     @contextmanager
     def _act(self, title: str) -> Iterator[None]:
@@ -103,12 +112,17 @@ class Showcase:
     def _provision(self) -> Federation:
         with self._act("Certificates, and a key pair at each hospital"):
             folder = self.folder / "federation"
-            if (folder / FILE).exists():
+            if (folder / FILE).exists() and self._all_enrolled(folder):
                 return Federation.open(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # stopped before all had joined: nothing was trained yet
             for site, path in self.configs.items():
                 if not key_files(site, path.parent / "keys").private.exists():
                     make_key(site, path.parent / "keys")
             return Federation.create(folder, f"localhost:{free_port()}")
+
+    def _all_enrolled(self, folder: Path) -> bool:
+        known = read_sites(folder / "superlink" / "sites.json")
+        return all(site in known and (path.parent / f"{site}.kit.json").exists() for site, path in self.configs.items())
 
     def _join(self, federation: Federation, superlink: Superlink, stack: ExitStack) -> None:
         for site, path in self.configs.items():
@@ -145,12 +159,16 @@ class Showcase:
             if not (folder / "case").exists():
                 phantom = make_phantom("A", NEW_PATIENT_SEED, simulation.scale, simulation.contrast)
                 write_phantom(phantom, folder / "case", 1)
-            first = next(step.model for step in self.experiment.steps if step.kind == "train")
+            first = self._federated()
             model = read_model(run_folder / "models" / f"{first}.safetensors")
             outcome = segment_scan(folder / "case" / "dicom", model, folder / "result", "cpu")
             self._say(f"{outcome.volume_ml:.1f} ml, DSC {self._dsc(folder):.3f} against the true mask")
             for path in outcome.files:
                 self._say(str(path))
+
+    def _federated(self) -> str:
+        """The experiment's first federated model."""
+        return next(step.model for step in self.experiment.steps if step.kind == "train")
 
     @staticmethod
     def _dsc(folder: Path) -> float:
@@ -170,9 +188,12 @@ class Showcase:
         ]:
             self.console.print(f"{title + ':':13} {path}", soft_wrap=True)
 
-    def _members(self, superlink: Superlink) -> list[int]:
-        trees = [superlink.tree, *(node.tree for node in list(self.nodes.values()))]
-        return [process_id for tree in trees for process_id in tree.members()]
+    def _members(self) -> list[int]:
+        """Every process of the demo but this one: the federation's, and those that draw phantoms."""
+        trees = [node.tree for node in list(self.nodes.values())]
+        trees += [self.superlink.tree] if self.superlink else []
+        workers = [process.pid for process in multiprocessing.active_children() if process.pid]
+        return workers + [process_id for tree in trees for process_id in tree.members()]
 
     def _activity(self) -> str:
         """The last thing that each site has logged about its training."""

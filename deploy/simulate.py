@@ -1,11 +1,13 @@
 """`fedgtv-simulate EXPERIMENT.yaml`: the same experiment and ClientApp over an in-process grid."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from common.command import command_line
+from common.command import INTERRUPTED, command_line
 from common.errors import ConfigError
 
 MAX_SEED = 2**31
@@ -58,7 +60,16 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def main() -> None:
-    """Entry point of `fedgtv-simulate`."""
+    """Entry point of `fedgtv-simulate`.
+
+    A stop does not wait for threads that train: what counts is on disk, whole rounds at a time.
+    """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(simulate)
-    command_line(app)
+    try:
+        command_line(app)
+    except SystemExit as ending:
+        if ending.code != INTERRUPTED:
+            raise
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,14 @@ def run_simulation(experiment: Experiment, folder: Path, sites_folder: Path, con
     ledger = Ledger(folder, experiment, lambda record: _tell(console, record))
     configs = prepare_sites(experiment, sites_folder, console)
     what = f"{experiment.name}: {len(experiment.sites)} sites in this process"
-    with closing(InProcessGrid(client_app, configs)) as grid, _quiet_flower(), console.status(what):
-        run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds))
+    grid = InProcessGrid(client_app, configs)
+    finished = False
+    try:
+        with _quiet_flower(), console.status(what):
+            run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds))
+        finished = True
+    finally:
+        grid.close(wait=finished)
     report = write_report(folder)
     console.print(matrix_text(folder))
     console.print(f"report: {report}")

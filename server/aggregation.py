@@ -50,11 +50,11 @@ def make_strategy(name: str, options: Mapping[str, float]) -> flower.FedAvg:
     )
 
 
-def refuse(message: Message, expected: Mapping[str, NDArray[Any]]) -> str | None:
+def refuse(message: Message, expected: Mapping[str, NDArray[Any]], most_cases: float = math.inf) -> str | None:
     """Returns why a training reply may not be aggregated, or None when it may.
 
     Checked: an error code, one set of arrays with the names, shapes and dtypes that were sent out, finite numbers,
-    and a plausible case count.
+    and a plausible case count: one that the result and the metrics agree on, and at most `most_cases`.
     """
     error = wire.read_error(message)
     if error is not None:
@@ -69,7 +69,8 @@ def refuse(message: Message, expected: Mapping[str, NDArray[Any]]) -> str | None
         result = wire.read_result(message, TrainResult)
     except WorkError:
         return "other-result"
-    return None if _counts_agree(message, result) else "other-count"
+    plausible = _counts_agree(message, result) and result.num_examples <= most_cases
+    return None if plausible else "other-count"
 
 
 def _refuse_arrays(record: ArrayRecord, expected: Mapping[str, NDArray[Any]]) -> str | None:

@@ -1,6 +1,7 @@
 """An experiment on the running federation: hand it to the SuperLink, watch its ledger, say how it ended."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +11,11 @@ from common.config import Experiment
 from common.errors import CheckpointError, ConfigError, InputError, SiteError, WorkError
 from server.app import run_config
 from server.bundle import write_bundle
-from server.control import Control
+from server.control import Control, Run
 from server.ledger import check_folder
 from server.provision import read_sites
 
+log = logging.getLogger("fedgtv.coordinator")
 POLL_S = 1.0
 STATUS_EVERY_S = 20.0
 """Asking starts a process of Flower's; the ledger's last line says sooner how a run ended."""
@@ -75,8 +77,8 @@ def _watch(
         finished = None
         if time.monotonic() - checked > STATUS_EVERY_S or last.get("kind") in {"end", "failed"}:
             checked = time.monotonic()
-            state = control.status(run_id)
-            finished = state if state.finished else None
+            state = _state(control, run_id)
+            finished = state if state and state.finished else None
         for record in ledger.new():
             last = record
             tell(record)
@@ -85,6 +87,15 @@ def _watch(
             return
         waiting()
         time.sleep(POLL_S)
+
+
+def _state(control: Control, run_id: int) -> Run | None:
+    """None where the SuperLink is too busy to say: the run goes on, and is asked after again."""
+    try:
+        return control.status(run_id)
+    except WorkError as error:
+        log.warning("run %d: %s", run_id, error)
+        return None
 
 
 def _conclude(last: dict[str, Any], completed: bool, status: str) -> None:

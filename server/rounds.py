@@ -1,6 +1,7 @@
 """One round over named sites: send, wait, check, aggregate. Flower's sampling of anonymous nodes is not used."""
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -152,7 +153,12 @@ class Outcome:
 
 
 def conclude(
-    strategy: FedAvg, number: int, replies: Mapping[str, Message | None], sent: wire.Weights, quorum: int
+    strategy: FedAvg,
+    number: int,
+    replies: Mapping[str, Message | None],
+    sent: wire.Weights,
+    quorum: int,
+    most_cases: Mapping[str, int] | None = None,
 ) -> Outcome:
     """Checks the replies of one model's sites and aggregates the good ones.
 
@@ -162,11 +168,16 @@ def conclude(
         replies: by site; None for a site that did not answer in time.
         sent: the weights that were sent out.
         quorum: how many replies must be good.
+        most_cases: each site's training cases as it counted them for the statistics; a reply may not claim more.
 
     Raises:
         WorkError: fewer than `quorum` are; every site at fault is named with its reason.
     """
-    reasons = {site: "no-answer" if reply is None else refuse(reply, sent) for site, reply in replies.items()}
+    most = most_cases or {}
+    reasons = {
+        site: "no-answer" if reply is None else refuse(reply, sent, most.get(site, math.inf))
+        for site, reply in replies.items()
+    }
     dropped = {site: reason for site, reason in reasons.items() if reason is not None}
     accepted = {site: reply for site, reply in replies.items() if reply is not None and site not in dropped}
     if len(accepted) < quorum:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from common.config import Experiment
 from common.errors import WorkError
 from common.tasks import NormalisationRecord
-from server.ledger import Ledger
+from server.ledger import Ledger, Record
 from server.rounds import Sites
 
 
@@ -20,10 +20,18 @@ class Run:
 
     def normalisation(self) -> NormalisationRecord:
         """Returns the mean and SD that the last `statistics` step found (WorkError: there was none)."""
+        found = self._statistics()
+        return NormalisationRecord(mean=found["mean"], sd=found["sd"])
+
+    def num_cases(self) -> dict[str, int]:
+        """Returns each site's training cases as the last `statistics` step counted them."""
+        return {site: told["train"] for site, told in self._statistics()["sites"].items()}
+
+    def _statistics(self) -> Record:
         found = self.ledger.find("statistics")
         if not found:
             raise WorkError("no statistics yet; put a `statistics` step before training and evaluation")
-        return NormalisationRecord(mean=found[-1]["mean"], sd=found[-1]["sd"])
+        return found[-1]
 
     def metadata(self, model: str, number: int, sites: Sequence[str]) -> dict[str, str]:
         """Returns what stands in a weights file: all that using the weights of round `number` needs."""

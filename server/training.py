@@ -102,7 +102,7 @@ def _do_round(run: Run, number: int, step: TrainingStep, cohorts: Sequence[Cohor
     for cohort in cohorts:
         mine = {site: replies.get(site) for site in cohort.sites}
         quorum = min(run.experiment.rounds.quorum or len(cohort.sites), len(cohort.sites))
-        outcome = conclude(cohort.strategy, current, mine, cohort.weights, quorum)
+        outcome = conclude(cohort.strategy, current, mine, cohort.weights, quorum, run.num_cases())
         cohort.weights = outcome.weights
         cohort.note_validation(current - 1, [result.validation_dsc for result in outcome.results.values()])
         run.ledger.save_round(cohort.model, current, cohort.weights, run.metadata(cohort.model, current, cohort.sites))

@@ -8,7 +8,7 @@ import pytest
 
 from common.config import Experiment, SiteConfig, load_yaml
 from common.dataset import read_index
-from common.errors import ImageError, InputError
+from common.errors import ConfigError, InputError
 from common.volume import Geometry, Volume, write_nifti
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 
@@ -35,14 +35,11 @@ def tree(folder):
 class Inline:
     """A pool that does its jobs at once, here."""
 
-    def __init__(self, **_):
+    def __init__(self, *_):
         pass
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
+    def shutdown(self, cancel_futures):
+        assert cancel_futures
 
     def submit(self, work, *arguments):
         future = Future()
@@ -127,3 +124,12 @@ def test_a_site_of_which_nothing_can_be_imported_leaves_nothing(tmp_path):
 def _empty(folder):
     folder.mkdir()
     return folder
+
+
+def test_phantoms_of_another_simulation_are_not_taken_for_these(tmp_path, monkeypatch):
+    monkeypatch.setattr("deploy.cohorts.ProcessPoolExecutor", Inline)
+    monkeypatch.setattr("deploy.cohorts.make_phantom", lambda *arguments: arguments)
+    monkeypatch.setattr("deploy.cohorts.write_phantom", lambda phantom, folder, case: folder.mkdir(parents=True))
+    write_exports(experiment(cases={"X": 1, "Y": 1}, scale=0.5), tmp_path, lambda line: None)
+    with pytest.raises(ConfigError, match="holds phantoms of another simulation"):
+        write_exports(experiment(cases={"X": 1, "Y": 1}, scale=0.25), tmp_path, lambda line: None)

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from client.keys import key_files
 from common.config import Experiment
-from common.errors import InputError, WorkError
+from common.enrolment import read_join_request
+from common.errors import ConfigError, InputError, WorkError
 from common.volume import Geometry, Volume, write_nifti
 from deploy.demo import DONE, _start_anew
 from deploy.showcase import Showcase
+from server.provision import add_site
 
 
 @pytest.fixture
@@ -58,17 +61,40 @@ def test_a_site_that_cannot_train_ends_the_demo_by_name(showcase):
         acts._check()
 
 
-def test_an_interrupted_demo_keeps_keys_and_certificates(tmp_path, showcase):
+def test_a_demo_stopped_before_all_had_joined_makes_certificates_anew_but_no_keys(tmp_path, showcase):
     acts = showcase(num_cases=3)
     acts._import()
     first = acts._provision()
-    files = [first.certificates.key, tmp_path / "demo" / "sites" / "A" / "keys" / "site.key"]
-    before = [path.read_bytes() for path in files]
+    key = tmp_path / "demo" / "sites" / "A" / "keys" / "site.key"
+    before = (first.certificates.key.read_bytes(), key.read_bytes())
+    (tmp_path / "demo" / "federation" / "federation.yaml").unlink()  # as if stopped right after the certificates
     again = showcase(num_cases=3)
     again._import()
-    assert again._provision() == first
-    assert [path.read_bytes() for path in files] == before
-    assert first.config.address.startswith("localhost:")
+    second = again._provision()
+    assert second.config.address.startswith("localhost:")
+    assert second.certificates.key.read_bytes() != before[0]
+    assert key.read_bytes() == before[1]
+
+
+def test_a_demo_stopped_after_all_had_joined_keeps_its_certificates(showcase):
+    acts = showcase(num_cases=3)
+    acts._import()
+    first = acts._provision()
+    sites_file = first.superlink().sites_file
+    sites_file.parent.mkdir(parents=True, exist_ok=True)
+    for number, (site, path) in enumerate(acts.configs.items()):
+        request = read_join_request(key_files(site, path.parent / "keys").request)
+        add_site(sites_file, request, 10 + number)
+        (path.parent / f"{site}.kit.json").touch()
+    before = first.certificates.key.read_bytes()
+    assert acts._provision() == first
+    assert first.certificates.key.read_bytes() == before
+
+
+def test_a_demo_without_phantoms_or_training_is_refused(showcase):
+    acts = showcase(num_cases=3)
+    with pytest.raises(ConfigError, match="needs phantoms and a `train` step"):
+        acts.run()
 
 
 def test_dsc_of_the_new_patient_by_hand(tmp_path, showcase):

@@ -73,6 +73,11 @@ def lying(**stated):
     return Array(**{"dtype": "float32", "shape": (size,), "stype": true.stype, "data": true.data, **stated})
 
 
+def test_a_site_may_not_claim_more_cases_than_it_counted():
+    assert refuse(reply(weights(1.0), num_examples=4), SENT, most_cases=4) is None
+    assert refuse(reply(weights(1.0), num_examples=5), SENT, most_cases=4) == "other-count"
+
+
 def test_a_good_reply_is_accepted_in_both_formats():
     assert refuse(reply(weights(1.0)), SENT) is None
     assert refuse(reply(weights(1.0), transport="fp16"), SENT) is None
@@ -99,6 +104,7 @@ def test_a_good_reply_is_accepted_in_both_formats():
         (lambda: altered(vector=lying(data=b"")), "not-readable"),
         (lambda: altered(vector=lying(stype="torch")), "not-readable"),
         (lambda: altered(layout=b"no layout"), "not-readable"),
+        (lambda: altered(layout=b'[["stage1.a", [4294967296, 4294967296]]]'), "not-readable"),
         (lambda: altered(layout=b'[["stage1.a", [-6]], ["stage1.b", [2]]]'), "not-readable"),
         (lambda: altered(layout=b'[["stage1.a", [2, 3]], ["stage1.a", [2]]]'), "not-readable"),
         (lambda: with_records(arrays=2), "other-names"),
