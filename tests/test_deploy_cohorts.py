@@ -8,7 +8,7 @@ import pytest
 
 from common.config import Experiment, SiteConfig, load_yaml
 from common.dataset import read_index
-from common.errors import ConfigError, InputError
+from common.errors import ConfigError, ImageError, InputError
 from common.volume import Geometry, Volume, write_nifti
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 
