@@ -36,6 +36,7 @@ def init(
 
     from client.keys import make_key
     from common.config import SiteConfig, validate
+    from common.enrolment import read_join_request
 
     config = validate({"site": site}, SiteConfig, f"site {site!r}")
     files = make_key(site, folder / "keys")
@@ -45,6 +46,7 @@ def init(
     typer.echo(f"configuration: {path}")
     typer.echo(f"private key:   {files.private} (stays here)")
     typer.echo(f"join request:  {files.request} (send it to the coordinator)")
+    typer.echo(f"fingerprint:   {read_join_request(files.request).fingerprint} (read it out by telephone)")
 
 
 @app.command("import")
@@ -195,6 +197,7 @@ def evaluate(
     from common.tasks import EvaluateTask, NormalisationRecord
 
     package, site = read_model(model), Site.open(config)
+    site = site.for_own_eyes()
     package.networks(choose_device("cpu"))  # weights that do not fit are refused before any case is prepared
     normalisation = NormalisationRecord(mean=package.normalisation.mean, sd=package.normalisation.sd)
     fields = {"experiment": "local", "recipe": package.recipe, "split": package.split, "models": [package.name]}

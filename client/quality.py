@@ -68,8 +68,12 @@ def _check_cases(site: Site, split: SplitConfig) -> Iterator[Finding]:
     parts = split_cases(entries, split)
     counts = f"{len(parts.train)} to train, {len(parts.validation)} to validate, {len(parts.test)} to test"
     least = site.config.policy.min_cases
-    if len(parts.train) < least:
-        yield Finding("error", "cases", counts, f"at least {least} training cases are needed (policy.min_cases)")
+    if not parts.train:
+        yield Finding("error", "cases", counts, "import cases with contours")
+    elif len(parts.train) < least:
+        yield Finding(
+            "warning", "cases", counts, f"fewer than {least} training cases: statistics stay here (policy.min_cases)"
+        )
     elif len(parts.test) < least:
         yield Finding(
             "warning", "cases", counts, f"fewer than {least} test cases: metrics stay here (policy.min_cases)"

@@ -48,6 +48,13 @@ class Site:
         """Returns the site that `site.yaml` at `path` describes (ConfigError: the file is not valid)."""
         return cls(load_yaml(path, SiteConfig), path.parent)
 
+    def for_own_eyes(self) -> "Site":
+        """Returns the site without a least number of cases, for results that do not leave."""
+        policy = self.config.policy.model_copy(update={"min_cases": 1})
+        site = Site(self.config.model_copy(update={"policy": policy}), Path())
+        site.cases_folder, site.state_folder = self.cases_folder, self.state_folder
+        return site
+
     def device(self) -> torch.device:
         """Returns the configured device and sets the number of CPU threads."""
         if self.config.num_threads:

@@ -194,9 +194,11 @@ def _sides(axis: Any, letters: str) -> None:
 
 
 def _legend(figure: Any, masks: dict[str, Mask | None]) -> None:
-    """Names the two lines below the planes, and says where one is missing or empty."""
+    """Names the lines below the planes that were given, and says where one is empty."""
     drawn = zip(masks.items(), (TRUTH_COLOUR, PREDICTION_COLOUR), ("———", "– – –"), (0.25, 0.75), strict=True)
     for (name, mask), colour, line, x in drawn:
-        absent = "" if mask is not None and mask.any() else (" (none)" if mask is None else " (empty)")
+        if mask is None:
+            continue
+        absent = "" if mask.any() else " (empty)"
         figure.text(x, 0.5 * LEGEND_IN / figure.get_figheight(), f"{line}  {name}{absent}", color=colour, fontsize=9,
                     ha="center", va="center")  # fmt: skip

@@ -17,13 +17,15 @@ from client.quality import check_site
 from client.segment import read_model, segment_scan
 from client.site import Site
 from common.config import Experiment
+from common.dicom import read_ct_series
 from common.enrolment import read_join_request
 from common.errors import ConfigError, WorkError
 from common.kit import read_kit
 from common.metrics import case_metrics
 from common.phantom import make_phantom
 from common.phantom_dicom import write_phantom
-from common.volume import read_nifti
+from common.pictures import overlay_png
+from common.volume import read_nifti, to_lps
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 from deploy.memory import PeakMemory
 from server.federation import FILE, Federation
@@ -163,8 +165,20 @@ class Showcase:
             model = read_model(run_folder / "models" / f"{first}.safetensors")
             outcome = segment_scan(folder / "case" / "dicom", model, folder / "result", "cpu")
             self._say(f"{outcome.volume_ml:.1f} ml, DSC {self._dsc(folder):.3f} against the true mask")
+            self._draw_truth(folder)
             for path in outcome.files:
                 self._say(str(path))
+
+    @staticmethod
+    def _draw_truth(folder: Path) -> None:
+        """Draws the picture anew with the phantom's true tumour in it, which no real patient has."""
+        volumes = [read_ct_series(folder / "case" / "dicom").volume]
+        volumes += [read_nifti(path) for path in (folder / "case/truth.nii.gz", folder / "result/mask.nii.gz")]
+        image, truth, mask = (to_lps(volume) for volume in volumes)
+        picture = overlay_png(
+            image.array, image.geometry.spacing_mm, truth.array > 0, mask.array > 0, "new patient: truth and prediction"
+        )
+        (folder / "result" / "overlay.png").write_bytes(picture)
 
     def _federated(self) -> str:
         """The experiment's first federated model."""

@@ -49,7 +49,7 @@ def run_simulation(experiment: Experiment, folder: Path, sites_folder: Path, con
     grid = InProcessGrid(client_app, configs)
     finished = False
     try:
-        with _quiet_flower(), console.status(what):
+        with ledger.hold(), _quiet_flower(), console.status(what):
             run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds))
         finished = True
     finally:

@@ -29,11 +29,12 @@ def main(grid: Grid, context: Context) -> None:
     run = json.loads(str(context.run_config[RUN_KEY]))
     experiment = parse_yaml(json.dumps(run["experiment"]), Experiment, "run configuration")
     ledger = Ledger(run_folder(run["name"]), experiment)
-    try:
-        run_experiment(experiment, ledger, Sites(grid, run["node_ids"], experiment.rounds))
-    except FedgtvError as error:
-        ledger.append({"kind": "failed", "code": error.code, "exit_code": error.exit_code, "why": str(error)})
-        raise
+    with ledger.hold():
+        try:
+            run_experiment(experiment, ledger, Sites(grid, run["node_ids"], experiment.rounds))
+        except FedgtvError as error:
+            ledger.append({"kind": "failed", "code": error.code, "exit_code": error.exit_code, "why": str(error)})
+            raise
 
 
 def run_folder(name: str) -> Path:

@@ -68,8 +68,9 @@ def enrol(
     from common.enrolment import read_join_request
 
     join = read_join_request(request)
+    typer.echo(f"site {join.site}, fingerprint {join.fingerprint}")
     path = _open(folder).enrol(join, out)
-    typer.echo(f"site {join.site}, key {join.fingerprint}: enrolled")
+    typer.echo("enrolled; if the site reads out another fingerprint, `revoke` it")
     typer.echo(f"kit: {path} (send it to the site)")
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from common.enrolment import JoinRequest
-from common.errors import WorkError
+from common.errors import SiteError, WorkError
 from common.processes import flower_command, flower_environment
 
 CONNECTION = "fedgtv"
+KEY_IN_USE = "already in use"
+"""Flower's words for a key that it knows, shut out or not."""
 POLL_S = 2.0
 COMMAND_TIMEOUT_S = 120.0
 UNAVAILABLE = "Connection to the SuperLink is unavailable"
@@ -65,13 +67,21 @@ class Control:
         """Lets the holder of the request's key connect and returns its Flower node id.
 
         Raises:
-            WorkError: the key is registered already, or the SuperLink does not answer.
+            SiteError: the key was registered before.
+            WorkError: the SuperLink does not answer.
         """
         self._check_configured()
         key = self.home / "register.pub"
         key.write_text(request.public_key + "\n", encoding="ascii")
         try:
             return int(self._call("supernode", "register", str(key), CONNECTION)["node-id"])
+        except WorkError as error:
+            if KEY_IN_USE not in str(error):
+                raise
+            raise SiteError(
+                f"site {request.site!r}: this key was enrolled before and cannot come back; the site moves its keys "
+                "folder away, runs `fedgtv-site init`, and sends the new join request"
+            ) from error
         finally:
             key.unlink()
 

@@ -85,14 +85,16 @@ def _step_curves(title: str, rounds: Sequence[RoundLine], record: RunRecord) -> 
     by_stage = {stage: {site: losses(rounds, site, stage) for site in sites} for stage in STAGES}
     stages = [stage for stage in STAGES if any(by_stage[stage].values())]
     scores = {site: validation(rounds, site) for site in sites}
+    panels = len(stages) + any(len(points) > 1 for points in scores.values())  # one point is no curve
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": "fedgtv", "font.size": 9}):
-        figure = Figure(figsize=(3.6 * (len(stages) + 1), 2.7))
+        figure = Figure(figsize=(3.6 * panels, 2.7))
         _margins(figure, left=0.5, right=0.75 + 0.08 * max(map(len, sites)), bottom=0.5, top=0.3, between=0.17)
-        axes = figure.subplots(1, len(stages) + 1, squeeze=False)[0]
+        axes = figure.subplots(1, panels, squeeze=False)[0]
         for axis, stage in zip(axes, stages, strict=False):
             name = f"{stage[:5]} {stage[5:]}: training loss"
             _draw_lines(axis, name, "global epoch", by_stage[stage], record.experiment.sites)
-        _draw_lines(axes[-1], "validation DSC, %", "rounds done", scores, record.experiment.sites)
+        if panels > len(stages):
+            _draw_lines(axes[-1], "validation DSC, %", "rounds done", scores, record.experiment.sites)
         _site_legend(figure, sites, record.experiment.sites)
         return Curves(title, _svg_uri(figure), _describe(by_stage, scores))
 

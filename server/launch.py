@@ -12,11 +12,13 @@ from common.errors import CheckpointError, ConfigError, InputError, SiteError, W
 from server.app import run_config
 from server.bundle import write_bundle
 from server.control import Control, Run
-from server.ledger import check_folder
+from server.ledger import Ledger, check_folder
 from server.provision import read_sites
 
 log = logging.getLogger("fedgtv.coordinator")
 POLL_S = 1.0
+STOPPING_S = 20.0
+"""A run that was just stopped may take this long to end."""
 STATUS_EVERY_S = 20.0
 """Asking starts a process of Flower's; the ledger's last line says sooner how a run ended."""
 ERRORS = {error.code: error for error in (InputError, ConfigError, CheckpointError, SiteError)}
@@ -44,7 +46,7 @@ def launch(
     Raises:
         SiteError: a named site is not enrolled, or did not connect.
         ConfigError: the run's folder holds a run of another experiment, or a step's options are wrong.
-        WorkError: the run failed or was stopped; run it again to continue.
+        WorkError: the run is under way already, failed, or was stopped; run it again to continue.
     """
     sites = read_sites(folder / "sites.json")
     unknown = [site for site in experiment.sites if site not in sites]
@@ -54,6 +56,8 @@ def launch(
     node_ids = {site: sites[site].node_id for site in experiment.sites}
     run_folder = folder / "runs" / name
     check_folder(run_folder, experiment)
+    with Ledger(run_folder, experiment).hold(STOPPING_S):
+        pass  # refuses a run that is under way; the ServerApp holds it from its start on
     ledger = _Tail(run_folder / "ledger.jsonl")
     run_id = control.run(write_bundle(folder / "bundle"), run_config(name, experiment, node_ids))
     try:

@@ -4,21 +4,24 @@ The folder: `experiment.yaml`, `ledger.jsonl`, `models/<model>.safetensors`, `ro
 `pictures/`. A run that is started again with the same experiment continues after the last line.
 """
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from numpy.typing import NDArray
 
 from common.checkpoint import load_weights, save_weights
 from common.config import Experiment, load_yaml
-from common.errors import ConfigError, InputError
+from common.errors import ConfigError, InputError, WorkError
 
 Record = dict[str, Any]
+LOCK_POLL_S = 0.5
 EXPERIMENT = "experiment.yaml"
 
 
@@ -55,6 +58,22 @@ class Ledger:
         if whole != data:
             _write_atomically(self._path, whole)
         return [_decode(line, f"{self._path}, line {number}") for number, line in enumerate(whole.splitlines(), 1)]
+
+    @contextmanager
+    def hold(self, wait_s: float = 0.0) -> Iterator[None]:
+        """Keeps every other writer off the run while the block lasts, in this process or another.
+
+        Raises:
+            WorkError: the run is under way already, and still is after `wait_s`.
+        """
+        deadline = time.monotonic() + wait_s
+        with (self.folder / "lock").open("w") as file:
+            while not _lock(file):
+                if time.monotonic() >= deadline:
+                    name = self.folder.name
+                    raise WorkError(f"run {name!r} is under way; see `fedgtv-coordinator status`, or `stop` it first")
+                time.sleep(LOCK_POLL_S)
+            yield
 
     def append(self, record: Record) -> None:
         """Writes one line, with the time of day, through to the disk."""
@@ -124,6 +143,14 @@ def _decode(line: bytes, origin: str) -> Record:
         return dict(json.loads(line))
     except (TypeError, ValueError) as error:
         raise InputError(f"{origin}: broken; remove the line and run the experiment again") from error
+
+
+def _lock(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

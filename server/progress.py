@@ -42,14 +42,20 @@ def _model(record: Mapping[str, Any]) -> str:
 
 
 def _evaluation(record: Mapping[str, Any]) -> str:
-    return f"  {len(record['matrix'])} models measured on the {record['split']} cases, {record['seconds']:.0f} s"
+    models = "1 model" if len(record["matrix"]) == 1 else f"{len(record['matrix'])} models"
+    return f"  {models} measured on the {record['split']} cases, {record['seconds']:.0f} s"
 
 
 def _failed(record: Mapping[str, Any]) -> str:
     return f"failed: {record['why']}"
 
 
+def _end(_: Mapping[str, Any]) -> str:
+    return "finished"
+
+
 _WRITERS = {
+    "end": _end,
     "step": _step,
     "statistics": _statistics,
     "round": _round,

@@ -1,6 +1,8 @@
 import json
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from common.config import (
     TrainingConfig,
 )
 from common.dataset import CaseEntry, write_index
+from common.logs import LOGGER
 from common.model import build_model, model_weights
 from common.volume import Geometry, Volume, write_nifti
 
@@ -269,3 +272,10 @@ def tiny_cases(tmp_path_factory) -> Path:
 def tiny_cache(tmp_path_factory) -> Path:
     """Where the preprocessed `tiny_cases` are kept for the whole session, for a site's `state/cache` to point at."""
     return tmp_path_factory.mktemp("tiny-cache")
+
+
+@pytest.fixture(autouse=True)
+def silent_product_log() -> Iterator[None]:
+    """Takes away the handler that a ClientApp's or ServerApp's start leaves behind in this process."""
+    yield
+    logging.getLogger(LOGGER).handlers.clear()

@@ -8,7 +8,7 @@ import pytest
 
 from common.checkpoint import load_weights
 from common.config import Experiment, Recipe, TrainingConfig
-from common.errors import CheckpointError, ConfigError, InputError
+from common.errors import CheckpointError, ConfigError, InputError, WorkError
 from server import ledger as ledger_module
 from server.ledger import Ledger, check_folder
 
@@ -158,3 +158,11 @@ def test_a_write_that_fails_leaves_the_old_file(folder, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         ledger.save_picture("A", 1, b"new")
     assert (folder / "pictures" / "A-1.png").read_bytes() == b"old"
+
+
+def test_a_run_has_one_writer_at_a_time(tmp_path):
+    first, second = Ledger(tmp_path / "run", EXPERIMENT), Ledger(tmp_path / "run", EXPERIMENT)
+    with first.hold(), pytest.raises(WorkError, match="run 'run' is under way"), second.hold():
+        pytest.fail("two writers")
+    with second.hold():
+        assert (tmp_path / "run" / "lock").exists()

@@ -53,6 +53,6 @@ def test_a_line_for_a_watcher(record, line):
     assert describe(record) == line
 
 
-@pytest.mark.parametrize("kind", ["done", "end", "of a later release"])
+@pytest.mark.parametrize("kind", ["done", "of a later release"])
 def test_what_only_the_program_needs_is_not_shown(kind):
     assert describe({"kind": kind, "step": 0, "seconds": 1.0}) is None
