@@ -58,7 +58,7 @@ def test_a_site_that_cannot_train_ends_the_demo_by_name(tmp_path, showcase):
     acts = showcase(num_cases=3)
     acts._import()
     (tmp_path / "demo" / "sites" / "A" / "cases" / "cases.json").unlink()
-    with pytest.raises(WorkError, match="site A: cases: .*cases.json"):
+    with pytest.raises(WorkError, match=r"site A: cases: .*cases\.json"):
         acts._check()
 
 
