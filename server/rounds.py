@@ -32,7 +32,7 @@ class Sites:
         self._node_ids = dict(node_ids)
         self._config = config
 
-    def wait_until_joined(self, sites: Iterable[str]) -> None:
+    def wait_until_joined(self, sites: Sequence[str]) -> None:
         """Returns once every site is connected.
 
         Raises:
@@ -51,7 +51,7 @@ class Sites:
                 )
             time.sleep(POLL_S)
 
-    def _missing(self, sites: Iterable[str]) -> list[str]:
+    def _missing(self, sites: Sequence[str]) -> list[str]:
         online = set(self._grid.get_node_ids())
         return [site for site in sites if self._node_ids[site] not in online]
 
