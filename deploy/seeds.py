@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from statistics import fmean, stdev
 
 from common.config import Experiment
-from server.conclusion import model_origins
-from server.matrix import Matrix, load_matrices, write_text_atomically
+from server.conclusion import abroad, local_homes, model_origins
+from server.matrix import Matrix, load_matrices
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def findings(experiment: Experiment, matrices: Sequence[Matrix]) -> tuple[Findin
         for model in matrices[0].models
     ]
     for base in federated:
-        found += _against_local(matrices, base, {m: o.site or "" for m, o in origins.items() if o.kind == "local"})
+        found += _against_local(matrices, base, local_homes(origins))
         found += _finetuned(matrices, base, {m: o.site or "" for m, o in origins.items() if o.kind == "finetuned"})
     return tuple(found)
 
@@ -53,15 +53,9 @@ def _against_local(matrices: Sequence[Matrix], base: str, local: Mapping[str, st
         )
         for model in local
     ]
-
-    def cells(matrix: Matrix) -> list[tuple[str, str]]:
-        return [(model, site) for model, home in local.items() for site in matrix.sites if site != home]
-
-    def abroad(matrix: Matrix) -> float:
-        return fmean(_mean(matrix, base, [site]) - _mean(matrix, model, [site]) for model, site in cells(matrix))
-
-    if cells(matrices[0]):
-        rows.append(Finding(f"{base} minus local-only models abroad, mean", _over(matrices, abroad)))
+    if any(abroad(matrix, base, local) for matrix in matrices):
+        values = _over(matrices, partial(_abroad, base=base, local=local))
+        rows.append(Finding(f"{base} minus local-only models abroad, mean", values))
     return rows
 
 
@@ -92,10 +86,16 @@ def _gap(matrix: Matrix, first: str, second: str, sites: Sequence[str]) -> float
     return _mean(matrix, first, sites or matrix.sites) - _mean(matrix, second, sites or matrix.sites)
 
 
+def _abroad(matrix: Matrix, base: str, local: Mapping[str, str]) -> float:
+    """Points over all pairs of a local-only model and another site; nan where one is missing."""
+    found = abroad(matrix, base, local)
+    return found.points if found and not found.num_missing else nan
+
+
 def _mean(matrix: Matrix, model: str, sites: Sequence[str]) -> float:
     """Mean DSC in per cent; nan where a site gave none, so that it shows."""
     value, known = matrix.mean_over_sites(model, "dsc", sites)
-    return 100 * value if value is not None and known == len(sites) else float("nan")
+    return 100 * value if value is not None and known == len(sites) else nan
 
 
 def write_seeds(experiment: Experiment, runs: Mapping[int, Path], folder: Path) -> str:

@@ -5,6 +5,7 @@ error from the cases' SD: cautious, since the same cases stand on both sides. Wh
 model is chosen by the very score it is compared with, the sentence says so.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean
@@ -48,6 +49,25 @@ class Difference:
         return f"{error}: more than twice what the spread between cases explains"
 
 
+@dataclass(frozen=True)
+class Abroad:
+    """Mean DSC (0 to 1) on the sites that did not train the local-only models."""
+
+    local: float
+    """Of the local-only models; every pair of a model and another site counts once."""
+    federated: float
+    """Of the federated model, over the same pairs."""
+    num_cells: int
+    """Pairs where both models have a DSC."""
+    num_missing: int
+    """Pairs left out because one of them has none."""
+
+    @property
+    def points(self) -> float:
+        """Federated minus local-only, in per cent points."""
+        return 100 * (self.federated - self.local)
+
+
 def model_origins(experiment: Experiment) -> dict[str, ModelOrigin]:
     """Returns the origin of every model that the experiment makes; a `train` step over one site is local-only."""
     origins: dict[str, ModelOrigin] = {}
@@ -81,6 +101,34 @@ def difference(matrix: Matrix, first: list[tuple[str, str]], second: list[tuple[
     return Difference(100 * fmean(one - two for one, two in pairs), error, tuple(site for _, site in first))
 
 
+def local_homes(origins: Mapping[str, ModelOrigin]) -> dict[str, str]:
+    """Returns the site that each local-only model was trained at."""
+    return {model: origin.site for model, origin in origins.items() if origin.kind == "local" and origin.site}
+
+
+def abroad(matrix: Matrix, federated: str, homes: Mapping[str, str]) -> Abroad | None:
+    """Returns how local-only models fare on the sites that did not train them, and the federated model there.
+
+    Args:
+        matrix: what was measured.
+        federated: the model to compare with.
+        homes: each local-only model's own site.
+
+    Returns:
+        None where no pair of a model and another site has a DSC of both.
+    """
+    pairs = [(model, site) for model, home in homes.items() for site in matrix.sites if site != home]
+    known = [(model, site) for model, site in pairs if site in matrix.sites_with([federated, model], "dsc")]
+    if not known:
+        return None
+    return Abroad(
+        local=fmean(_dsc(matrix, model, site) for model, site in known),
+        federated=fmean(_dsc(matrix, federated, site) for _, site in known),
+        num_cells=len(known),
+        num_missing=len(pairs) - len(known),
+    )
+
+
 def _dsc(matrix: Matrix, model: str, site: str) -> float:
     value = matrix.mean(model, site, "dsc")
     assert value is not None, f"{model} at {site} has no DSC; choose cells by sites_with"
@@ -102,6 +150,7 @@ def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
     sentences = [_against_local(matrix, model, local) for model in federated[:1] if local]
     sentences += [_alone(matrix, model) for model in (federated if not local else federated[1:])]
     if federated:
+        sentences.append(_abroad(matrix, federated[0], origins))
         sentences.append(_against_own_local(matrix, federated[0], origins))
     sentences += _finetuned_sentences(matrix, origins)
     kept = tuple(sentence for sentence in sentences if sentence)
@@ -143,9 +192,24 @@ def _alone(matrix: Matrix, model: str) -> str:
     return f"{model}: mean DSC {_percent(mean)} over {_cases(matrix, sites)}." if sites else ""
 
 
+def _abroad(matrix: Matrix, federated: str, origins: Mapping[str, ModelOrigin]) -> str:
+    """The local-only models on the sites that did not train them, against the federated model on the same cells."""
+    found = abroad(matrix, federated, local_homes(origins))
+    if found is None:
+        return ""
+    is_only = sum(origin.kind == "federated" for origin in origins.values()) == 1
+    name = "the federated model" if is_only else federated
+    cells = f"{found.num_cells} cell{'s' if found.num_cells > 1 else ''}"
+    missing = f"; {found.num_missing} more without a value" if found.num_missing else ""
+    return (
+        f"On the sites that did not train them, the local-only models reach {_percent(found.local)} "
+        f"(mean of {cells}{missing}); {name} reaches {_percent(found.federated)} on the same cells."
+    )
+
+
 def _against_own_local(matrix: Matrix, federated: str, origins: dict[str, ModelOrigin]) -> str:
     """The federated model against each site's own local model at that site: what a hospital gains by taking part."""
-    own = {o.site: model for model, o in origins.items() if o.kind == "local" and o.site is not None}
+    own = {home: model for model, home in local_homes(origins).items()}
     sites = [site for site in own if site in matrix.sites_with([federated, own[site]], "dsc")]
     if not sites:
         return ""

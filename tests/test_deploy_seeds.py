@@ -91,6 +91,7 @@ def test_what_a_site_withheld_shows_instead_of_being_left_out(tmp_path, runs):
     told = DSC[2] | {"fed": (60, None)}
     text = write_seeds(experiment(), {1: runs[1], 3: write_run(tmp_path / "s", told, experiment())}, tmp_path)
     assert "| fed, mean over sites | 65.00 | nan | nan | – |" in text
+    assert "| fed minus local-only models abroad, mean | 40.00 | nan | nan | – |" in text
     assert "| fin-A minus fed, at A | 4.00 | 8.00 | 6.00 | 2.83 |" in text
     assert math.isnan(Finding("x", (1.0, math.nan)).values[1])
 

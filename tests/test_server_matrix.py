@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from common.config import Experiment
 from common.errors import InputError
-from server.conclusion import conclusions, difference
+from server.conclusion import abroad, conclusions, difference
 from server.matrix import Matrix, load_matrices, matrix_text, to_csv, to_markdown, write_matrix
 from server.metric import METRIC
 from server.run_record import SiteResult, Spread, read_run
@@ -136,7 +137,7 @@ def test_later_evaluations_add_cells_and_other_splits_stand_apart(run_folder):
 
 def test_headline_is_arithmetic_on_the_matrix(run_folder):
     record, (matrix,) = read_run(run_folder), load_matrices(run_folder)
-    first, against_own, tuned = (text.replace("\xa0", " ") for text in conclusions(matrix, record.experiment))
+    first, away, against_own, tuned = (text.replace("\xa0", " ") for text in conclusions(matrix, record.experiment))
     federated = (72.13 + 68.45 + 64.02) / 3
     locals_ = {"A": (71.02 + 60.21 + 55.33) / 3, "B": (60.10 + 66.33 + 54.87) / 3, "C": (55.25 + 53.04 + 61.20) / 3}
     assert "3 sites (A, B, C; 18 test cases)" in first
@@ -145,8 +146,43 @@ def test_headline_is_arithmetic_on_the_matrix(run_folder):
     assert f"on average {sum(locals_.values()) / 3:.2f} %" in first
     assert f"{federated - locals_['A']:+.2f} points" in first
     assert "cannot tell the two apart" in first
+    abroad = (60.21 + 55.33 + 60.10 + 54.87 + 55.25 + 53.04) / 6
+    assert away == (
+        f"On the sites that did not train them, the local-only models reach {abroad:.2f} % (mean of 6 cells); "
+        f"the federated model reaches {federated:.2f} % on the same cells."
+    )
     assert "A +1.11 (n = 9), B +2.12 (n = 5), C +2.82 (n = 4) points of DSC; mean +2.02" in against_own
     assert "A +0.55 (n = 9), B +1.10 (n = 5), C +1.69 (n = 4)" in tuned
+
+
+def test_abroad_leaves_out_own_sites_and_cells_without_a_value():
+    matrix = matrix_of(
+        {
+            ("fed", "A"): cell(0.7), ("fed", "B"): cell(0.6), ("fed", "C"): cell(None),
+            ("loc-A", "A"): cell(0.9), ("loc-A", "B"): cell(0.2), ("loc-A", "C"): cell(0.1),
+            ("loc-B", "A"): cell(0.3), ("loc-B", "B"): cell(0.8), ("loc-B", "C"): cell(0.1),
+        }
+    )  # fmt: skip
+    found = abroad(matrix, "fed", {"loc-A": "A", "loc-B": "B"})
+    assert (found.local, found.federated) == (pytest.approx((0.2 + 0.3) / 2), pytest.approx((0.6 + 0.7) / 2))
+    assert (found.num_cells, found.num_missing) == (2, 2)
+    assert found.points == pytest.approx(40)
+    assert abroad(matrix, "fed", {}) is None
+    assert abroad(matrix_of({("fed", "A"): cell(0.7), ("loc-A", "A"): cell(0.6)}), "fed", {"loc-A": "A"}) is None
+
+
+def test_abroad_says_what_it_left_out_and_which_of_several_federated_models_is_meant():
+    steps = [
+        {"kind": "train", "model": "fed"},
+        {"kind": "train", "model": "prox", "strategy": "fedprox"},
+        {"kind": "local", "model": "loc", "sites": ["A"]},
+    ]
+    experiment = Experiment.model_validate({"name": "e", "sites": ["A", "B", "C"], "steps": steps})
+    known = {("fed", "A"): 0.8, ("fed", "B"): 0.7, ("loc-A", "A"): 0.6, ("loc-A", "B"): 0.4, ("prox", "B"): 0.5}
+    matrix = matrix_of({**{key: cell(value) for key, value in known.items()}, ("fed", "C"): cell(0.7)})
+    (sentence,) = (text for text in conclusions(matrix, experiment) if text.startswith("On the sites"))
+    told = sentence.replace("\xa0", " ")
+    assert "reach 40.00 % (mean of 1 cell; 1 more without a value); fed reaches 70.00 % on the same cells." in told
 
 
 def test_headline_without_comparable_models_says_so(run_folder):
