@@ -35,6 +35,7 @@ def init(
     import yaml
 
     from client.keys import make_key
+    from common.atomic import write_text_atomically
     from common.config import SiteConfig, validate
     from common.enrolment import read_join_request
 
@@ -42,7 +43,7 @@ def init(
     files = make_key(site, folder / "keys")
     path = folder / SITE_YAML
     if not path.exists():
-        path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        write_text_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     typer.echo(f"configuration: {path}")
     typer.echo(f"private key:   {files.private} (stays here)")
     typer.echo(f"join request:  {files.request} (send it to the coordinator)")
@@ -139,6 +140,7 @@ def join(
 
     from client.keys import check_key, key_files
     from client.node import SiteNode
+    from common.atomic import write_text_atomically
     from common.config import SiteConfig, load_yaml
     from common.kit import read_kit
 
@@ -152,7 +154,7 @@ def join(
     state = config.parent / site.state
     state.mkdir(parents=True, exist_ok=True)
     authority = state / "authority.crt"
-    authority.write_text(pass_on.authority)
+    write_text_atomically(authority, pass_on.authority)
     node = SiteNode(site.site, state / "node", pass_on.coordinator, authority, key, config.resolve(), report=typer.echo)
     node.run(threading.Event())
 

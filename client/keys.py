@@ -1,12 +1,12 @@
 """The site's own key pair: made here, the private half never leaves; its public half goes into a join request."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from common.atomic import OWNERS, create_atomically, write_text_atomically
 from common.config import validate
 from common.enrolment import JoinRequest, write_join_request
 from common.errors import InputError
@@ -41,7 +41,7 @@ def make_key(site: str, folder: Path) -> SiteKey:
     request = request_of(site, _public_text(key.public_key()))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write_secret(files.private, _private_bytes(key))
-    files.public.write_text(request.public_key + "\n", encoding="ascii")
+    write_text_atomically(files.public, request.public_key + "\n")
     write_join_request(request, files.request)
     return files
 
@@ -81,8 +81,6 @@ def _public_text(key: ec.EllipticCurvePublicKey) -> str:
 
 def _write_secret(path: Path, data: bytes) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        create_atomically(path, data, OWNERS)
     except FileExistsError as error:
         raise InputError(f"{path}: a key exists and is never overwritten; move it away to make a new one") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)

@@ -1,12 +1,12 @@
 """The only place that knows whose case a pseudonym is: `pseudonyms.json`, readable by its owner alone."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from common.atomic import OWNERS, write_bytes_atomically
 from common.errors import InputError
 
 FILE_NAME = "pseudonyms.json"
@@ -51,14 +51,7 @@ class Pseudonyms:
 
     def save(self, folder: Path) -> None:
         """Writes them atomically, mode 0600."""
-        path = folder / FILE_NAME
-        unfinished = folder / f".{FILE_NAME}.{os.getpid()}"
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(TypeAdapter(Pseudonyms).dump_json(self, indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        write_bytes_atomically(folder / FILE_NAME, TypeAdapter(Pseudonyms).dump_json(self, indent=1), OWNERS)
 
     def patient_id(self, site: str, patient_key: str) -> str:
         """Returns a patient's pseudonym, such as A-0001; the next free number for a new one."""

@@ -1,7 +1,6 @@
 """A model's output for one patient: RTSTRUCT, NIfTI mask and picture, for a planning system and for people."""
 
 import json
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from common.atomic import put_in_place
 from common.checkpoint import load_weights
 from common.config import Recipe, SplitConfig, parse_yaml
 from common.device import choose_device
@@ -119,7 +119,7 @@ def _publish(unfinished: Path, out: Path) -> tuple[Path, ...]:
     made = tuple(out / name for name in (MASK, PICTURE, RTSTRUCT, REPORT) if (unfinished / name).exists())
     (out / RTSTRUCT).unlink(missing_ok=True)
     for path in made:
-        os.replace(unfinished / path.name, path)
+        put_in_place(unfinished / path.name, path)
     return made
 
 

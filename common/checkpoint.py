@@ -5,8 +5,6 @@ JSON of its recipe and of the intensity normalisation, without which the weights
 no torch.
 """
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from common.atomic import OWNERS, replacing
 from common.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ FORMAT = "fedgtv-1"
 
 
 def save_weights(path: Path, weights: "Mapping[str, Array | Tensor]", metadata: Mapping[str, str]) -> None:
-    """Writes `path` with everything or not at all: a killed process leaves the old file.
+    """Writes `path` with everything or not at all: a killed process leaves the old file. Its owner alone may read it.
 
     Args:
         path: the folder is made where it is missing.
@@ -37,16 +36,8 @@ def save_weights(path: Path, weights: "Mapping[str, Array | Tensor]", metadata: 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: as_array(value) for name, value in weights.items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file(arrays, temporary, {**metadata, "format": FORMAT})
-        _flush(Path(temporary))
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _flush(path.parent)
+    with replacing(path, OWNERS) as unfinished:
+        save_file(arrays, unfinished, {**metadata, "format": FORMAT})
 
 
 def load_weights(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
@@ -102,12 +93,3 @@ def _first_mismatch(expected: Mapping[str, Array], given: Mapping[str, Array]) -
             return f"{name} has dtype {given[name].dtype}, expected {array.dtype}"
     extra = sorted(set(given) - set(expected))
     return f"{extra[0]} is not part of this network" if extra else ""
-
-
-def _flush(path: Path) -> None:
-    """Waits until `path`, a file or a folder, is on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

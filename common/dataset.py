@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from common.atomic import write_text_atomically
 from common.config import Name, SplitConfig
 from common.errors import InputError
 
@@ -73,12 +73,7 @@ def write_index(folder: Path, entries: Iterable[CaseEntry]) -> None:
     text = json.dumps({"version": INDEX_VERSION, "cases": cases}, indent=1)
     _checked(json.loads(text)["cases"], path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    write_text_atomically(path, text + "\n")
 
 
 def _checked(cases: Any, path: Path) -> tuple[CaseEntry, ...]:

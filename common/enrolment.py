@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import field_validator
 
+from common.atomic import write_text_atomically
 from common.config import Frozen, Name, validate
 from common.errors import InputError, SiteError
 
@@ -53,7 +54,7 @@ def fingerprint(public_key: str) -> str:
 def write_join_request(request: JoinRequest, path: Path) -> None:
     """Writes the request with its fingerprint, for people to compare."""
     record = request.model_dump() | {"fingerprint": request.fingerprint}
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text_atomically(path, json.dumps(record, indent=2) + "\n")
 
 
 def read_join_request(path: Path) -> JoinRequest:

@@ -5,7 +5,6 @@ Arrays and index triples are (z, y, x); points are (x, y, z) in mm in the patien
 """
 
 import gzip
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 from numpy.typing import NDArray
 
+from common.atomic import put_in_place
 from common.errors import ImageError
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -115,7 +115,7 @@ def write_nifti(volume: Volume, path: Path) -> None:
         sitk.WriteImage(to_sitk(volume), str(unfinished))
         if path.suffix == ".gz":
             unfinished = _compressed(unfinished)
-        os.replace(unfinished, path)
+        put_in_place(unfinished, path)
 
 
 def _compressed(path: Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from client.ingest import import_folder
+from common.atomic import write_text_atomically
 from common.config import Experiment, PolicyConfig, SimulationConfig, SiteConfig, fingerprint
 from common.errors import ConfigError, InputError
 from common.phantom import make_phantom
@@ -47,7 +48,7 @@ def _claim(folder: Path, experiment: Experiment) -> None:
     if path.exists() and path.read_text() != made_of:
         raise ConfigError(f"{folder}: holds phantoms of another simulation; give another --out, or remove the folder")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(made_of)
+    write_text_atomically(path, made_of)
 
 
 def _write_export(simulation: SimulationConfig, folder: Path, site: str, number: int, case: int) -> None:
@@ -110,5 +111,5 @@ def prepare_site(
         raise InputError(f"site {site}: none of {len(report.refused)} cases could be imported; {name}: {reason}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "site.yaml"
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_text_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     return path

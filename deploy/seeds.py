@@ -7,6 +7,7 @@ from math import isnan, nan
 from pathlib import Path
 from statistics import fmean, stdev
 
+from common.atomic import write_text_atomically
 from common.config import Experiment
 from server.conclusion import abroad, local_homes, model_origins
 from server.matrix import Matrix, load_matrices

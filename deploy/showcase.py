@@ -16,6 +16,7 @@ from client.node import SiteNode
 from client.quality import check_site
 from client.segment import read_model, segment_scan
 from client.site import Site
+from common.atomic import write_bytes_atomically, write_text_atomically
 from common.config import Experiment
 from common.dicom import read_ct_series
 from common.enrolment import read_join_request
@@ -133,7 +134,7 @@ class Showcase:
                 federation.enrol(read_join_request(key.request), home / f"{site}.kit.json")
             kit = read_kit(home / f"{site}.kit.json")
             authority = home / "authority.crt"
-            authority.write_text(kit.authority)
+            write_text_atomically(authority, kit.authority)
             node = SiteNode(
                 site, home / "node", kit.coordinator, authority, key.private, path.resolve(), environment=ONE_THREAD
             )
@@ -178,7 +179,7 @@ class Showcase:
         picture = overlay_png(
             image.array, image.geometry.spacing_mm, truth.array > 0, mask.array > 0, "new patient: truth and prediction"
         )
-        (folder / "result" / "overlay.png").write_bytes(picture)
+        write_bytes_atomically(folder / "result" / "overlay.png", picture)
 
     def _federated(self) -> str:
         """The experiment's first federated model."""

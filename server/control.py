@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.atomic import write_text_atomically
 from common.enrolment import JoinRequest
 from common.errors import SiteError, WorkError
 from common.processes import flower_command, flower_environment
@@ -61,7 +62,7 @@ class Control:
         self.home.mkdir(parents=True, exist_ok=True)
         lines = ["[superlink]", f'default = "{CONNECTION}"', "", f"[superlink.{CONNECTION}]"]
         lines += [f"address = {toml_string(address)}", f"root-certificates = {toml_string(str(authority.resolve()))}"]
-        (self.home / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text_atomically(self.home / "config.toml", "\n".join(lines) + "\n")
 
     def register(self, request: JoinRequest) -> int:
         """Lets the holder of the request's key connect and returns its Flower node id.

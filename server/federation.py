@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
+from common.atomic import write_text_atomically
 from common.config import Frozen, Name, load_yaml, validate
 from common.enrolment import JoinRequest
 from common.errors import ConfigError
@@ -60,7 +61,7 @@ class Federation:
             raise ConfigError(f"{folder / FILE}: exists already; give another --folder, or keep this federation")
         names = list(dict.fromkeys([config.host, "localhost", HOST]))
         certificates = make_certificates(folder / "pki", names)
-        (folder / FILE).write_text(yaml.safe_dump(config.model_dump()))
+        write_text_atomically(folder / FILE, yaml.safe_dump(config.model_dump()))
         return cls(folder, config, certificates)
 
     @classmethod

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import yaml
 from numpy.typing import NDArray
 
+from common.atomic import write_bytes_atomically, write_text_atomically
 from common.checkpoint import load_weights, save_weights
 from common.config import Experiment, load_yaml
 from common.errors import ConfigError, InputError, WorkError
@@ -47,7 +48,7 @@ class Ledger:
         check_folder(self.folder, self.experiment)
         if not (self.folder / EXPERIMENT).exists():
             text = yaml.safe_dump(self.experiment.model_dump(mode="json"), sort_keys=False)
-            _write_atomically(self.folder / EXPERIMENT, text.encode())
+            write_text_atomically(self.folder / EXPERIMENT, text)
 
     def _read(self) -> list[Record]:
         """Whole lines only: a line that a crash cut short is dropped and written again by its round."""
@@ -56,7 +57,7 @@ class Ledger:
         data = self._path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         if whole != data:
-            _write_atomically(self._path, whole)
+            write_bytes_atomically(self._path, whole)
         return [_decode(line, f"{self._path}, line {number}") for number, line in enumerate(whole.splitlines(), 1)]
 
     @contextmanager
@@ -127,7 +128,7 @@ class Ledger:
         """Writes a picture that a site let go; returns its path relative to the run's folder."""
         name = f"pictures/{site}-{number}.png"
         (self.folder / "pictures").mkdir(exist_ok=True)
-        _write_atomically(self.folder / name, png)
+        write_bytes_atomically(self.folder / name, png)
         return name
 
 
@@ -151,12 +152,3 @@ def _lock(file: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

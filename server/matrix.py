@@ -6,13 +6,13 @@ decimals, millimetres with two). What is missing, withheld or undefined is None,
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from common.atomic import write_text_atomically
 from common.errors import InputError
 from server.metric import METRIC, METRICS, NONE, Metric
 from server.run_record import EvaluationLine, RunRecord, SiteResult, Spread, in_order, read_run
@@ -174,13 +174,6 @@ def write_matrix(run_folder: Path) -> tuple[Path, Path]:
     write_text_atomically(csv_path, to_csv(matrices))
     write_text_atomically(markdown_path, to_markdown(matrices))
     return csv_path, markdown_path
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Writes UTF-8 beside `path` and renames: a reader sees the old file or the new one, never half."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def matrix_text(run_folder: Path, metric: str = "dsc") -> "Table | str":

@@ -7,7 +7,6 @@ listens there and the coordinator's own commands call it.
 
 import ipaddress
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from common.atomic import OWNERS, create_atomically, write_bytes_atomically, write_text_atomically
 from common.config import Frozen, Name, validate
 from common.enrolment import JoinRequest
 from common.errors import InputError, SiteError
@@ -55,7 +55,7 @@ def make_certificates(folder: Path, names: Sequence[str], valid_days: int = SERV
     alternatives = _alternatives(names)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP384R1())
-    _write_key(files.authority_key, key)
+    _create_key(files.authority_key, _private_bytes(key))
     _write_certificate(files.authority, _authority(key))
     return _issue(files, alternatives, valid_days)
 
@@ -138,9 +138,7 @@ def remove_site(path: Path, site: str) -> EnrolledSite:
 def _write_sites(path: Path, sites: dict[str, EnrolledSite]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     records = [sites[name].model_dump(mode="json") for name in sorted(sites)]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"sites": records}, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text_atomically(path, json.dumps({"sites": records}, indent=2) + "\n")
 
 
 def _alternatives(names: Sequence[str]) -> list[x509.GeneralName]:
@@ -179,8 +177,7 @@ def _issue(files: Certificates, alternatives: list[x509.GeneralName], valid_days
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
     builder = builder.add_extension(issuer, critical=False)
-    files.key.unlink(missing_ok=True)
-    _write_key(files.key, key)
+    write_bytes_atomically(files.key, _private_bytes(key), OWNERS)
     _write_certificate(files.certificate, builder.sign(authority_key, hashes.SHA384()))
     return files
 
@@ -209,15 +206,18 @@ def _usage(signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+def _private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _create_key(path: Path, data: bytes) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        create_atomically(path, data, OWNERS)
     except FileExistsError as error:
         raise InputError(f"{path}: exists and is never overwritten; use another folder, or renew") from error
-    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key.private_bytes(encoding, form, serialization.NoEncryption()))
 
 
 def _write_certificate(path: Path, certificate: x509.Certificate) -> None:
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    write_bytes_atomically(path, certificate.public_bytes(serialization.Encoding.PEM))

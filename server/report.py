@@ -11,11 +11,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from common.atomic import write_text_atomically
 from common.config import EvaluateStep, StatisticsStep
 from common.errors import InputError
 from server.conclusion import conclusions
 from server.curves import learning_curves, timeline
-from server.matrix import build_matrices, write_matrix, write_text_atomically
+from server.matrix import build_matrices, write_matrix
 from server.matrix_view import matrix_view
 from server.run_record import RunRecord, read_run
 from server.run_summary import duration, model_rows, recipe_rows, site_rows, step_row
