@@ -5,7 +5,6 @@ has run out, and it exits instead of waiting. So every exit is followed by a res
 """
 
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from common.errors import ConfigError, WorkError
-from common.processes import ProcessTree, flower_command, flower_environment
+from common.processes import ProcessTree, flower_command, flower_environment, free_port
 
 BACKOFF_S = (2.0, 5.0, 10.0, 20.0, 30.0)
 """Waits before the first, second ... restart; the last one repeats. Together they outlast the lease of 60 s."""
@@ -158,7 +157,7 @@ class SiteNode:
         command = list(self.command) or [flower_command("flower-supernode")]
         command += ["--superlink", self.superlink, "--root-certificates", str(self.authority.resolve())]
         command += ["--auth-supernode-private-key", str(self.key.resolve())]
-        command += ["--host", "127.0.0.1", "--port", str(self.port or _free_port())]
+        command += ["--host", "127.0.0.1", "--port", str(self.port or free_port())]
         return [*command, "--isolation", "subprocess", "--node-config", settings]
 
     def _environment(self) -> dict[str, str]:
@@ -174,9 +173,3 @@ def _setting(value: str) -> str:
     if any(character in value for character in "\"'\\") or not value.isprintable():
         raise ConfigError(f"{value!r}: holds a quote, backslash or control character; choose another path or name")
     return f'"{value}"'
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

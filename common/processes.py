@@ -8,6 +8,7 @@ then names them all, also after their parent has died. Linux only, as the produc
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -136,6 +137,13 @@ def flower_environment(home: Path, extra: Mapping[str, str] | None = None) -> di
 def flower_command(name: str) -> str:
     """Path of one of Flower's commands beside this interpreter."""
     return str(Path(sys.executable).parent / name)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody used a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _process_ids() -> list[int]:

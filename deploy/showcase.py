@@ -26,6 +26,7 @@ from common.metrics import case_metrics
 from common.phantom import make_phantom
 from common.phantom_dicom import write_phantom
 from common.pictures import overlay_png
+from common.processes import free_port
 from common.volume import read_nifti, to_lps
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 from deploy.memory import PeakMemory
@@ -35,7 +36,7 @@ from server.matrix import matrix_text
 from server.progress import describe
 from server.provision import read_sites
 from server.report import write_report
-from server.superlink import Superlink, free_port
+from server.superlink import Superlink
 
 NEW_PATIENT_SEED = 990_001
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}

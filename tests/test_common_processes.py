@@ -1,12 +1,13 @@
 import os
 import signal
+import socket
 import sys
 import time
 
 import pytest
 
 from common.errors import WorkError
-from common.processes import MARK, ProcessTree, flower_environment
+from common.processes import MARK, ProcessTree, flower_environment, free_port
 
 CHILD = """
 import subprocess, sys, time
@@ -92,3 +93,8 @@ def test_flower_gets_its_own_home_no_lookups_and_no_proxy_for_loopback(tmp_path,
     assert environment["PATH"].split(os.pathsep)[0] == os.path.dirname(sys.executable)
     assert environment["A"] == "b"
     assert MARK not in environment
+
+
+def test_a_free_port_can_be_listened_on():
+    with socket.create_server(("127.0.0.1", free_port())) as server:
+        assert server.getsockname()[1] > 0

@@ -10,8 +10,9 @@ import pytest
 from client.keys import make_key
 from client.node import SiteNode
 from common.enrolment import read_join_request
+from common.processes import free_port
 from server.provision import make_certificates
-from server.superlink import Superlink, free_port
+from server.superlink import Superlink
 
 
 @dataclass
