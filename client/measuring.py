@@ -16,7 +16,7 @@ from common.model import Weights, load_model
 from common.pictures import overlay_png
 from common.segmentation import segment
 from common.statistics import Normalisation
-from common.tasks import EvaluateTask, MetricSummary, ModelSummary, TrainTask
+from common.tasks import EvaluateTask, MetricSummary, ModelSummary, Picture, TrainTask
 from common.volume import Volume, to_lps
 
 log = logging.getLogger("fedgtv.site")
@@ -44,19 +44,20 @@ class LoadedModel:
 
 def measure(
     model: LoadedModel, cases: Sequence[OpenCase], num_pictures: int = 0, title: str = ""
-) -> tuple[list[CaseMetrics], list[bytes]]:
+) -> tuple[list[CaseMetrics], list[Picture]]:
     """Returns each case's metrics, and pictures of the first `num_pictures` cases, titled by a running number."""
-    measured, pictures = [], []
+    measured: list[CaseMetrics] = []
+    pictures: list[Picture] = []
     for number, case in enumerate(cases, 1):
         mask, truth = model.mask(case), case.label()
         measured.append(case_metrics(mask, truth, case.cached.record.geometry.spacing_mm))
         log.info("%s: DSC %.3f", case.cached.case_id, measured[-1].dsc)
         if number <= num_pictures:
-            pictures.append(_picture(case, truth, mask, f"{title} {number}"))
+            pictures.append(Picture(_png(case, truth, mask, f"{title} {number}"), measured[-1].dsc))
     return measured, pictures
 
 
-def _picture(case: OpenCase, truth: NDArray[np.bool_], mask: NDArray[np.bool_], title: str) -> bytes:
+def _png(case: OpenCase, truth: NDArray[np.bool_], mask: NDArray[np.bool_], title: str) -> bytes:
     image = case.image()
     planes = [to_lps(Volume(array, image.geometry)) for array in (image.array, truth, mask)]
     return overlay_png(planes[0].array, planes[0].geometry.spacing_mm, planes[1].array, planes[2].array, title)

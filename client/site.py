@@ -24,6 +24,7 @@ from common.tasks import (
     EvaluateResult,
     EvaluateTask,
     ModelSummary,
+    Picture,
     SiteStatistics,
     StatisticsTask,
     TrainResult,
@@ -133,7 +134,7 @@ class Site:
         seed = zlib.crc32(f"{task.seed}/{task.step}/{self.config.site}".encode())
         return Span(task.epochs_done, task.local_epochs, task.epochs_total, task.lr0, seed, task.proximal_mu)
 
-    def evaluate(self, task: EvaluateTask, models: Mapping[str, Weights]) -> tuple[EvaluateResult, list[bytes]]:
+    def evaluate(self, task: EvaluateTask, models: Mapping[str, Weights]) -> tuple[EvaluateResult, list[Picture]]:
         """Measures each model on the original grids of one part; pictures, of the first model, only by policy."""
         started = time.monotonic()
         device, policy = self.device(), self.config.policy
@@ -143,7 +144,7 @@ class Site:
             reason = f"{len(part)} cases, fewer than the site's min_cases {policy.min_cases}"
             return EvaluateResult(summaries={}, withheld=reason, seconds=time.monotonic() - started), []
         summaries: dict[str, ModelSummary] = {}
-        pictures: list[bytes] = []
+        pictures: list[Picture] = []
         for name in task.models:
             num_pictures = task.pictures if policy.share_pictures and not summaries else 0
             title = f"{self.config.site}, {name}, {task.part} case"

@@ -396,7 +396,7 @@ class PolicyConfig(Frozen):
     """What may leave a site."""
 
     share_pictures: bool = False
-    """Overlays of single cases; only for phantoms or with the patients' consent."""
+    """Overlays of single cases and their DSC; only for phantoms or with the patients' consent."""
     min_cases: int = Field(default=3, ge=1)
     """Statistics and metrics over fewer cases are not sent."""
 

@@ -1,5 +1,6 @@
 """What the coordinator asks of a site and what a site answers: plain records without Flower or torch."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -112,9 +113,19 @@ class ModelSummary(Frozen):
 
 
 class EvaluateResult(Frozen):
-    """Summaries by model; pictures travel beside it as bytes, if the site's policy allows them."""
+    """Summaries by model; pictures travel beside it, if the site's policy allows them."""
 
     summaries: dict[str, ModelSummary]
     withheld: str | None = None
     """Why there are no summaries: the site's policy."""
     seconds: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One case that a site lets be seen."""
+
+    png: bytes
+    """The file: three planes with the true and the predicted contour."""
+    dsc: float | None
+    """Of the drawn prediction; None when the site did not tell."""

@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter
 
 from common.config import Frozen
 from common.errors import FedgtvError, TaskError, WorkError
-from common.tasks import EvaluateResult, SiteStatistics, TrainResult, TrainTask
+from common.tasks import EvaluateResult, Picture, SiteStatistics, TrainResult, TrainTask
 
 ARRAYS = "arrays"
 CONFIG = "config"
@@ -30,6 +30,7 @@ TASK = "task"
 JSON = "json"
 ERROR = "error"
 PICTURES = "pictures"
+PICTURE_DSC = "picture-dsc"
 HISTOGRAM = "histogram"
 PACKED = "packed"
 LAYOUT = "layout"
@@ -42,6 +43,7 @@ STATISTICS = "query.statistics"
 
 Weights = dict[str, NDArray[Any]]
 TaskModel = TypeVar("TaskModel", bound=Frozen)
+Item = TypeVar("Item")
 
 _LAYOUT = TypeAdapter(list[tuple[str, tuple[Annotated[int, Field(ge=0)], ...]]])
 _DTYPES = {"fp32": np.float32, "fp16": np.float16}
@@ -162,11 +164,13 @@ def read_histogram(message: Message) -> NDArray[Any] | None:
     return None if record is None else record[HISTOGRAM].numpy()
 
 
-def evaluate_reply(result: EvaluateResult, pictures: Sequence[bytes]) -> RecordDict:
-    """Returns an evaluation reply; `pictures` are PNG files."""
+def evaluate_reply(result: EvaluateResult, pictures: Sequence[Picture]) -> RecordDict:
+    """Returns an evaluation reply; a DSC travels beside each picture where every one is known."""
     content: dict[str, Any] = {JSON: result.model_dump_json()}
     if pictures:
-        content[PICTURES] = list(pictures)
+        content[PICTURES] = [picture.png for picture in pictures]
+        known = [picture.dsc for picture in pictures if picture.dsc is not None]
+        content |= {PICTURE_DSC: known} if len(known) == len(pictures) else {}
     return RecordDict({RESULT: ConfigRecord(content)})
 
 
@@ -198,7 +202,27 @@ def read_result(message: Message, model: type[TaskModel]) -> TaskModel:
         raise WorkError(f"reply: not a {model.__name__}; the site may run another release") from error
 
 
-def read_pictures(message: Message) -> list[bytes]:
-    """Returns the PNG files of an evaluation reply."""
-    pictures = message.content.config_records[RESULT].get(PICTURES, [])
-    return [picture for picture in pictures if isinstance(picture, bytes)] if isinstance(pictures, list) else []
+def read_pictures(message: Message) -> list[Picture]:
+    """Returns the pictures of an evaluation reply, their content unchecked.
+
+    Raises:
+        WorkError: they are no list of files, or the numbers beside them are not one for each.
+    """
+    record = message.content.config_records[RESULT]
+    files = _list_of(bytes, record.get(PICTURES, []))
+    if files is None:
+        raise WorkError("reply: pictures are no list of files; the site may run another release")
+    if PICTURE_DSC not in record:
+        return [Picture(file, None) for file in files]
+    scores = _list_of(float, record[PICTURE_DSC])
+    if scores is None or len(scores) != len(files):
+        raise WorkError(f"reply: {PICTURE_DSC} is not a number for each picture; the site may run another release")
+    return [Picture(file, score) for file, score in zip(files, scores, strict=True)]
+
+
+def _list_of(kind: type[Item], value: object) -> list[Item] | None:
+    """The list, if it is one and holds nothing else; else None."""
+    if not isinstance(value, list):
+        return None
+    kept = [each for each in value if isinstance(each, kind)]
+    return kept if len(kept) == len(value) else None

@@ -5,34 +5,38 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from flwr.app import Message
+
 from common import wire
 from common.config import EvaluateStep, Experiment
 from common.errors import WorkError
-from common.tasks import EvaluateResult, EvaluateTask
+from common.tasks import EvaluateResult, EvaluateTask, Picture
+from server.evaluation_reply import refuse_picture, refuse_result
 from server.rounds import read_results
 from server.run import Run
 
-Pictures = dict[str, list[bytes]]
+Pictures = dict[str, list[Picture]]
+"""By site."""
 
 
 def evaluate(run: Run, number: int, step: EvaluateStep) -> None:
     """Records how every model of the step does at every site of the step, and the pictures that sites let go.
 
     Raises:
-        WorkError: a site fails, keeps silent, or answers for other models.
+        WorkError: a site fails, keeps silent, or answers what cannot be.
     """
     started = time.monotonic()
     names = [name for base in step.models for name in expand(run.experiment, base)]
     sites = run.experiment.sites_of(step)
     matrix: dict[str, dict[str, Any]] = {name: {} for name in names}
-    saved: list[str] = []
+    saved: list[dict[str, Any]] = []
     for chunk in _chunks(names, step.models_per_message):
         models = {name: run.ledger.load_model(name) for name in chunk}
         wanted = step.pictures if chunk[0] == names[0] else 0
         results, pictures = measure(run, models, sites, step.split, wanted)
         for name in chunk:
             matrix[name] = {site: _cell(result, name) for site, result in results.items()}
-        saved += _save(run, pictures, wanted)
+        saved += _save(run, chunk[0], pictures)
     run.ledger.append(
         {
             "kind": "evaluation",
@@ -55,7 +59,8 @@ def measure(
     """Returns each site's summaries of `models` on one part of its split, and its pictures of the first model.
 
     Raises:
-        WorkError: a site fails, keeps silent, or answers for other models.
+        WorkError: a site fails, keeps silent, or answers what cannot be: other models, an unknown metric, a value
+            out of range, a picture that is none.
     """
     experiment = run.experiment
     task = EvaluateTask(
@@ -72,9 +77,25 @@ def measure(
     replies = run.sites.ask_all({site: run.sites.message(site, wire.EVALUATE, task, records) for site in sites})
     results = read_results(replies, EvaluateResult)
     for site, result in results.items():
-        if not result.withheld and set(result.summaries) != set(models):
-            raise WorkError(f"site {site}: did not measure {', '.join(models)} but {', '.join(result.summaries)}")
-    return results, {site: wire.read_pictures(reply) for site, reply in replies.items()}
+        _accept(site, refuse_result(result, models))
+    return results, {site: _read_pictures(site, reply, num_pictures) for site, reply in replies.items()}
+
+
+def _accept(site: str, fault: str | None) -> None:
+    if fault:
+        raise WorkError(f"site {site}: {fault}; let it run the coordinator's release")
+
+
+def _read_pictures(site: str, reply: Message, wanted: int) -> list[Picture]:
+    """The pictures that were asked for; what a site sends beyond them is left out."""
+    try:
+        pictures = wire.read_pictures(reply)[:wanted]
+    except WorkError as error:
+        raise WorkError(f"site {site}: {error}") from error
+    for number, picture in enumerate(pictures, 1):
+        fault = refuse_picture(picture)
+        _accept(site, fault and f"picture {number} {fault}")
+    return pictures
 
 
 def expand(experiment: Experiment, base: str) -> tuple[str, ...]:
@@ -89,11 +110,17 @@ def _chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (names[start : start + size] for start in range(0, len(names), size))
 
 
-def _save(run: Run, pictures: Pictures, wanted: int) -> list[str]:
+def _save(run: Run, model: str, pictures: Pictures) -> list[dict[str, Any]]:
     return [
-        run.ledger.save_picture(site, k, png)
+        {
+            "file": run.ledger.save_picture(site, case, picture.png),
+            "site": site,
+            "model": model,
+            "case": case,
+            "dsc": picture.dsc,
+        }
         for site, many in pictures.items()
-        for k, png in enumerate(many[:wanted], 1)
+        for case, picture in enumerate(many, 1)
     ]
 
 

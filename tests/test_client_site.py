@@ -279,14 +279,24 @@ def test_pictures_only_by_policy_of_the_first_model_and_without_a_case_s_name(
     task = evaluate_task(tiny_recipe, "a", "b", pictures=2)
     assert make_site().evaluate(task, models)[1] == []
     result, pictures = make_site(share_pictures=True).evaluate(task, models)
-    assert [picture[:8] for picture in pictures] == [b"\x89PNG\r\n\x1a\n"] * 2
-    assert pictures[0] != pictures[1]
-    assert b"T-00" not in b"".join(pictures)
+    assert [picture.png[:8] for picture in pictures] == [b"\x89PNG\r\n\x1a\n"] * 2
+    assert pictures[0].png != pictures[1].png
+    assert b"T-00" not in b"".join(picture.png for picture in pictures)
     assert "T-00" not in json.dumps(result.model_dump())
     none_wanted = evaluate_task(tiny_recipe, "a", "b")
     assert make_site(share_pictures=True).evaluate(none_wanted, models)[1] == []
     many = evaluate_task(tiny_recipe, "a", pictures=99)
     assert len(make_site(share_pictures=True).evaluate(many, models)[1]) == 3
+
+
+def test_a_picture_tells_the_dsc_of_its_own_case(make_site: MakeSite, tiny_recipe: Recipe) -> None:
+    """With the threshold 0 everything is tumour, so the DSC follows from the label's volume alone."""
+    everything, site = with_threshold(tiny_recipe, 0.0), make_site(share_pictures=True)
+    task = evaluate_task(everything, "a", pictures=3)
+    _, pictures = site.evaluate(task, {"a": fresh(everything)})
+    labels = [case.label() for case in site.open_cases(task).test]
+    by_hand = [2 * label.sum() / (label.sum() + label.size) for label in labels]
+    assert [picture.dsc for picture in pictures] == pytest.approx(by_hand)
 
 
 def test_an_open_case_without_a_label_is_named(make_site: MakeSite, tiny_recipe: Recipe) -> None:

@@ -24,6 +24,7 @@ from common.tasks import (
     MetricSummary,
     ModelSummary,
     NormalisationRecord,
+    Picture,
     SiteStatistics,
     StatisticsTask,
     TrainResult,
@@ -202,11 +203,17 @@ def test_a_statistics_reply_there_and_back(counts: list[int]) -> None:
 def test_an_evaluation_reply_there_and_back() -> None:
     metrics = {"dsc": MetricSummary(mean=0.7, sd=None)}
     result = EvaluateResult(summaries={"m": ModelSummary(n=3, num_undefined=1, metrics=metrics)}, seconds=1.0)
-    pngs = [b"\x89PNG\r\n\x1a\n\x00\xff", b""]
-    message = travel(wire.evaluate_reply(result, pngs), wire.EVALUATE)
+    pictures = [Picture(b"\x89PNG\r\n\x1a\n\x00\xff", 0.25), Picture(b"", 1.0)]
+    message = travel(wire.evaluate_reply(result, pictures), wire.EVALUATE)
     assert wire.read_result(message, EvaluateResult) == result
-    assert wire.read_pictures(message) == pngs
+    assert wire.read_pictures(message) == pictures
     assert wire.read_pictures(travel(wire.evaluate_reply(result, []))) == []
+
+
+def test_pictures_of_a_site_that_tells_no_dsc() -> None:
+    pictures = [Picture(b"1", None), Picture(b"2", 0.5)]
+    message = travel(wire.evaluate_reply(EvaluateResult(summaries={}, seconds=1.0), pictures))
+    assert wire.read_pictures(message) == [Picture(b"1", None), Picture(b"2", None)]
 
 
 def error_classes(base: type[FedgtvError] = FedgtvError) -> list[type[FedgtvError]]:
@@ -251,10 +258,27 @@ def test_a_result_of_another_kind_is_refused(content: RecordDict) -> None:
         wire.read_result(travel(content), TrainResult)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_no_number_of_a_result_is_infinite_or_none_at_all(number: str) -> None:
+    metrics = {"assd_mm": MetricSummary(mean=0.25, sd=None)}
+    result = EvaluateResult(summaries={"m": ModelSummary(n=3, num_undefined=0, metrics=metrics)}, seconds=1.0)
+    text = result.model_dump_json().replace("0.25", number)
+    with pytest.raises(WorkError, match="not a EvaluateResult"):
+        wire.read_result(travel(RecordDict({wire.RESULT: ConfigRecord({wire.JSON: text})})), EvaluateResult)
+
+
 @pytest.mark.parametrize("pictures", ["text", 3, [1, 2], ["text"], b"bytes"])
-def test_pictures_of_another_kind_are_left_out(pictures: Any) -> None:
+def test_pictures_of_another_kind_are_refused(pictures: Any) -> None:
     message = travel(RecordDict({wire.RESULT: ConfigRecord({wire.JSON: "{}", wire.PICTURES: pictures})}))
-    assert wire.read_pictures(message) == []
+    with pytest.raises(WorkError, match="pictures are no list of files; the site may run another release"):
+        wire.read_pictures(message)
+
+
+@pytest.mark.parametrize("scores", ["text", 0.5, [0.5, 0.5], [1], [True], ["0.5"], []])
+def test_a_picture_has_one_number_beside_it(scores: Any) -> None:
+    content = {wire.JSON: "{}", wire.PICTURES: [b"one"], wire.PICTURE_DSC: scores}
+    with pytest.raises(WorkError, match="picture-dsc is not a number for each picture"):
+        wire.read_pictures(travel(RecordDict({wire.RESULT: ConfigRecord(content)})))
 
 
 def test_arrays_that_hold_objects_are_never_unpickled() -> None:

@@ -17,6 +17,7 @@ from common.tasks import (
     EvaluateTask,
     MetricSummary,
     ModelSummary,
+    Picture,
     SiteStatistics,
     StatisticsTask,
     TrainResult,
@@ -24,6 +25,7 @@ from common.tasks import (
 from deploy.in_process import InProcessGrid
 from server import rounds
 from server.evaluation import expand
+from server.evaluation_reply import PNG_SIGNATURE
 from server.experiment import run_experiment
 from server.ledger import Ledger
 from server.rounds import Sites
@@ -63,6 +65,10 @@ def quick(monkeypatch):
 def level(weights):
     """How far training has moved the weights from the start: what the scripted sites add."""
     return round(float(weights["stage1.head.bias"][0] - START["stage1.head.bias"][0]), 3)
+
+
+def picture(text, dsc=0.5):
+    return Picture(PNG_SIGNATURE + text.encode(), dsc)
 
 
 class Hospitals:
@@ -119,7 +125,7 @@ class Hospitals:
         if self.withheld.get(site):
             return wire.evaluate_reply(EvaluateResult(summaries={}, withheld=self.withheld[site], seconds=0.0), [])
         summaries = {name: self.summary(task.part, models[name]) for name in task.models}
-        pictures = [f"{site} {task.models[0]}".encode()] * task.pictures
+        pictures = [picture(f"{site} {task.models[0]}")] * task.pictures
         return wire.evaluate_reply(EvaluateResult(summaries=summaries, seconds=0.0), pictures)
 
     def summary(self, part, weights):
@@ -377,17 +383,73 @@ def test_the_matrix_holds_every_model_at_every_site(go):
         assert all(told == cell for told in row.values())
     asked = [task.models for task in hospitals.tasks if isinstance(task, EvaluateTask) and task.part == "test"]
     assert asked == [("m", "own-A")] * 2 + [("own-B", "tuned-B")] * 2
-    assert line["pictures"] == ["pictures/A-1.png", "pictures/B-1.png"]
-    assert (ledger.folder / "pictures" / "B-1.png").read_bytes() == b"B m"
+    common = {"model": "m", "case": 1, "dsc": 0.5}
+    assert line["pictures"] == [{"file": f"pictures/{site}-1.png", "site": site, **common} for site in "AB"]
+    assert (ledger.folder / "pictures" / "B-1.png").read_bytes() == picture("B m").png
+
+
+def test_a_value_that_cannot_be_is_told_with_its_site_and_leaves_no_line(go, folder):
+    hospitals = Hospitals()
+    hospitals.score = lambda part, at: 1.5 if part == "test" else 0.5
+    config = experiment(STATISTICS, TRAIN, {"kind": "evaluate", "models": ("m",)})
+    with pytest.raises(WorkError) as caught:
+        go(hospitals, config)
+    expected = "site A: m: mean of dsc is 1.5; expected 0 to 1; let it run the coordinator's release"
+    assert str(caught.value) == expected
+    assert Ledger(folder, config).find("evaluation") == []
+    hospitals.score = lambda part, at: 0.5
+    assert go(hospitals, config).find("end")
+
+
+def test_validation_scores_are_held_to_the_same(go):
+    hospitals = Hospitals()
+    told = {"dsc": MetricSummary(mean=-0.5, sd=None)}
+    result = EvaluateResult(summaries={"m": ModelSummary(n=4, num_undefined=0, metrics=told)}, seconds=0.0)
+    hospitals.faults["B", wire.EVALUATE] = lambda: wire.evaluate_reply(result, [])
+    with pytest.raises(WorkError, match=r"site B: m: mean of dsc is -0\.5; expected 0 to 1"):
+        go(hospitals, experiment(STATISTICS, {**TRAIN, "select": "best"}))
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        ([picture("1"), Picture(b"<svg onload=alert(1)>", 0.5)], r"picture 2 begins with b'<svg onl'; expected a PNG"),
+        ([picture("1", 1.01)], r"picture 1 has a DSC of 1\.01; expected 0 to 1"),
+    ],
+)
+def test_a_picture_that_is_none_is_told_with_its_site_and_nothing_is_kept(go, folder, sent, why):
+    hospitals = Hospitals()
+    told = EvaluateResult(summaries={"m": hospitals.summary("test", START)}, seconds=0.0)
+    hospitals.faults["B", wire.EVALUATE] = lambda: wire.evaluate_reply(told, sent)
+    step = {"kind": "evaluate", "models": ("m",), "pictures": 2}
+    with pytest.raises(WorkError, match=f"^site B: {why}; let it run the coordinator's release$"):
+        go(hospitals, experiment(STATISTICS, TRAIN, step))
+    assert not (folder / "pictures").exists()
+
+
+def test_pictures_that_are_no_list_are_told_with_their_site(go):
+    hospitals = Hospitals()
+    told = EvaluateResult(summaries={"m": hospitals.summary("test", START)}, seconds=0.0)
+
+    def broken():
+        content = wire.evaluate_reply(told, [])
+        content.config_records[wire.RESULT][wire.PICTURES] = "picture"
+        return content
+
+    hospitals.faults["B", wire.EVALUATE] = broken
+    with pytest.raises(WorkError, match=r"^site B: reply: pictures are no list of files"):
+        go(hospitals, experiment(STATISTICS, TRAIN, {"kind": "evaluate", "models": ("m",), "pictures": 1}))
 
 
 def test_more_pictures_than_asked_are_not_kept(go):
     hospitals = Hospitals()
     told = EvaluateResult(summaries={"m": hospitals.summary("test", START)}, seconds=0.0)
-    hospitals.faults["A", wire.EVALUATE] = lambda: wire.evaluate_reply(told, [b"1", b"2", b"3"])
+    hospitals.faults["A", wire.EVALUATE] = lambda: wire.evaluate_reply(
+        told, [picture("1"), picture("2"), Picture(b"no PNG", 9.0)]
+    )
     step = {"kind": "evaluate", "models": ("m",), "sites": ("A",), "pictures": 2}
     (line,) = go(hospitals, experiment(STATISTICS, TRAIN, step)).find("evaluation")
-    assert line["pictures"] == ["pictures/A-1.png", "pictures/A-2.png"]
+    assert [told["file"] for told in line["pictures"]] == ["pictures/A-1.png", "pictures/A-2.png"]
 
 
 def test_what_a_site_withholds_is_null(go):
