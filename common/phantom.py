@@ -37,7 +37,8 @@ NUM_PIXELS = 512
 VERTEX_MM, FIELD_CENTRE_Y_MM = 136.0, 25.0
 """Anatomical z of the top of the head, and y of the middle of the field of view."""
 LOWEST_HU, HIGHEST_HU = -1024, 3071
-AIR_HU = -500.0
+AIR_BELOW_HU = -500.0
+"""Half way between air and tissue: voxels below it hold more air than tissue."""
 NECK_MM = (-150.0, -50.0)
 """Anatomical z between which the neck is narrowest."""
 
@@ -176,7 +177,7 @@ def _paint_disease(
     for shape in tumour.decoys:
         _paint_decoy(canvas, Cut(shape, (Grown(tumour.mass, 3.0),)), tumour_hu, decoys)
     decoys &= ~truth
-    air = canvas.hu[window] < AIR_HU
+    air = canvas.hu[window] < AIR_BELOW_HU
     paint_tumour(canvas, window, level, tumour_hu)
     delineated[window] = delineate(canvas, window, level, air, site, rng)
     return truth, delineated, decoys

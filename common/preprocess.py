@@ -16,9 +16,9 @@ from common.body import Box, body_mask, region_of_interest
 from common.config import PreprocessConfig
 from common.errors import LabelError
 from common.resample import Float32, reached_spacing, resample_linear, resample_spline, target_shape
+from common.statistics import AIR_HU
 from common.volume import Geometry, Volume, from_lps, index_to_patient, lps_geometry, to_lps
 
-AIR_HU = -1000.0
 LOWEST_HU = -1024.0
 """Vendors fill the corners outside the scan circle with -1024, -2000 or -3024: all become the first."""
 LABEL_THRESHOLD = 0.5

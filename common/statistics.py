@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the coordinator merges histograms and needs no image librar
 LOWEST_HU, HIGHEST_HU = -1024, 4095
 NUM_BINS = HIGHEST_HU - LOWEST_HU + 1
 AIR_HU = -1000.0
+"""Air on the Hounsfield scale: what stands where an image has no data."""
 MAX_VOXELS = 2**53
 """More voxels than any federation holds; a histogram beyond it could overflow int64 when merged."""
 
