@@ -4,7 +4,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 from numpy.typing import NDArray
 
-from common.body import Box
+from common.body import Slices
 from common.errors import ImageError, LabelError
 from common.resample import Float32
 from common.volume import Geometry, Volume, to_lps, to_sitk
@@ -40,7 +40,7 @@ def channel_onto(image: Volume, geometry: Geometry, channel: int) -> Float32:
     return np.clip(array, image.array.min(), image.array.max())
 
 
-def label_inside(label: Volume, lps: Geometry, box: Box) -> NDArray[np.bool_]:
+def label_inside(label: Volume, lps: Geometry, box: Slices) -> NDArray[np.bool_]:
     """Returns the label inside the region, on the image's LPS grid.
 
     Raises:
@@ -64,7 +64,7 @@ def label_inside(label: Volume, lps: Geometry, box: Box) -> NDArray[np.bool_]:
     return inside
 
 
-def _where_cut(mask: NDArray[np.bool_], box: Box) -> str:
+def _where_cut(mask: NDArray[np.bool_], box: Slices) -> str:
     """Says on which sides of the region the label goes on."""
     sides = (("below", "above"), ("in front", "behind"), ("to the right", "to the left"))
     cut = []

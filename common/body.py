@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.uint16]
 Spacing = tuple[float, float, float]
-Box = tuple[slice, slice, slice]
+Slices = tuple[slice, slice, slice]
 
 COUCH_CUT = "couch-cut"
 NO_SHOULDERS = "no-shoulders"
@@ -179,7 +179,7 @@ def neck_slice(mask: Mask, spacing_mm: Spacing) -> tuple[int, tuple[str, ...]]:
     return lowest, (NO_SHOULDERS,)
 
 
-def region_of_interest(mask: Mask, spacing_mm: Spacing, config: RoiConfig) -> tuple[Box, tuple[str, ...]]:
+def region_of_interest(mask: Mask, spacing_mm: Spacing, config: RoiConfig) -> tuple[Slices, tuple[str, ...]]:
     """Returns the slices (z, y, x) to keep: from below the neck up, round the body there, with the margins; and flags.
 
     Raises:

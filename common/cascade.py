@@ -24,8 +24,8 @@ EXCEEDS_CROP = "tumour-exceeds-crop"
 """The stage-1 component leaves the stage-2 crop: cut with `fusion: paper`, tiled with `fusion: safe`."""
 TILING_MARGIN = 4
 """[C] Voxels round the component that tiling covers too, for stage 2 may find more than stage 1."""
-Box = tuple[Triple, Triple]
-"""First voxel and size."""
+Region = tuple[Triple, Triple]
+"""First voxel and size, as an ITK region."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def predict(
     """
     precision = precision or recipe.training.autocast
 
-    def scores_in(stage: str, config: StageConfig, box: Box) -> Scores:
-        starts = tile(*box, config.patch_size, recipe.inference.window_overlap)
+    def scores_in(stage: str, config: StageConfig, region: Region) -> Scores:
+        starts = tile(*region, config.patch_size, recipe.inference.window_overlap)
         return mean_scores(
             image,
             networks[stage],
@@ -83,12 +83,12 @@ def predict(
     component, flags = find_tumour(scores, recipe.inference.centroid_threshold)
     if recipe.stage2 is None:
         return Prediction(scores, component.centroid, flags)
-    box = crop(component.centroid, recipe.stage2.patch_size, _shape(image))
-    if not flags and _exceeds(component, box):
+    region = crop(component.centroid, recipe.stage2.patch_size, _shape(image))
+    if not flags and _exceeds(component, region):
         flags = (EXCEEDS_CROP,)
-        box = _grown(box, component, _shape(image)) if recipe.inference.fusion == "safe" else box
+        region = _grown(region, component, _shape(image)) if recipe.inference.fusion == "safe" else region
     weight = np.float32(recipe.inference.stage2_weight)
-    fused = (1 - weight) * scores + weight * scores_in("stage2", recipe.stage2, box)
+    fused = (1 - weight) * scores + weight * scores_in("stage2", recipe.stage2, region)
     return Prediction(fused, component.centroid, flags)
 
 
@@ -98,26 +98,26 @@ def find_tumour(scores: Scores, threshold: float) -> tuple[Component, tuple[str,
     return (component, ()) if component else (component_of_maximum(scores), (STAGE1_EMPTY,))
 
 
-def crop(centroid: tuple[float, float, float], patch_size: Triple, shape: Triple) -> Box:
+def crop(centroid: tuple[float, float, float], patch_size: Triple, shape: Triple) -> Region:
     """Returns the patch whose voxel size // 2 is at the centroid, shifted inside the volume, as in training."""
     return inside([round(c) - p // 2 for c, p in zip(centroid, patch_size, strict=True)], patch_size, shape), patch_size
 
 
-def _whole(shape: Triple, patch_size: Triple) -> Box:
+def _whole(shape: Triple, patch_size: Triple) -> Region:
     z, y, x = (max(n, p) for n, p in zip(shape, patch_size, strict=True))
     return inside((0, 0, 0), patch_size, shape), (z, y, x)
 
 
-def _exceeds(component: Component, box: Box) -> bool:
-    axes = zip(component.low, component.high, *box, strict=True)
+def _exceeds(component: Component, region: Region) -> bool:
+    axes = zip(component.low, component.high, *region, strict=True)
     return any(low < start or high > start + size for low, high, start, size in axes)
 
 
-def _grown(box: Box, component: Component, shape: Triple) -> Box:
-    """The smallest box round `box` and the component with its margin, inside the volume where `box` is."""
+def _grown(region: Region, component: Component, shape: Triple) -> Region:
+    """The smallest region round `region` and the component with its margin, inside the volume where `region` is."""
 
     def along(axis: int) -> tuple[int, int]:
-        start, stop = box[0][axis], box[0][axis] + box[1][axis]
+        start, stop = region[0][axis], region[0][axis] + region[1][axis]
         low = min(start, max(component.low[axis] - TILING_MARGIN, 0))
         high = max(stop, min(component.high[axis] + TILING_MARGIN, shape[axis]))
         return low, high - low

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.alignment import channel_onto, finite, label_inside
-from common.body import Box, body_mask, region_of_interest
+from common.body import Slices, body_mask, region_of_interest
 from common.config import PreprocessConfig
 from common.errors import LabelError
 from common.resample import Float32, reached_spacing, resample_linear, resample_spline, target_shape
@@ -45,7 +45,7 @@ class PreprocessRecord:
     """`couch-cut`, `no-shoulders`, `image-incomplete` (the second image does not cover the region)."""
 
     @property
-    def box(self) -> Box:
+    def box(self) -> Slices:
         """The crop as slices."""
         return slice(*self.crop[0]), slice(*self.crop[1]), slice(*self.crop[2])
 
@@ -157,7 +157,7 @@ def _channels(
     return [np.maximum(channel, np.float32(LOWEST_HU)) for channel in (first, *filled)], flags
 
 
-def _cropped(volume: Volume, box: Box) -> Volume:
+def _cropped(volume: Volume, box: Slices) -> Volume:
     """Returns the part of an LPS volume inside `box`."""
     array = volume.array[box]
     x, y, z = index_to_patient(volume.geometry, np.array([[part.start for part in box]]))[0].tolist()
