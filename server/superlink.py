@@ -1,7 +1,8 @@
 """The coordinator's SuperLink: one supervised Flower process on loopback, with TLS, node authentication and a database.
 
 Flower serves the sites' API, its unauthenticated control API and its runtime API on one port. So the port is bound to
-loopback, and a gateway in front of it lets the sites' ten calls through (deploy/).
+loopback. For sites on other machines it needs a gateway in front of it that lets the sites' calls through and nothing
+else; there is none yet.
 """
 
 import contextlib
