@@ -13,7 +13,7 @@ from common.config import Experiment
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 from deploy.in_process import InProcessGrid
 from server.experiment import run_experiment
-from server.ledger import Ledger
+from server.ledger import Ledger, end_of_run
 from server.matrix import matrix_text
 from server.progress import describe
 from server.report import write_report
@@ -34,7 +34,8 @@ def prepare_sites(experiment: Experiment, folder: Path, console: Console) -> dic
 def run_simulation(experiment: Experiment, folder: Path, sites_folder: Path, console: Console | None = None) -> Path:
     """Runs `experiment` in `folder` with its sites below `sites_folder`; returns the report's path.
 
-    A run that was stopped goes on after its last round. The matrix is printed at the end.
+    A run that was stopped goes on after its last round; of one that came to its end only the report is written anew.
+    The matrix is printed at the end.
 
     Raises:
         InputError: a site's data is missing or refused (nothing was written if it is missing), or `folder` holds
@@ -42,22 +43,30 @@ def run_simulation(experiment: Experiment, folder: Path, sites_folder: Path, con
         WorkError: a round failed; run it again to go on.
     """
     console = console or Console()
+    end = end_of_run(folder, experiment)
+    if end is None:
+        _run(experiment, folder, sites_folder, console)
+    else:
+        _tell(console, end)
+    report = write_report(folder)
+    console.print(matrix_text(folder))
+    console.print(f"report: {report}")
+    return report
+
+
+def _run(experiment: Experiment, folder: Path, sites_folder: Path, console: Console) -> None:
     exports_folder(experiment, sites_folder)
     ledger = Ledger(folder, experiment, lambda record: _tell(console, record))
     configs = prepare_sites(experiment, sites_folder, console)
     what = f"{experiment.name}: {len(experiment.sites)} sites in this process"
     grid = InProcessGrid(client_app, configs)
-    finished = False
+    completed = False
     try:
         with ledger.hold(), _quiet_flower(), console.status(what):
             run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds))
-        finished = True
+        completed = True
     finally:
-        grid.close(wait=finished)
-    report = write_report(folder)
-    console.print(matrix_text(folder))
-    console.print(f"report: {report}")
-    return report
+        grid.close(wait=completed)
 
 
 def _tell(console: Console, record: dict[str, Any]) -> None:

@@ -15,11 +15,15 @@ from server.training import train
 def run_experiment(experiment: Experiment, ledger: Ledger, sites: Sites) -> None:
     """Does every step that the ledger does not show as done; every round is on disk before the next starts.
 
+    A run that came to its end asks no site, and its ledger stays as it is.
+
     Raises:
         ConfigError: a strategy does not take its step's options; nothing was asked of a site.
         SiteError: a named site is not enrolled or does not connect.
         WorkError: a round failed; running again continues after the last good one.
     """
+    if ledger.find("end"):
+        return
     for step in experiment.steps:
         if isinstance(step, TrainStep):
             make_strategy(step.strategy, step.strategy_options)

@@ -12,7 +12,7 @@ from common.errors import CheckpointError, ConfigError, InputError, SiteError, W
 from server.app import run_config
 from server.bundle import write_bundle
 from server.control import Control, Run
-from server.ledger import Ledger, check_folder
+from server.ledger import LEDGER, Ledger, end_of_run
 from server.provision import read_sites
 
 log = logging.getLogger("fedgtv.coordinator")
@@ -35,12 +35,14 @@ def launch(
 ) -> Path:
     """Runs or resumes `experiment` as run `name` and returns its folder when it has ended well.
 
+    A run that came to its end before is told by its `end` line and returned at once; nothing is asked of anyone.
+
     Args:
         control: of the running SuperLink.
         folder: the SuperLink's, with `sites.json` and `runs/`.
         experiment: what to run.
         name: the run's; the same name continues an interrupted run.
-        tell: hears every new ledger line.
+        tell: hears every new ledger line but `failed`, whose reason is that of the error raised.
         waiting: called about once a second.
 
     Raises:
@@ -48,17 +50,15 @@ def launch(
         ConfigError: the run's folder holds a run of another experiment, or a step's options are wrong.
         WorkError: the run is under way already, failed, or was stopped; run it again to continue.
     """
-    sites = read_sites(folder / "sites.json")
-    unknown = [site for site in experiment.sites if site not in sites]
-    if unknown:
-        known = ", ".join(sorted(sites)) or "none"
-        raise SiteError(f"site {unknown[0]!r} is not enrolled (enrolled: {known}); enrol it, or leave it out")
-    node_ids = {site: sites[site].node_id for site in experiment.sites}
     run_folder = folder / "runs" / name
-    check_folder(run_folder, experiment)
+    end = end_of_run(run_folder, experiment)
+    if end is not None:
+        tell(end)
+        return run_folder
+    node_ids = _node_ids(folder / "sites.json", experiment)
     with Ledger(run_folder, experiment).hold(STOPPING_S):
         pass  # refuses a run that is under way; the ServerApp holds it from its start on
-    ledger = _Tail(run_folder / "ledger.jsonl")
+    ledger = _Tail(run_folder / LEDGER)
     run_id = control.run(write_bundle(folder / "bundle"), run_config(name, experiment, node_ids))
     try:
         _watch(control, run_id, ledger, tell, waiting)
@@ -66,6 +66,15 @@ def launch(
         control.stop(run_id)
         raise
     return run_folder
+
+
+def _node_ids(path: Path, experiment: Experiment) -> dict[str, int]:
+    sites = read_sites(path)
+    unknown = [site for site in experiment.sites if site not in sites]
+    if unknown:
+        known = ", ".join(sorted(sites)) or "none"
+        raise SiteError(f"site {unknown[0]!r} is not enrolled (enrolled: {known}); enrol it, or leave it out")
+    return {site: sites[site].node_id for site in experiment.sites}
 
 
 def _watch(
@@ -85,7 +94,8 @@ def _watch(
             finished = state if state and state.finished else None
         for record in ledger.new():
             last = record
-            tell(record)
+            if record["kind"] != "failed":
+                tell(record)
         if finished is not None:
             _conclude(last, finished.completed, finished.status)
             return

@@ -24,6 +24,7 @@ from common.errors import ConfigError, InputError, WorkError
 Record = dict[str, Any]
 LOCK_POLL_S = 0.5
 EXPERIMENT = "experiment.yaml"
+LEDGER = "ledger.jsonl"
 
 
 class Ledger:
@@ -39,7 +40,7 @@ class Ledger:
         self.folder = folder
         self.experiment = experiment
         self._on_record = on_record or (lambda record: None)
-        self._path = folder / "ledger.jsonl"
+        self._path = folder / LEDGER
         folder.mkdir(parents=True, exist_ok=True)
         self._claim()
         self.records = self._read()
@@ -137,6 +138,20 @@ def check_folder(folder: Path, experiment: Experiment) -> None:
     path = folder / EXPERIMENT
     if path.exists() and load_yaml(path, Experiment) != experiment:
         raise ConfigError(f"{folder}: holds a run of another experiment; give another name, or remove the folder")
+
+
+def end_of_run(folder: Path, experiment: Experiment) -> Record | None:
+    """Returns the `end` line of a run that came to its end in `folder`, or None. Nothing is written.
+
+    Raises:
+        ConfigError: the folder holds a run of another experiment.
+        InputError: a whole line of the ledger is broken.
+    """
+    check_folder(folder, experiment)
+    path = folder / LEDGER
+    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+    records = [_decode(line, f"{path}, line {number}") for number, line in enumerate(whole.splitlines(), 1)]
+    return next((record for record in reversed(records) if record.get("kind") == "end"), None)
 
 
 def _decode(line: bytes, origin: str) -> Record:

@@ -50,8 +50,8 @@ def _failed(record: Mapping[str, Any]) -> str:
     return f"failed: {record['why']}"
 
 
-def _end(_: Mapping[str, Any]) -> str:
-    return "finished"
+def _end(record: Mapping[str, Any]) -> str:
+    return f"finished at {record['time']}" if "time" in record else "finished"
 
 
 _WRITERS = {

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from client.keys import make_key
+from common.config import load_experiment
 from common.errors import WorkError
 from server.cli import main
+from server.control import Run
+from server.ledger import Ledger
 from server.provision import add_site
 from server.superlink import Superlink
 
@@ -164,9 +167,34 @@ def test_a_failed_run_is_code_1(tmp_path, enrolled, coordinator, monkeypatch):
     assert (ended.code, ended.err) == (1, "error: round 2: no answer\n")
 
 
-def test_stop_counts_what_it_stopped(enrolled, coordinator, monkeypatch):
-    from server.control import Run
+def test_a_finished_run_is_told_at_once_and_its_report_written_anew(enrolled, coordinator):
+    """The coordinator is not up, and two of the sites are not enrolled."""
+    run = Path(shutil.copytree(FINISHED_RUN, enrolled / "superlink" / "runs" / "first"))
+    ledger = (run / "ledger.jsonl").read_bytes()
+    ended = coordinator("run", run / "experiment.yaml", "--name", "first", "--folder", enrolled)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("finished\n")
+    assert (run / "report.html").is_file()
+    assert (run / "ledger.jsonl").read_bytes() == ledger
 
+
+def test_the_reason_of_a_failed_run_is_printed_once(tmp_path, enrolled, coordinator, monkeypatch):
+    experiment = tmp_path / "e.yaml"
+    experiment.write_text("{name: e, sites: [A], steps: [{kind: statistics}]}")
+
+    def run(*_):
+        failed = {"kind": "failed", "code": "work-failed", "exit_code": 1, "why": "no result from site A"}
+        Ledger(enrolled / "superlink" / "runs" / "e", load_experiment(experiment)).append(failed)
+        return 1
+
+    monkeypatch.setattr("server.control.Control.run", run)
+    monkeypatch.setattr("server.control.Control.status", lambda *_: Run(1, "finished:failed", "", 1.0))
+    monkeypatch.setattr("server.launch.POLL_S", 0.0)
+    ended = coordinator("run", experiment, "--folder", enrolled)
+    assert (ended.code, ended.out, ended.err) == (1, "", "error: no result from site A\n")
+
+
+def test_stop_counts_what_it_stopped(enrolled, coordinator, monkeypatch):
     stopped = []
     runs = {1: Run(1, "finished:completed", "", 1.0), 2: Run(2, "running", "", 1.0)}
     monkeypatch.setattr("server.control.Control.runs", lambda _: runs)

@@ -526,11 +526,18 @@ def test_only_what_is_missing_is_asked_again(go):
     assert hospitals.asked == [("train", site, "m", 3, pytest.approx(10 / 3, abs=1e-2)) for site in "AB"]
 
 
-def test_a_finished_run_asks_nobody(go):
-    go(Hospitals(), experiment())
+def test_a_finished_run_asks_nobody_and_its_ledger_stays(go, folder):
+    records = go(Hospitals(), experiment()).records
     hospitals = Hospitals()
-    go(hospitals, experiment())
+    assert go(hospitals, experiment()).records == records
     assert hospitals.asked == []
+    assert Ledger(folder, experiment()).records == records
+
+
+def test_a_finished_run_waits_for_no_site(go, folder):
+    config = experiment(STATISTICS)
+    go(Hospitals(), config)
+    run_experiment(config, Ledger(folder, config), Sites(None, {}, config.rounds))
 
 
 @pytest.mark.parametrize("strategy", ["fedadam", "fedavgm"])

@@ -111,6 +111,17 @@ def test_only_lines_of_this_launch_are_told(folder, ledger):
     assert last == folder / "runs" / "first"
 
 
+def test_a_finished_run_is_returned_at_once(folder, ledger, clock):
+    """Nobody need be enrolled, nor the SuperLink up."""
+    ledger.append(STEP)
+    ledger.append(END)
+    (folder / "sites.json").unlink()
+    control = ScriptedControl([])
+    assert told_by(control, folder) == (["end"], folder / "runs" / "first")
+    assert (control.started, clock.now) == ([], 0.0)
+    assert Ledger(folder / "runs" / "first", EXPERIMENT).records == ledger.records
+
+
 def test_a_line_that_a_crash_cut_short_does_not_confuse_the_watcher(folder, ledger):
     ledger.append(STEP)
     path = folder / "runs" / "first" / "ledger.jsonl"
@@ -144,7 +155,7 @@ def test_half_a_line_waits_for_its_other_half(folder, ledger):
 def test_a_failure_is_told_in_its_own_words(folder, ledger, code, kind):
     failed = {"kind": "failed", "code": code, "why": "site B did not connect"}
     heard, error = told_by(ScriptedControl(deeds(ledger, STEP, failed), "finished:failed"), folder)
-    assert heard == ["step", "failed"]
+    assert heard == ["step"]  # the reason is told once: by the error
     assert type(error) is kind
     assert str(error) == "site B did not connect"
 

@@ -10,7 +10,7 @@ from common.checkpoint import load_weights
 from common.config import Experiment, Recipe, TrainingConfig
 from common.errors import CheckpointError, ConfigError, InputError, WorkError
 from server import ledger as ledger_module
-from server.ledger import Ledger, check_folder
+from server.ledger import Ledger, check_folder, end_of_run
 
 EXPERIMENT = Experiment(
     name="tiny",
@@ -166,3 +166,21 @@ def test_a_run_has_one_writer_at_a_time(tmp_path):
         pytest.fail("two writers")
     with second.hold():
         assert (tmp_path / "run" / "lock").exists()
+
+
+def test_the_end_of_a_run_is_its_last_end_line_and_looking_changes_nothing(folder):
+    assert end_of_run(folder, EXPERIMENT) is None
+    assert not folder.exists()
+    ledger = Ledger(folder, EXPERIMENT)
+    assert end_of_run(folder, EXPERIMENT) is None
+    ledger.append({"kind": "done", "step": 1})
+    with (folder / "ledger.jsonl").open("ab") as file:
+        file.write(b'{"kind": "end"}')  # cut short before its newline
+    torn = lines(folder)
+    assert end_of_run(folder, EXPERIMENT) is None
+    assert lines(folder) == torn
+    again = Ledger(folder, EXPERIMENT)
+    again.append({"kind": "end"})
+    assert end_of_run(folder, EXPERIMENT) == again.records[-1]
+    with pytest.raises(ConfigError, match="another experiment"):
+        end_of_run(folder, OTHER)

@@ -47,6 +47,8 @@ ROUND = {"kind": "round", "model": "m", "round": 2, "rounds": 6, "seconds": 12.4
             "  2 models measured on the test cases, 4 s",
         ),
         ({"kind": "failed", "why": "site A: off"}, "failed: site A: off"),
+        ({"kind": "end", "time": "2026-01-02T03:04:05+0000"}, "finished at 2026-01-02T03:04:05+0000"),
+        ({"kind": "end"}, "finished"),
     ],
 )
 def test_a_line_for_a_watcher(record, line):
