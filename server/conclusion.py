@@ -7,6 +7,7 @@ model is chosen by the very score it is compared with, the sentence says so.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 from statistics import fmean
 
@@ -37,16 +38,26 @@ class Difference:
     points: float
     standard_error: float | None
     sites: tuple[str, ...]
+    decimals: int
+    """With which it is shown."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the difference is more than the cases' spread explains: more than two standard errors."""
+        return self.standard_error is not None and abs(self.points) > 2 * self.standard_error
 
     @property
     def verdict(self) -> str:
         """One clause: is the difference more than the cases' spread explains?"""
         if self.standard_error is None:
             return "too few cases for a standard error, so no conclusion"
-        error = f"unpaired standard error {self.standard_error:.2f}"
-        if abs(self.points) <= 2 * self.standard_error:
-            return f"{error}: this run cannot tell the two apart"
-        return f"{error}: more than twice what the spread between cases explains"
+        error = f"unpaired standard error {self.standard_error:.{self.decimals}f}"
+        if self.is_clear:
+            return f"{error}: more than twice what the spread between cases explains"
+        return f"{error}: this run cannot tell the two apart"
+
+    def __str__(self) -> str:
+        return f"{self.points:+.{self.decimals}f}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,8 @@ def difference(matrix: Matrix, first: list[tuple[str, str]], second: list[tuple[
     variances = [_variance_of_mean(matrix, *cell) for cell in (*first, *second)]
     known = [variance for variance in variances if variance is not None]
     error = 100 * sqrt(sum(known)) / len(pairs) if len(known) == len(variances) else None
-    return Difference(100 * fmean(one - two for one, two in pairs), error, tuple(site for _, site in first))
+    sites = tuple(site for _, site in first)
+    return Difference(100 * fmean(one - two for one, two in pairs), error, sites, matrix.decimals(sites))
 
 
 def local_homes(origins: Mapping[str, ModelOrigin]) -> dict[str, str]:
@@ -166,30 +178,34 @@ def _against_local(matrix: Matrix, federated: str, local: list[str]) -> str:
     best = max(scores, key=lambda model: scores[model])
     gap = difference(matrix, [(federated, site) for site in sites], [(best, site) for site in sites])
     own = matrix.mean_over_sites(federated, "dsc", sites)[0]
+    shown = partial(_percent, decimals=gap.decimals)
     return (
-        f"Mean DSC over {_cases(matrix, sites)}: {federated} {_percent(own)}"
+        f"Mean DSC over {_cases(matrix, sites)}: {federated} {shown(own)}"
         f"{_sd_range(matrix, federated)}, the best of {len(local)} local-only "
-        f"models ({best}, chosen by this same score) {_percent(scores[best])}, the local-only models on average "
-        f"{_percent(fmean(scores.values()))}. The first minus the best: {gap.points:+.2f} points ({gap.verdict})."
+        f"models ({best}, chosen by this same score) {shown(scores[best])}, the local-only models on average "
+        f"{shown(fmean(scores.values()))}. The first minus the best: {gap} points ({gap.verdict})."
     )
 
 
-def _percent(share: float | None) -> str:
+def _percent(share: float | None, decimals: int) -> str:
     """The DSC with a unit that does not wrap to the next line."""
-    return f"{DSC.show(share)}\N{NO-BREAK SPACE}%"
+    return f"{DSC.show(share, decimals)}\N{NO-BREAK SPACE}%"
 
 
 def _sd_range(matrix: Matrix, model: str) -> str:
     """` (SD between cases 8.10-14.20)`, or nothing where no SD is known."""
     spreads = [matrix.spread(model, site, "dsc") for site in matrix.sites]
     known = [spread.sd for spread in spreads if spread and spread.sd is not None]
-    return f" (SD between a site's cases {DSC.show(min(known))} to {DSC.show(max(known))})" if known else ""
+    if not known:
+        return ""
+    lowest, highest = (DSC.show(value, matrix.decimals(matrix.sites)) for value in (min(known), max(known)))
+    return f" (SD between a site's cases {lowest} to {highest})"
 
 
 def _alone(matrix: Matrix, model: str) -> str:
     sites = matrix.sites_with([model], "dsc")
     mean = matrix.mean_over_sites(model, "dsc", sites)[0]
-    return f"{model}: mean DSC {_percent(mean)} over {_cases(matrix, sites)}." if sites else ""
+    return f"{model}: mean DSC {_percent(mean, matrix.decimals(sites))} over {_cases(matrix, sites)}." if sites else ""
 
 
 def _abroad(matrix: Matrix, federated: str, origins: Mapping[str, ModelOrigin]) -> str:
@@ -200,10 +216,11 @@ def _abroad(matrix: Matrix, federated: str, origins: Mapping[str, ModelOrigin]) 
     is_only = sum(origin.kind == "federated" for origin in origins.values()) == 1
     name = "the federated model" if is_only else federated
     cells = f"{found.num_cells} cell{'s' if found.num_cells > 1 else ''}"
+    shown = partial(_percent, decimals=matrix.decimals(matrix.sites))
     missing = f"; {found.num_missing} more without a value" if found.num_missing else ""
     return (
-        f"On the sites that did not train them, the local-only models reach {_percent(found.local)} "
-        f"(mean of {cells}{missing}); {name} reaches {_percent(found.federated)} on the same cells."
+        f"On the sites that did not train them, the local-only models reach {shown(found.local)} "
+        f"(mean of {cells}{missing}); {name} reaches {shown(found.federated)} on the same cells."
     )
 
 
@@ -240,9 +257,9 @@ def _by_site(matrix: Matrix, gap: Difference, first: dict[str, str], second: dic
     """`A +1.20 (n = 3), B -0.40 (n = 4) points of DSC; mean +0.40 (verdict).` as text."""
     parts = []
     for site in gap.sites:
-        points = 100 * (_dsc(matrix, first[site], site) - _dsc(matrix, second[site], site))
-        parts.append(f"{site} {points:+.2f} (n = {matrix.num_cases(site) or NONE})")
-    return f"{', '.join(parts)} points of DSC; mean {gap.points:+.2f} ({gap.verdict})."
+        here = difference(matrix, [(first[site], site)], [(second[site], site)])
+        parts.append(f"{site} {here} (n = {matrix.num_cases(site) or NONE})")
+    return f"{', '.join(parts)} points of DSC; mean {gap} ({gap.verdict})."
 
 
 def _cases(matrix: Matrix, sites: tuple[str, ...]) -> str:

@@ -88,7 +88,7 @@ def _step_curves(title: str, rounds: Sequence[RoundLine], record: RunRecord) -> 
     panels = len(stages) + any(len(points) > 1 for points in scores.values())  # one point is no curve
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": "fedgtv", "font.size": 9}):
         figure = Figure(figsize=(3.6 * panels, 2.7))
-        _margins(figure, left=0.5, right=0.75 + 0.08 * max(map(len, sites)), bottom=0.5, top=0.3, between=0.17)
+        _margins(figure, left=0.5, right=0.75 + 0.08 * max(map(len, sites)), bottom=0.5, top=0.3, between=0.22)
         axes = figure.subplots(1, panels, squeeze=False)[0]
         for axis, stage in zip(axes, stages, strict=False):
             name = f"{stage[:5]} {stage[5:]}: training loss"

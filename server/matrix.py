@@ -1,7 +1,8 @@
 """The cross-site matrix as data: every model at every site, its means over sites, as Markdown, CSV and terminal table.
 
 Numbers are kept as the sites sent them (ratios 0-1, millimetres) and shown as the paper shows them (per cent with two
-decimals, millimetres with two). What is missing, withheld or undefined is None, shown as an en dash, and counted.
+decimals, millimetres with two), over few cases with one. What is missing, withheld or undefined is None, shown as an en
+dash, and counted.
 """
 
 import csv
@@ -16,6 +17,10 @@ from common.atomic import write_text_atomically
 from common.errors import InputError
 from server.metric import METRIC, METRICS, NONE, Metric
 from server.run_record import EvaluationLine, RunRecord, SiteResult, Spread, in_order, read_run
+
+MANY_CASES = 10
+"""[C] From this many cases on, means have two decimals. With an SD of 10 points between cases, the mean of nine is
+known to 3 points: a second decimal would promise what nobody knows."""
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,6 +50,11 @@ class Matrix:
     def num_cases(self, site: str) -> int | None:
         """Returns the cases behind the site's column: the largest n of any model; None where none is known."""
         return max((self.results[key].n or 0 for key in self.results if key[1] == site), default=0) or None
+
+    def decimals(self, sites: Iterable[str]) -> int:
+        """Returns how many decimals a number over these sites is shown with: one where a site has few cases."""
+        numbers = [self.num_cases(site) for site in sites]
+        return 1 if any(number is not None and number < MANY_CASES for number in numbers) else 2
 
     def num_undefined(self, model: str, site: str) -> int:
         """Returns how many cases of the cell have no distances."""
@@ -133,6 +143,11 @@ def table_title(matrix: Matrix, metric: Metric) -> str:
     return f"{metric.title}, {metric.unit} ({matrix.split} cases, mean ± SD)"
 
 
+def show_cell(matrix: Matrix, metric: Metric, model: str, site: str) -> str:
+    """Returns `mean ± SD` with as many decimals as the site's cases bear, or an en dash."""
+    return metric.show_spread(matrix.spread(model, site, metric.key), matrix.decimals([site]))
+
+
 def cell_note(matrix: Matrix, metric: Metric, model: str, site: str) -> str:
     """Returns what the numbers of a cell leave unsaid: withheld, undefined distances, another n than the column's."""
     result = matrix.results.get((model, site))
@@ -153,10 +168,7 @@ def text_rows(matrix: Matrix, metric: Metric) -> list[list[tuple[str, str]]]:
 
 
 def _text_row(matrix: Matrix, model: str, metric: Metric) -> list[tuple[str, str]]:
-    cells = [
-        (metric.show_spread(matrix.spread(model, site, metric.key)), cell_note(matrix, metric, model, site))
-        for site in matrix.sites
-    ]
+    cells = [(show_cell(matrix, metric, model, site), cell_note(matrix, metric, model, site)) for site in matrix.sites]
     return [(model, ""), *cells, show_mean_over_sites(matrix, model, metric)]
 
 
@@ -164,7 +176,9 @@ def show_mean_over_sites(matrix: Matrix, model: str, metric: Metric) -> tuple[st
     """Returns the mean over sites, and a note of how many sites it covers where some are missing."""
     mean, num_sites = matrix.mean_over_sites(model, metric.key)
     partial = mean is not None and num_sites < len(matrix.sites)
-    return metric.show(mean), (f"{num_sites} of {len(matrix.sites)} sites" if partial else "")
+    return metric.show(mean, matrix.decimals(matrix.sites)), (
+        f"{num_sites} of {len(matrix.sites)} sites" if partial else ""
+    )
 
 
 def write_matrix(run_folder: Path) -> tuple[Path, Path]:

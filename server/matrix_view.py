@@ -1,16 +1,19 @@
-"""The cross-site matrix as shaded table cells: the heat map of DSC, the best of a column, a model's own site."""
+"""The cross-site matrix as shaded table cells: the heat map of DSC, a clear lead in a column, a model's own site."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, floor
 from typing import Any
 
 from common.config import Experiment
-from server.conclusion import model_origins
-from server.matrix import Matrix, cell_note, show_mean_over_sites
-from server.metric import METRIC, METRICS, NONE, Metric
+from server.conclusion import difference, model_origins
+from server.matrix import MANY_CASES, Matrix, cell_note, show_cell, show_mean_over_sites
+from server.metric import METRIC, NONE, Metric
 
 LIGHTEST, DARKEST = (255, 255, 255), (116, 173, 209)
 """Ends of the heat map: dark text on the darkest has a contrast of 8:1."""
+ROWS = (("dsc",), ("ppv", "sen"), ("assd_mm", "hd95_mm"))
+"""Which metrics' tables stand side by side where the page is wide enough."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,34 @@ class Cell:
 def matrix_view(matrix: Matrix, experiment: Experiment) -> dict[str, Any]:
     """Returns what the report's template shows of one matrix."""
     low, high = heat_range(matrix)
+    leaders = {site: leader(matrix, site) for site in matrix.sites}
     return {
         "split": matrix.split,
         "sites": [(site, matrix.num_cases(site) or NONE) for site in matrix.sites],
-        "tables": [(metric, _table(matrix, metric, experiment, (low, high))) for metric in METRICS],
-        "scale": [(METRIC["dsc"].show(low + (high - low) * k / 4), _shade(k / 4)) for k in range(5)],
+        "rows": [
+            [(METRIC[key], _table(matrix, METRIC[key], experiment, leaders, (low, high))) for key in row]
+            for row in ROWS
+        ],
+        "scale": [(METRIC["dsc"].show(low + (high - low) * k / 4, 1), _shade(k / 4)) for k in range(5)],
         "missing": _missing(matrix),
+        "has_leader": any(leaders.values()),
+        "has_rivals": len(matrix.models) > 1,
+        "many_cases": MANY_CASES if matrix.decimals(matrix.sites) == 1 else None,
     }
+
+
+def leader(matrix: Matrix, site: str) -> str | None:
+    """Returns the model whose DSC at a site leads every other's by more than the cases' spread explains, or None.
+
+    DSC alone has one: the best of another metric can mean nothing, such as the PPV of a model that hardly predicts.
+    """
+    models = [model for model in matrix.models if matrix.mean(model, site, "dsc") is not None]
+    if len(models) < 2:
+        return None
+    best = max(models, key=lambda model: matrix.mean(model, site, "dsc") or 0.0)
+    others = [model for model in models if model != best]
+    clear = all(difference(matrix, [(best, site)], [(other, site)]).is_clear for other in others)
+    return best if clear else None
 
 
 def heat_range(matrix: Matrix) -> tuple[float, float]:
@@ -47,38 +71,38 @@ def heat_range(matrix: Matrix) -> tuple[float, float]:
 
 
 def _table(
-    matrix: Matrix, metric: Metric, experiment: Experiment, scale: tuple[float, float]
+    matrix: Matrix,
+    metric: Metric,
+    experiment: Experiment,
+    leaders: Mapping[str, str | None],
+    scale: tuple[float, float],
 ) -> list[tuple[str, list[Cell]]]:
     """One row a model: a cell a site, then the mean over sites."""
     origins = model_origins(experiment)
-    best = {site: _best(matrix, metric, site) for site in matrix.sites}
     rows = []
     for model in matrix.models:
         home = origins[model].site if model in origins else None
-        cells = [_cell(matrix, metric, model, site, best[site], home, scale) for site in matrix.sites]
+        cells = [_cell(matrix, metric, model, site, leaders[site], home, scale) for site in matrix.sites]
         rows.append((model, [*cells, Cell(*show_mean_over_sites(matrix, model, metric))]))
     return rows
 
 
-def _best(matrix: Matrix, metric: Metric, site: str) -> str:
-    """The best shown value of a column, so that what reads the same is marked the same."""
-    values = [matrix.mean(model, site, metric.key) for model in matrix.models]
-    known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return ""
-    return metric.show(min(known) if metric.is_distance else max(known))
-
-
 def _cell(
-    matrix: Matrix, metric: Metric, model: str, site: str, best: str, home: str | None, scale: tuple[float, float]
+    matrix: Matrix,
+    metric: Metric,
+    model: str,
+    site: str,
+    leads: str | None,
+    home: str | None,
+    scale: tuple[float, float],
 ) -> Cell:
     mean = matrix.mean(model, site, metric.key)
     low, high = scale
     return Cell(
-        text=metric.show_spread(matrix.spread(model, site, metric.key)),
+        text=show_cell(matrix, metric, model, site),
         note=cell_note(matrix, metric, model, site),
         shade=_shade((mean - low) / (high - low)) if metric.key == "dsc" and mean is not None else "",
-        best=mean is not None and metric.show(mean) == best,
+        best=metric.key == "dsc" and model == leads,
         own=site == home,
     )
 

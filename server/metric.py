@@ -1,4 +1,4 @@
-"""The metrics of the matrix: the ledger's keys and units, and how the paper shows them."""
+"""The metrics of the matrix: the ledger's keys and units, and how they are shown."""
 
 from dataclasses import dataclass
 
@@ -22,15 +22,15 @@ class Metric:
         """Distances are undefined where exactly one of the two masks is empty."""
         return self.unit == "mm"
 
-    def show(self, value: float | None) -> str:
-        """Returns the value in the shown unit with two decimals, or an en dash."""
-        return NONE if value is None else f"{value * self.factor:.2f}"
+    def show(self, value: float | None, decimals: int) -> str:
+        """Returns the value in the shown unit, or an en dash."""
+        return NONE if value is None else f"{value * self.factor:.{decimals}f}"
 
-    def show_spread(self, spread: Spread | None) -> str:
+    def show_spread(self, spread: Spread | None, decimals: int) -> str:
         """Returns `mean ± SD`, or an en dash where there is no mean."""
         if spread is None or spread.mean is None:
             return NONE
-        return f"{self.show(spread.mean)} ± {self.show(spread.sd)}"
+        return f"{self.show(spread.mean, decimals)} ± {self.show(spread.sd, decimals)}"
 
 
 METRICS = (

@@ -16,13 +16,14 @@ from common.config import EvaluateStep, StatisticsStep
 from common.errors import InputError
 from server.conclusion import conclusions
 from server.curves import learning_curves, timeline
+from server.evaluation_reply import PNG_SIGNATURE
 from server.matrix import build_matrices, write_matrix
 from server.matrix_view import matrix_view
-from server.run_record import RunRecord, read_run
-from server.run_summary import duration, model_rows, recipe_rows, site_rows, step_row
+from server.metric import METRIC
+from server.run_record import PictureLine, RunRecord, read_run
+from server.run_summary import case_counts, duration, model_rows, recipe_rows, site_rows, step_row
 
 TEMPLATES = Path(__file__).parent / "templates"
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def write_report(run_folder: Path) -> Path:
@@ -57,13 +58,14 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "last_line": datetime.fromtimestamp((record.folder / "ledger.jsonl").stat().st_mtime, UTC),
         "sentences": conclusions(built[0], record.experiment) if built else (_progress(record),),
         "duration": duration(record.seconds),
+        "case_counts": case_counts(record),
         "site_rows": site_rows(record),
         "step_rows": [step_row(record, number) for number in range(len(record.experiment.steps))],
         "recipe_rows": recipe_rows(record.experiment.recipe),
         "statistics": record.statistics,
         "matrices": [matrix_view(matrix, record.experiment) for matrix in built],
         "model_rows": model_rows(record),
-        "pictures": _pictures(record.folder / "pictures"),
+        "pictures": _pictures(record),
         "curves": learning_curves(record),
         "timeline": timeline(record),
         "dropped": [(line, site, reason) for line in record.rounds for site, reason in line.dropped.items()],
@@ -79,9 +81,22 @@ def _progress(record: RunRecord) -> str:
     return f"Nothing was evaluated yet: {len(record.rounds)} of {planned} rounds are done. No conclusion can be drawn."
 
 
-def _pictures(folder: Path) -> list[tuple[str, str]]:
-    """Caption and data URI of every PNG in the folder, by name."""
-    return [(", picture ".join(path.stem.rsplit("-", 1)), _png_uri(path)) for path in sorted(folder.glob("*.png"))]
+def _pictures(record: RunRecord) -> list[tuple[str, str]]:
+    """Caption and data URI of every PNG in the run's `pictures`, by name."""
+    captions = {
+        picture.file: _caption(picture, line.split)
+        for line in record.evaluations
+        for picture in line.pictures
+        if isinstance(picture, PictureLine)
+    }
+    paths = sorted((record.folder / "pictures").glob("*.png"))
+    unknown = {path: ", picture ".join(path.stem.rsplit("-", 1)) for path in paths}
+    return [(captions.get(f"pictures/{path.name}", unknown[path]), _png_uri(path)) for path in paths]
+
+
+def _caption(picture: PictureLine, split: str) -> str:
+    score = "" if picture.dsc is None else f": DSC {METRIC['dsc'].show(picture.dsc, 1)}\N{NO-BREAK SPACE}%"
+    return f"{picture.model} at {picture.site}, {split} case {picture.case}{score}"
 
 
 def _png_uri(path: Path) -> str:

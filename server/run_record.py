@@ -108,6 +108,16 @@ class SiteResult(Line):
     metrics: dict[str, Spread | None] = {}
 
 
+class PictureLine(Line):
+    """A picture that a site let go: of which case of the part, by which model, and how well that case came out."""
+
+    file: str
+    site: str
+    model: str
+    case: int
+    dsc: float | None = None
+
+
 class EvaluationLine(Line):
     """A cross-site matrix: model -> site -> result."""
 
@@ -115,6 +125,8 @@ class EvaluationLine(Line):
     step: int
     split: str = "test"
     matrix: dict[str, dict[str, SiteResult | None]] = {}
+    pictures: tuple[PictureLine | str, ...] = ()
+    """An older ledger names the files alone."""
     seconds: float | None = None
 
 

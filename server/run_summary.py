@@ -32,8 +32,23 @@ def site_rows(record: RunRecord) -> list[list[str]]:
         reported = counts.get(site)
         numbers = [getattr(reported, key, None) for key in ("train", "validation", "test", "refused", "voxels")]
         worked = sum(line.sites[site].seconds or 0.0 for line in record.rounds if site in line.sites)
-        rows.append([site, *(NONE if number is None else f"{number:,}" for number in numbers), duration(worked)])
+        rows.append([site, *map(_number, numbers), duration(worked)])
     return rows
+
+
+def case_counts(record: RunRecord) -> str:
+    """Returns `A 20 / 2 / 9, B 12 / 1 / 5`: training / validation / test cases; empty before the `statistics` step."""
+    told = record.statistics.sites if record.statistics else {}
+    parts = [
+        f"{site} {_number(told[site].train)} / {_number(told[site].validation)} / {_number(told[site].test)}"
+        for site in record.experiment.sites
+        if site in told
+    ]
+    return ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
+
+
+def _number(count: int | None) -> str:
+    return NONE if count is None else f"{count:,}"
 
 
 def step_row(record: RunRecord, number: int) -> list[str]:
@@ -121,5 +136,5 @@ def model_rows(record: RunRecord) -> list[tuple[str, str]]:
 def _kept(line: ModelLine | None) -> str:
     if line is None:
         return "not finished"
-    score = METRIC["dsc"].show(line.validation_dsc)
+    score = METRIC["dsc"].show(line.validation_dsc, 1)
     return f"weights of round {line.round}" + (f", validation DSC {score} %" if score != NONE else "")

@@ -21,6 +21,10 @@ from server.run_record import SiteResult, Spread, read_run
 FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"
 
 
+CELLS = ([("m", "A")], [("k", "A")])
+FEDERATED = {"name": "e", "sites": ["A", "B"], "steps": [{"kind": "train", "model": "m"}]}
+
+
 @pytest.fixture
 def run_folder(tmp_path):
     return Path(shutil.copytree(FINISHED_RUN, tmp_path / "run"))
@@ -60,16 +64,21 @@ def test_models_are_compared_where_all_have_a_value():
 
 def test_difference_and_its_standard_error_by_hand():
     matrix = matrix_of({("m", "A"): cell(0.8, 0.2, 4), ("k", "A"): cell(0.5, 0.3, 9)})
-    gap = difference(matrix, [("m", "A")], [("k", "A")])
+    gap = difference(matrix, *CELLS)
     assert gap.points == pytest.approx(30.0)
-    assert gap.standard_error == pytest.approx(100 * (0.04 / 4 + 0.09 / 9) ** 0.5)
-    assert "more than twice" in gap.verdict
+    assert gap.standard_error == pytest.approx(100 * (0.04 / 4 + 0.09 / 9) ** 0.5)  # 14.14
+    assert gap.is_clear
+    assert gap.verdict == "unpaired standard error 14.1: more than twice what the spread between cases explains"
+    nearer = difference(matrix_of({("m", "A"): cell(0.78, 0.2, 4), ("k", "A"): cell(0.5, 0.3, 9)}), *CELLS)
+    assert not nearer.is_clear
+    assert nearer.verdict == "unpaired standard error 14.1: this run cannot tell the two apart"
 
 
 def test_a_single_case_gives_no_standard_error_and_no_conclusion():
     matrix = matrix_of({("m", "A"): cell(0.8, None, 1), ("k", "A"): cell(0.5, None, 1)})
-    gap = difference(matrix, [("m", "A")], [("k", "A")])
+    gap = difference(matrix, *CELLS)
     assert gap.standard_error is None
+    assert not gap.is_clear
     assert "no conclusion" in gap.verdict
 
 
@@ -93,8 +102,8 @@ def test_csv_holds_the_ledgers_units_and_leaves_out_what_is_missing(run_folder):
 def test_markdown_shows_per_cent_and_counts_what_is_missing(run_folder):
     text = to_markdown(load_matrices(run_folder))
     assert "| model | A (n = 9) | B (n = 5) | C (n = 4) | mean over sites |" in text
-    assert "| federated | 72.13 ± " in text
-    assert "| tuned-C | – (withheld) | 62.07 ± " in text
+    assert "| federated | 72.1 ± 13.8 | 68.5 ± " in text
+    assert "| tuned-C | – (withheld) | 62.1 ± " in text
     assert "(2 of 3 sites)" in text
     assert "– (1 undefined)" in text
     assert text.count("**") == 2 * 5
@@ -141,18 +150,18 @@ def test_headline_is_arithmetic_on_the_matrix(run_folder):
     federated = (72.13 + 68.45 + 64.02) / 3
     locals_ = {"A": (71.02 + 60.21 + 55.33) / 3, "B": (60.10 + 66.33 + 54.87) / 3, "C": (55.25 + 53.04 + 61.20) / 3}
     assert "3 sites (A, B, C; 18 test cases)" in first
-    assert f"federated {federated:.2f} %" in first
-    assert f"(local-A, chosen by this same score) {locals_['A']:.2f} %" in first
-    assert f"on average {sum(locals_.values()) / 3:.2f} %" in first
-    assert f"{federated - locals_['A']:+.2f} points" in first
+    assert f"federated {federated:.1f} %" in first
+    assert f"(local-A, chosen by this same score) {locals_['A']:.1f} %" in first
+    assert f"on average {sum(locals_.values()) / 3:.1f} %" in first
+    assert f"{federated - locals_['A']:+.1f} points" in first
     assert "cannot tell the two apart" in first
     abroad = (60.21 + 55.33 + 60.10 + 54.87 + 55.25 + 53.04) / 6
     assert away == (
-        f"On the sites that did not train them, the local-only models reach {abroad:.2f} % (mean of 6 cells); "
-        f"the federated model reaches {federated:.2f} % on the same cells."
+        f"On the sites that did not train them, the local-only models reach {abroad:.1f} % (mean of 6 cells); "
+        f"the federated model reaches {federated:.1f} % on the same cells."
     )
-    assert "A +1.11 (n = 9), B +2.12 (n = 5), C +2.82 (n = 4) points of DSC; mean +2.02" in against_own
-    assert "A +0.55 (n = 9), B +1.10 (n = 5), C +1.69 (n = 4)" in tuned
+    assert "A +1.1 (n = 9), B +2.1 (n = 5), C +2.8 (n = 4) points of DSC; mean +2.0" in against_own
+    assert "A +0.5 (n = 9), B +1.1 (n = 5), C +1.7 (n = 4)" in tuned
 
 
 def test_abroad_leaves_out_own_sites_and_cells_without_a_value():
@@ -182,7 +191,7 @@ def test_abroad_says_what_it_left_out_and_which_of_several_federated_models_is_m
     matrix = matrix_of({**{key: cell(value) for key, value in known.items()}, ("fed", "C"): cell(0.7)})
     (sentence,) = (text for text in conclusions(matrix, experiment) if text.startswith("On the sites"))
     told = sentence.replace("\xa0", " ")
-    assert "reach 40.00 % (mean of 1 cell; 1 more without a value); fed reaches 70.00 % on the same cells." in told
+    assert "reach 40.0 % (mean of 1 cell; 1 more without a value); fed reaches 70.0 % on the same cells." in told
 
 
 def test_headline_without_comparable_models_says_so(run_folder):
@@ -199,7 +208,22 @@ def test_mean_over_sites_lies_between_the_sites(values):
     assert min(values) - 1e-12 <= mean <= max(values) + 1e-12
 
 
-def test_metrics_are_shown_as_in_the_paper():
-    assert METRIC["dsc"].show_spread(Spread(mean=0.7463, sd=None)) == "74.63 ± –"
-    assert METRIC["hd95_mm"].show_spread(Spread(mean=4.724, sd=1.0)) == "4.72 ± 1.00"
-    assert METRIC["ppv"].show_spread(Spread()) == "–"
+def test_metrics_are_shown_in_their_units():
+    assert METRIC["dsc"].show_spread(Spread(mean=0.7463, sd=None), 2) == "74.63 ± –"
+    assert METRIC["hd95_mm"].show_spread(Spread(mean=4.724, sd=1.0), 1) == "4.7 ± 1.0"
+    assert METRIC["ppv"].show_spread(Spread(), 2) == "–"
+
+
+@pytest.mark.parametrize(("n", "shown", "mean"), [(9, "81.2 ± 12.3", "71.2"), (10, "81.23 ± 12.34", "71.23")])
+def test_few_cases_get_one_decimal(n, shown, mean):
+    """Site B has many: its own column keeps two, the mean over sites is as coarse as its coarsest part."""
+    matrix = matrix_of({("m", "A"): cell(0.8123, 0.1234, n), ("m", "B"): cell(0.6123, 0.1234, 99)})
+    text = to_markdown([matrix])
+    assert f"| m | {shown} | 61.23 ± 12.34 | {mean} |" in text
+    (sentence,) = conclusions(matrix, Experiment.model_validate(FEDERATED))
+    assert f"m: mean DSC {mean}\xa0% over 2 sites" in sentence
+
+
+def test_a_withheld_column_does_not_coarsen_the_others():
+    matrix = matrix_of({("m", "A"): cell(0.8123, 0.1234, 10), ("m", "B"): SiteResult(withheld="too few")})
+    assert "| m | 81.23 ± 12.34 | – (withheld) | 81.23 (1 of 2 sites) |" in to_markdown([matrix])

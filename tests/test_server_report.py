@@ -15,7 +15,7 @@ from common.errors import ConfigError, InputError
 from common.pictures import overlay_png
 from server.curves import learning_curves, losses, spans, validation
 from server.matrix import Matrix
-from server.matrix_view import heat_range
+from server.matrix_view import heat_range, leader
 from server.report import write_report
 from server.run_record import RoundLine, SiteResult, Spread, read_run, training_s
 from server.run_summary import duration
@@ -41,7 +41,13 @@ def page(tmp_path_factory):
     mask = np.zeros((4, 8, 8), bool)
     mask[1:3, 2:5, 2:5] = True
     png = overlay_png(np.zeros(mask.shape), (3.0, 1.0, 1.0), mask, None, "case")
-    (folder / "pictures" / "A-1.png").write_bytes(png)
+    for name in ("A-1", "B-1", "C-1"):
+        (folder / "pictures" / f"{name}.png").write_bytes(png)
+    records = ledger_of(folder)
+    told = [{"file": f"pictures/{site}-1.png", "site": site, "model": "federated", "case": 1} for site in "AB"]
+    told[0]["dsc"] = 0.6249
+    next(record for record in records if record["kind"] == "evaluation")["pictures"] = [*told, "pictures/C-1.png"]
+    rewrite(folder, records)
     return write_report(folder).read_text(encoding="utf-8")
 
 
@@ -89,7 +95,7 @@ def test_every_mean_and_sd_of_the_ledger_stands_in_its_cell(page):
             for text, site in zip(row[1:4], "ABC", strict=True):
                 spread = told[site]["metrics"].get(key) or {"mean": None}
                 mean = spread["mean"]
-                expected = "–" if mean is None else f"{factor * mean:.2f} ± {factor * spread['sd']:.2f}"
+                expected = "–" if mean is None else f"{factor * mean:.1f} ± {factor * spread['sd']:.1f}"
                 assert text.startswith(expected), (key, model, site)
     assert next(shown, None) is None
 
@@ -145,7 +151,77 @@ def test_page_says_what_was_run(page):
     assert ["federated", "4", "C", "no answer within 240 s"] in rows
     assert any(row[0] == "step 2: training, federated" and row[2:4] == ["6 of 6", "6 × 4 = 24"] for row in rows)
     assert "mean\n-12.31, SD\n198.04" in page
-    assert "A, picture 1" in page
+    plain = page.replace("\xa0", " ")
+    assert "Cases for training / validation / test: A 20 / 2 / 9, B 12 / 1 / 5, C 9 / 1 / 4." in plain
+
+
+def test_captions_give_model_site_case_and_dsc_as_far_as_they_are_told(page):
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert captions[-3:] == [
+        "federated at A, test case 1: DSC 62.5\xa0%",
+        "federated at B, test case 1",
+        "C, picture 1",
+    ]
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_no_counts_before_the_statistics(run_folder):
+    rewrite(run_folder, [record for record in ledger_of(run_folder) if record["kind"] != "statistics"])
+    assert "Cases for training" not in write_report(run_folder).read_text(encoding="utf-8")
+
+
+def bold_cells(page):
+    return re.findall(r'<td class="best [^>]*>([^<]*)', page)
+
+
+def test_nothing_is_bold_where_the_cases_spread_explains_the_differences(page):
+    assert bold_cells(page) == []
+    assert "Nothing is bold" in page
+    assert "with one decimal where there are fewer than\n10." in page
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_a_clear_lead_in_dsc_is_bold_and_no_other_metric_is(run_folder):
+    records = ledger_of(run_folder)
+    matrix = next(record for record in records if record["kind"] == "evaluation")["matrix"]
+    for key in ("dsc", "ppv", "sen"):
+        matrix["local-B"]["B"]["metrics"][key] = {"mean": 0.95, "sd": 0.02}
+    rewrite(run_folder, records)
+    page = write_report(run_folder).read_text(encoding="utf-8")
+    assert bold_cells(page) == ["95.0 ± 2.0"]
+    assert "<b>Bold</b>: DSC that leads every other model's at the site" in page
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_a_single_model_has_nobody_to_lead(run_folder):
+    records = ledger_of(run_folder)
+    evaluation = next(record for record in records if record["kind"] == "evaluation")
+    evaluation["matrix"] = {"federated": evaluation["matrix"]["federated"]}
+    rewrite(run_folder, records)
+    assert "bold:" not in write_report(run_folder).read_text(encoding="utf-8").lower().replace("</b>", "")
+
+
+def test_a_leader_leads_every_other_and_by_more_than_two_standard_errors():
+    """SDs of 0.1 over 4 cases give a standard error of 0.0707 for a difference."""
+
+    def leads(*means, sd=0.1, n=4):
+        metrics = [{"dsc": Spread(mean=mean, sd=sd)} for mean in means]
+        results = {(f"m{k}", "A"): SiteResult(n=n, metrics=told) for k, told in enumerate(metrics)}
+        return leader(Matrix("test", tuple(model for model, _ in results), ("A",), results), "A")
+
+    assert leads(0.5, 0.65, 0.2) == "m1"
+    assert leads(0.5, 0.64, 0.2) is None
+    assert leads(0.9, 0.9) is None
+    assert leads(0.9, 0.1, sd=None) is None
+    assert leads(0.9, 0.1, n=1) is None
+    assert leads(0.9, None) is None
+    assert leads() is None
+
+
+def test_tables_stand_in_pairs_of_a_kind(page):
+    """Side by side or below each other, but never PPV alone and SEN beside a distance."""
+    rows = [re.findall(r"<h3>(\w+) <span", part) for part in page.split('<div class="tables">')[1:]]
+    assert rows == [["DSC"], ["PPV", "SEN"], ["ASSD", "HD95"]]
 
 
 def test_same_ledger_gives_the_same_page(run_folder):
