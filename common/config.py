@@ -49,6 +49,7 @@ class PreprocessConfig(Frozen):
     spacing_mm: TripleMm = (3.0, 0.952, 0.952)
     """[P] Target grid (z, y, x)."""
     roi: RoiConfig = RoiConfig()
+    """What of the scan is kept."""
 
 
 class AsppConfig(Frozen):
@@ -93,6 +94,7 @@ class StageConfig(Frozen):
     """One stage of the cascade: a network and the patch it sees."""
 
     network: NetworkConfig = NetworkConfig()
+    """Its levels, layers and dropout."""
     patch_size: Triple = (64, 128, 128)
     """[P] Voxels (z, y, x) of the preprocessed grid."""
 
@@ -114,6 +116,7 @@ class AugmentationConfig(Frozen):
     """Random changes of a training patch (paper, section 3.A.1)."""
 
     enabled: bool = True
+    """Off: patches as they are."""
     scale_range: tuple[float, float] = (0.7, 1.3)
     """[P]"""
     rotation_deg: float = Field(default=10.0, ge=0)
@@ -162,6 +165,7 @@ class TrainingConfig(Frozen):
     autocast: Literal["auto", "bf16", "off"] = "auto"
     """[C] bf16 autocast; auto turns it on where the device computes in bf16."""
     augmentation: AugmentationConfig = AugmentationConfig()
+    """What is done to a patch before it is seen."""
 
 
 class InferenceConfig(Frozen):
@@ -189,6 +193,7 @@ class SplitConfig(Frozen):
     validation_fraction: Fraction = 0.1
     """[C] Of the remaining cases; used to choose models, never the test cases."""
     seed: int = 0
+    """Of the split alone; the experiment's own seed does not change who tests."""
 
 
 STAGE2 = StageConfig(
@@ -205,11 +210,15 @@ class Recipe(Frozen):
     """Everything that defines a model but its data: grid, networks, training, inference."""
 
     preprocess: PreprocessConfig = PreprocessConfig()
+    """From the scan to the grid that both stages see."""
     stage1: StageConfig = StageConfig()
+    """Finds the tumour in the whole region of interest."""
     stage2: StageConfig | None = STAGE2
-    """None: no cascade."""
+    """Looks again at a crop round it; None: no cascade."""
     training: TrainingConfig = TrainingConfig()
+    """How both stages are trained."""
     inference: InferenceConfig = InferenceConfig()
+    """How scores become a mask."""
 
     @property
     def stages(self) -> dict[str, StageConfig]:
@@ -229,6 +238,7 @@ class _Training(Frozen):
     sites: tuple[Name, ...] = ()
     """Empty: all of the experiment's sites."""
     rounds: int = Field(default=1, ge=1)
+    """How often weights are averaged (`local`, `finetune`: put on the coordinator's disk)."""
     local_epochs: int = Field(default=1, ge=1)
     """Epochs a round at each site."""
     lr0: float | None = Field(default=None, gt=0)
@@ -249,6 +259,7 @@ class TrainStep(_Training):
     initial: Name | None = None
     """A model of an earlier step; none: fresh weights from the experiment's seed."""
     strategy: Literal["fedavg", "fedavgm", "fedprox", "fedadam"] = "fedavg"
+    """How the sites' weights become one model, as Flower has it."""
     strategy_options: dict[str, float] = {}
     """Keyword arguments of Flower's strategy, such as `proximal_mu`."""
 
@@ -264,6 +275,7 @@ class FinetuneStep(_Training):
 
     kind: Literal["finetune"]
     initial: Name
+    """A model of an earlier step, the same for every site."""
 
 
 class EvaluateStep(Frozen):
@@ -273,7 +285,9 @@ class EvaluateStep(Frozen):
     models: tuple[Name, ...]
     """Models of earlier steps; the base name of a `local` or `finetune` step stands for all its sites' models."""
     sites: tuple[Name, ...] = ()
+    """Where they are measured; empty: all of the experiment's sites."""
     split: Literal["validation", "test"] = "test"
+    """On which part of a site's cases."""
     models_per_message: int = Field(default=1, ge=1)
     """How many models travel together; more saves waits, fewer saves memory."""
     pictures: int = Field(default=0, ge=0)
@@ -323,19 +337,28 @@ class SimulationConfig(Frozen):
     seed: int = Field(default=1, ge=0)
     """Of the phantoms; the experiment's own seed changes weights and sampling, not the patients."""
     ingest: IngestConfig = IngestConfig()
+    """How every site's export becomes cases."""
 
 
 class Experiment(Frozen):
     """A list of steps over named sites with one recipe."""
 
     name: Name
+    """Names the run too, unless the command is given another name."""
     seed: int = Field(default=1, ge=0, lt=2**31)
+    """Of first weights and of sampling."""
     sites: tuple[Name, ...]
+    """Who takes part, each once; over a federation, names that are enrolled."""
     recipe: Recipe = Recipe()
+    """What a model is; in a file also the path of a recipe file."""
     split: SplitConfig = SplitConfig()
+    """How every site parts its cases."""
     rounds: RoundConfig = RoundConfig()
+    """How the coordinator waits for the sites."""
     steps: tuple[Step, ...]
+    """What is done, in order; a step may use only the models of steps before it."""
     simulation: SimulationConfig = SimulationConfig()
+    """Where `fedgtv-simulate` takes cases from; a federation's sites have their own."""
     notes: tuple[str, ...] = ()
     """Sentences that stand beside the tables, such as what the target really is."""
 
@@ -405,14 +428,19 @@ class SiteConfig(Frozen):
     """A hospital's `site.yaml`; relative paths start at the file's folder."""
 
     site: Name
+    """The name under which the coordinator enrols it."""
     cases: Path = Path("cases")
+    """Where imported cases lie."""
     state: Path = Path("state")
+    """Where cache, momentum, node and log lie."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     num_threads: int = Field(default=0, ge=0)
     """Of the training process on a CPU; 0: all cores."""
     ingest: IngestConfig = IngestConfig()
+    """How its export becomes cases."""
     policy: PolicyConfig = PolicyConfig()
+    """What may leave it."""
 
 
 def load_yaml(path: Path, model: type[Model]) -> Model:

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import common.config
 from common.config import (
     EvaluateStep,
     Experiment,
     FinetuneStep,
+    Frozen,
     NetworkConfig,
     Recipe,
     SiteConfig,
@@ -220,3 +222,16 @@ def test_a_fingerprint_changes_with_every_part() -> None:
     assert len(set(prints)) == len(parts)
     assert prints == [fingerprint(*part) for part in parts]
     assert re.fullmatch("[0-9a-f]{16}", prints[0])
+
+
+def test_every_field_says_what_it_is() -> None:
+    """But for `kind`, which names its step."""
+    models = [each for each in vars(common.config).values() if isinstance(each, type) and issubclass(each, Frozen)]
+    bare = [
+        f"{model.__name__}.{name}"
+        for model in models
+        for name, field in model.model_fields.items()
+        if name != "kind" and not field.description
+    ]
+    assert len(models) > 15
+    assert bare == []
