@@ -49,15 +49,6 @@ class PreprocessRecord:
         """The crop as slices."""
         return slice(*self.crop[0]), slice(*self.crop[1]), slice(*self.crop[2])
 
-    @property
-    def target_geometry(self) -> Geometry:
-        """The network's grid in the patient."""
-        lps = lps_geometry(self.geometry)
-        starts = np.array([start for start, _ in self.crop])
-        corner = starts - 0.5 + 0.5 * np.array(self.spacing_mm) / np.array(lps.spacing_mm)
-        x, y, z = index_to_patient(lps, corner[None])[0].tolist()
-        return Geometry(self.resampled_shape, self.spacing_mm, (x, y, z), lps.direction)
-
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
         return asdict(self)

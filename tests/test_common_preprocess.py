@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from common.config import PreprocessConfig, RoiConfig
 from common.errors import ImageError, LabelError
 from common.preprocess import IMAGE_INCOMPLETE, PreprocessRecord, prepare, restore
-from common.volume import Geometry, Volume, index_to_patient, patient_to_index, read_nifti
+from common.volume import Geometry, Volume, index_to_patient, lps_geometry, patient_to_index, read_nifti
 
 OBLIQUE = tuple((np.array([[1, 0, 0], [0, np.cos(0.1), -np.sin(0.1)], [0, np.sin(0.1), np.cos(0.1)]])).ravel())
 DIRECTIONS = {
@@ -50,6 +50,15 @@ def head(geometry, hu=40):
     return Volume(np.where(ball(geometry, CENTRE_MM, 45.0), hu, -1000).astype(np.int16), geometry)
 
 
+def target_geometry(record):
+    """The network's grid in the patient, as the record tells it."""
+    lps = lps_geometry(record.geometry)
+    starts = np.array([start for start, _ in record.crop])
+    corner = starts - 0.5 + 0.5 * np.array(record.spacing_mm) / np.array(lps.spacing_mm)
+    x, y, z = index_to_patient(lps, corner[None])[0].tolist()
+    return Geometry(record.resampled_shape, record.spacing_mm, (x, y, z), lps.direction)
+
+
 def dice(a, b):
     return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
@@ -61,7 +70,7 @@ def test_marker_keeps_its_patient_coordinate(direction):
     spot_mm = CENTRE_MM + np.array([13.0, -9.0, 17.0])
     spot = np.exp(-0.5 * (np.linalg.norm(points(geometry) - spot_mm, axis=-1) / 6.0) ** 2)
     case = prepare([Volume(head(geometry).array + 3000 * spot, geometry)], None, CONFIG)
-    target = case.record.target_geometry
+    target = target_geometry(case.record)
     weights = np.clip(case.image[0] - 1000, 0, None)  # above muscle with its overshoot
     centre = (weights[..., None] * points(target)).sum(axis=(0, 1, 2)) / weights.sum()
     np.testing.assert_allclose(centre, spot_mm, atol=0.1)
@@ -78,7 +87,7 @@ def test_label_survives_there_and_back(direction):
     case = prepare([head(geometry)], Volume(blob.astype(np.uint8), geometry), CONFIG)
     assert case.label is not None
     assert case.label.dtype == np.bool_
-    ml = np.count_nonzero(case.label) * case.record.target_geometry.voxel_ml
+    ml = np.count_nonzero(case.label) * target_geometry(case.record).voxel_ml
     assert ml == pytest.approx(4 / 3 * np.pi * 1.8**3, rel=0.05)
     back = restore(case.label.astype(np.float32), case.record) >= 0.5
     assert dice(back, blob) >= 0.95
@@ -112,7 +121,7 @@ def test_extent_is_kept():
     """The outer corners of the region are the same points in the patient on both grids."""
     geometry = grid()
     record = prepare([head(geometry)], None, CONFIG).record
-    target = record.target_geometry
+    target = target_geometry(record)
     for corner in (0, 1):
         old = index_to_patient(geometry, np.array([[part[corner] - 0.5 for part in record.crop]]))
         new = patient_to_index(target, old)[0]
@@ -182,7 +191,7 @@ def test_second_channel_is_brought_onto_the_first_ones_grid():
     case = prepare(images, None, CONFIG)
     assert case.image.shape[0] == 2
     assert case.record.flags == ()
-    inner = ball(case.record.target_geometry, CENTRE_MM, 36.0)
+    inner = ball(target_geometry(case.record), CENTRE_MM, 36.0)
     np.testing.assert_allclose(case.image[1][inner], case.image[0][inner], atol=12)
 
 
@@ -214,7 +223,7 @@ def test_filling_of_a_masked_image_becomes_air(outside):
     array = np.where(ball(geometry, CENTRE_MM, 45.0), 40, outside).astype(np.int16)
     case = prepare([Volume(array, geometry)], None, CONFIG)
     assert case.image[0, 0, 0, 0] == pytest.approx(-1000 if outside == 0 else -1024, abs=1)
-    assert np.count_nonzero(case.body) * case.record.target_geometry.voxel_ml == pytest.approx(382, rel=0.05)
+    assert np.count_nonzero(case.body) * target_geometry(case.record).voxel_ml == pytest.approx(382, rel=0.05)
 
 
 def test_scores_are_clipped_and_outside_is_zero():
