@@ -7,17 +7,13 @@ assembled here: every module of `server`, `client` and `common`, and the licence
 coordinator's command, not by the ServerApp.
 """
 
-import hashlib
 import json
 import shutil
-import subprocess
 import tomllib
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from common.errors import WorkError
-from common.processes import flower_command, flower_environment
 
 PACKAGES = ("client", "common", "server")
 RUN_KEY = "run"
@@ -45,14 +41,6 @@ clientapp = "client.app:app"
 """
 
 
-@dataclass(frozen=True)
-class Fab:
-    """A built bundle: what a site approves is `sha256` (64 hex digits) of the file at `path`."""
-
-    path: Path
-    sha256: str
-
-
 def bundle_files(root: Path | None = None) -> dict[str, Path]:
     """Returns where each file of the bundle lies, by its name in the bundle, sorted; pyproject.toml is not among them.
 
@@ -78,29 +66,6 @@ def write_bundle(folder: Path, root: Path | None = None) -> Path:
     project = PROJECT.format(version=json.dumps(_version(_base(root))), key=RUN_KEY)
     (target / "pyproject.toml").write_text(project, encoding="utf-8")
     return target
-
-
-def build_fab(bundle: Path, folder: Path) -> Fab:
-    """Builds the bundle in `bundle` into `folder` with `flwr build`; its hash is the one that `flwr run` sends.
-
-    Raises:
-        WorkError: Flower refuses the bundle.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = flower_environment(folder / ".flwr")
-    command = [flower_command("flwr"), "build", "--app", str(bundle.resolve())]
-    for old in folder.glob("*.fab"):
-        old.unlink()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    built = list(folder.glob("*.fab"))
-    if done.returncode or len(built) != 1:
-        raise WorkError(f"{bundle}: Flower builds no bundle of it: {_without_frame(done.stdout + done.stderr)}")
-    return Fab(built[0], hashlib.sha256(built[0].read_bytes()).hexdigest())
-
-
-def _without_frame(text: str) -> str:
-    """One line of what Flower prints inside a drawn box."""
-    return " ".join(text.translate(dict.fromkeys(map(ord, "╭╮╰╯─│"), " ")).split())
 
 
 def _base(root: Path | None) -> Path:
