@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -50,8 +49,3 @@ def load_model(recipe: Recipe, weights: Mapping[str, NDArray[Any]], device: torc
     for stage, network in networks.items():
         load_into(network, weights, prefix=f"{stage}.")
     return {stage: network.to(device) for stage, network in networks.items()}
-
-
-def num_parameters(weights: Mapping[str, NDArray[Any]]) -> int:
-    """Returns how many numbers the weights hold."""
-    return int(sum(np.size(value) for value in weights.values()))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.config import EvaluateStep, Recipe, StageConfig, StatisticsStep, TrainStep
+from common.networks import count_parameters
 from server.conclusion import model_origins
 from server.curves import step_title
 from server.metric import METRIC, NONE
@@ -113,7 +114,8 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
 def _stage(config: StageConfig) -> str:
     widths = ", ".join(map(str, config.network.widths))
     aspp = f"ASPP {config.network.aspp.rates}" if config.network.aspp else "no ASPP"
-    return f"patch {_triple(config.patch_size)}; widths {widths}; {aspp}"
+    parameters = f"{count_parameters(config.network, config.patch_size):,} parameters"
+    return f"patch {_triple(config.patch_size)}; widths {widths}; {aspp}; {parameters}"
 
 
 def _range(ends: tuple[float, float]) -> str:

@@ -6,7 +6,7 @@ import torch
 
 from common.config import NetworkConfig, Recipe, StageConfig
 from common.errors import CheckpointError
-from common.model import Weights, build_model, load_model, model_weights, num_parameters
+from common.model import Weights, build_model, load_model, model_weights
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -76,9 +76,3 @@ def test_a_renamed_weight_is_refused() -> None:
 def test_a_cascades_weights_are_refused_without_a_cascade() -> None:
     with pytest.raises(CheckpointError, match=r"stage2\..* is not part of this model"):
         load_model(recipe(cascade=False), model_weights(build_model(recipe())), CPU)
-
-
-def test_numbers_are_counted() -> None:
-    assert num_parameters({"a": np.zeros((2, 3), np.float32), "b": np.float32(1)}) == 7
-    weights = model_weights(build_model(recipe()))
-    assert num_parameters(weights) == sum(p.numel() for n in build_model(recipe()).values() for p in n.parameters())

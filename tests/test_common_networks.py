@@ -46,7 +46,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     [("stage1", 93_399_361, 93.4, 356), ("stage2", 145_219_641, 145.2, 554)],
 )
 def test_full_size_parameters(stage: str, parameters: int, millions: float, mib: int) -> None:
-    count = count_parameters(on_meta(stage))
+    count = count_parameters(FULL[stage].network, FULL[stage].patch_size)
     assert count == parameters
     assert round(count / 1e6, 1) == millions
     assert round(count * 4 / 2**20) == mib
@@ -65,7 +65,11 @@ def test_stage1_parameters_by_hand() -> None:
         total += level_by_hand(w, 2 * w, 9 if i == 0 else 27)
         total += widths[i + 1] * w * (4 if i == 0 else 8)
         total += w * w // 4 * (1 + 3 * 27) + w * w + 2 * (w + w)  # ASPP: branches, projection, their norms
-    assert count_parameters(on_meta("stage1")) == total
+    assert count_parameters(FULL["stage1"].network, FULL["stage1"].patch_size) == total
+
+
+def test_every_number_that_travels_is_counted() -> None:
+    assert count_parameters(TINY, TINY_PATCH) == sum(tensor.numel() for tensor in tiny().state_dict().values())
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])

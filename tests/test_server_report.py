@@ -100,6 +100,12 @@ def test_every_mean_and_sd_of_the_ledger_stands_in_its_cell(page):
     assert next(shown, None) is None
 
 
+def test_the_recipe_tells_how_large_each_stages_network_is(page):
+    told = {row[0]: row[1] for row in Reader(page).rows if row and row[0] in ("stage 1", "stage 2")}
+    assert told["stage 1"].endswith("; 93,399,361 parameters")
+    assert told["stage 2"].endswith("; 145,219,641 parameters")
+
+
 def test_missing_values_are_dashes_and_counted(page):
     assert "1 cell has no DSC" in page
     assert "2 such\nresults here" in page

@@ -1,5 +1,6 @@
 """The networks: built from a configuration, initialised from a seed, counted."""
 
+import torch
 from torch import nn
 
 from common.config import NetworkConfig, Triple
@@ -19,6 +20,7 @@ def build_network(config: NetworkConfig, patch_size: Triple) -> nn.Module:
     return MdrUNet(config, patch_size)
 
 
-def count_parameters(module: nn.Module) -> int:
-    """Returns the number of trainable scalars in `module`."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+def count_parameters(config: NetworkConfig, patch_size: Triple) -> int:
+    """Returns how many numbers the network learns; it is laid out for that, but takes no memory."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_network(config, patch_size).parameters())
