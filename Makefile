@@ -15,8 +15,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed  ## Three hospitals' phantoms through a real TLS federation, minutes on two cores.
 	$(BIN)/python -m deploy.demo
 
-seeds: $(VENV)/installed  ## The demo's federated and fine-tuned models at three seeds in one process: what is noise.
-	$(BIN)/fedgtv-simulate configs/experiments/seeds.yaml --seeds 1,2,3
+seeds: $(VENV)/installed  ## The demo's experiment at three seeds in one process: what is noise.
+	$(BIN)/fedgtv-simulate configs/experiments/demo.yaml --seeds 1,2,3 --out runs/seeds
 
 openkbp: $(VENV)/installed  ## The three real cohorts under FEDGTV_DATA.
 	FEDGTV_DATA=$${FEDGTV_DATA:-../shared/data} $(BIN)/fedgtv-simulate configs/experiments/openkbp.yaml
