@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from client.splits import keep_split
 from common.cache import CachedCase, CaseCache
 from common.config import PreprocessConfig, SplitConfig
-from common.dataset import CaseEntry, read_index, split_cases
+from common.dataset import CaseEntry, read_index
 from common.errors import ImageError, LabelError
 from common.volume import Volume, read_nifti
 
@@ -44,10 +45,14 @@ class Cases:
     num_refused: int
 
 
-def open_cases(folder: Path, cache_folder: Path, preprocess: PreprocessConfig, split: SplitConfig) -> Cases:
-    """Returns the cases of `folder` by part; what is not in the cache yet is made now."""
-    cache = CaseCache(cache_folder, preprocess)
-    parts = split_cases(read_index(folder), split)
+def open_cases(folder: Path, state: Path, preprocess: PreprocessConfig, split: SplitConfig) -> Cases:
+    """Returns the cases of `folder` by part; what is not in the cache of `state` yet is made now.
+
+    Raises:
+        InputError: the folder's index is missing or damaged, or the split kept in `state` is damaged.
+    """
+    cache = CaseCache(state / "cache", preprocess)
+    parts = keep_split(read_index(folder), split, state)
     train, validation, test = (
         tuple(case for entry in part if (case := _open(cache, folder, entry)) is not None)
         for part in (parts.train, parts.validation, parts.test)

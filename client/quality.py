@@ -1,7 +1,7 @@
 """Pre-flight checks of a site: data, device and disk, each finding with its severity and remedy."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from client.site import Site
+from client.splits import kept_parts
 from common.config import SplitConfig
 from common.dataset import CaseEntry, read_index, split_cases
 from common.device import choose_device
@@ -65,7 +66,18 @@ def _check_cases(site: Site, split: SplitConfig) -> Iterator[Finding]:
     except FedgtvError as error:
         yield Finding("error", "cases", str(error), "run `fedgtv-site import`")
         return
-    parts = split_cases(entries, split)
+    yield from _check_split(site, entries, split)
+    for entry in entries:
+        yield from _check_case(site.cases_folder, entry)
+
+
+def _check_split(site: Site, entries: Sequence[CaseEntry], split: SplitConfig) -> Iterator[Finding]:
+    """Counts the parts as a task of this split would find them; nothing is drawn for good."""
+    try:
+        parts = split_cases(entries, split, kept_parts(split, site.state_folder))
+    except FedgtvError as error:
+        yield Finding("error", "cases", str(error), "restore the file")
+        return
     counts = f"{len(parts.train)} to train, {len(parts.validation)} to validate, {len(parts.test)} to test"
     least = site.config.policy.min_cases
     if not parts.train:
@@ -80,8 +92,6 @@ def _check_cases(site: Site, split: SplitConfig) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "cases", counts)
-    for entry in entries:
-        yield from _check_case(site.cases_folder, entry)
 
 
 def _check_case(folder: Path, entry: CaseEntry) -> Iterator[Finding]:

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -16,6 +17,8 @@ from common.errors import InputError
 
 INDEX_NAME = "cases.json"
 INDEX_VERSION = 1
+Part = Literal["train", "validation", "test"]
+NOBODY: Mapping[str, Part] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -103,22 +106,46 @@ def _check_files(entry: CaseEntry, path: Path) -> None:
             )
 
 
-def split_cases(entries: Sequence[CaseEntry], config: SplitConfig) -> Split:
-    """Returns the seeded split by patient; the same for any order of `entries`.
+def split_cases(entries: Sequence[CaseEntry], config: SplitConfig, earlier: Mapping[str, Part] = NOBODY) -> Split:
+    """Returns the cases as `assign_patients` parts their patients; those without a label are in no part."""
+    parts = assign_patients(entries, config, earlier)
+    labelled = sorted((entry for entry in entries if entry.label is not None), key=lambda entry: entry.case_id)
+
+    def of(part: Part) -> tuple[CaseEntry, ...]:
+        return tuple(entry for entry in labelled if parts[entry.patient_id] == part)
+
+    return Split(of("train"), of("validation"), of("test"))
+
+
+def assign_patients(
+    entries: Iterable[CaseEntry], config: SplitConfig, earlier: Mapping[str, Part] = NOBODY
+) -> dict[str, Part]:
+    """Returns the part of every patient with a labelled case: the seeded draw, the same for any order of `entries`.
 
     Fractions are of patients, rounded to the nearest number. With three or more patients every part holds at least one,
     unless its fraction is 0; with two, one is for training and the other for the test (or validation, if test_fraction
-    is 0); a single one trains. Entries without a label can neither train nor test: they are in no part.
+    is 0); a single one trains.
+
+    Whoever has a part in `earlier` keeps it, also while their cases are away. New patients, in the order of the draw,
+    fill what test and validation lack of the sizes that a first draw would give to those who are there now; the rest
+    train. So parts grow to the same sizes in whatever batches cases come. Where cases were removed a part can stay too
+    large, for nobody changes sides; one new patient trains before any is held out.
     """
-    labelled = sorted((entry for entry in entries if entry.label is not None), key=lambda entry: entry.case_id)
-    patients = sorted({entry.patient_id for entry in labelled}, key=lambda patient: _draw(config.seed, patient))
-    num_test, num_validation = _part_sizes(len(patients), config)
-    test, validation = set(patients[:num_test]), set(patients[num_test : num_test + num_validation])
-    return Split(
-        train=tuple(entry for entry in labelled if entry.patient_id not in test | validation),
-        validation=tuple(entry for entry in labelled if entry.patient_id in validation),
-        test=tuple(entry for entry in labelled if entry.patient_id in test),
-    )
+    present = {entry.patient_id for entry in entries if entry.label is not None}
+    known = [earlier[patient] for patient in present if patient in earlier]
+    new = sorted(present - earlier.keys(), key=lambda patient: _draw(config.seed, patient))
+    num_test, num_validation = _part_sizes(len(present), config)
+    free = len(new) - ("train" not in known)
+    lacking_test = _within(num_test - known.count("test"), free)
+    lacking_validation = _within(num_validation - known.count("validation"), free - lacking_test)
+    parts: dict[str, Part] = dict.fromkeys(new, "train")
+    parts |= dict.fromkeys(new[:lacking_test], "test")
+    parts |= dict.fromkeys(new[lacking_test : lacking_test + lacking_validation], "validation")
+    return dict(earlier) | parts
+
+
+def _within(wanted: int, available: int) -> int:
+    return max(0, min(wanted, available))
 
 
 def _draw(seed: int, patient_id: str) -> str:

@@ -7,7 +7,9 @@ import pytest
 
 from client.quality import check_site
 from client.site import Site
+from client.splits import keep_split
 from common.config import SplitConfig
+from common.dataset import read_index, write_index
 from common.volume import Volume, read_nifti, write_nifti
 
 Usage = namedtuple("Usage", "total used free")
@@ -80,3 +82,24 @@ def test_a_device_that_is_not_here_is_an_error(config):
 def test_a_disk_that_is_nearly_full_is_a_warning(config, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(2**40, 2**40 - 2**30, 2**30))
     assert findings_of(config, "disk") == [("warning", "1.0 GiB free", "keep 5 GiB for the cache")]
+
+
+def test_the_split_that_is_shown_is_the_one_that_was_kept(config):
+    site = Site.open(config)
+    assert findings_of(config, "cases") == [("ok", "1 to train, 1 to validate, 1 to test", "")]
+    assert not site.state_folder.exists()
+    split = keep_split(read_index(site.cases_folder), SplitConfig(), site.state_folder)
+    write_index(site.cases_folder, (*split.validation, *split.test))
+    assert findings_of(config, "cases") == [
+        ("error", "0 to train, 1 to validate, 1 to test", "import cases with contours")
+    ]
+
+
+def test_a_damaged_split_is_an_error_and_the_cases_are_checked_all_the_same(config):
+    site = Site.open(config)
+    keep_split(read_index(site.cases_folder), SplitConfig(), site.state_folder)
+    (path,) = (site.state_folder / "splits").glob("*.json")
+    path.write_text("{")
+    ((severity, what, _),) = findings_of(config, "cases")
+    assert (severity, str(path) in what) == ("error", True)
+    assert findings_of(config, "A-0001") == [("ok", "target of 4.1 ml", "")]

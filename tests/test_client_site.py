@@ -139,6 +139,27 @@ def test_a_refused_case_is_logged_here_and_counted(
     assert refused.case_id not in result.model_dump_json()
 
 
+def test_cases_imported_later_never_move_one_that_was_used(
+    make_site: MakeSite, tiny_recipe: Recipe, tiny_cases: Path, tmp_path: Path
+) -> None:
+    cases, entries = tmp_path / "growing", read_index(tiny_cases)
+    shutil.copytree(tiny_cases, cases)
+    site, task = make_site(cases=cases), statistics_task(tiny_recipe)
+
+    def parts() -> dict[str, str]:
+        opened = site.open_cases(task)
+        named = {"train": opened.train, "validation": opened.validation, "test": opened.test}
+        return {case.cached.case_id: part for part, held in named.items() for case in held}
+
+    seen: dict[str, str] = {}
+    for number in (4, 7, 10):
+        write_index(cases, entries[:number])
+        assert parts().items() >= seen.items()
+        seen = parts()
+    result, _ = site.statistics(task)
+    assert (result.train, result.validation, result.test) == (4, 3, 3)
+
+
 def test_a_site_without_cases_says_so(make_site: MakeSite, tiny_recipe: Recipe, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     with pytest.raises(InputError, match=r"cases\.json: cannot be read"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config import SplitConfig
-from common.dataset import CaseEntry, read_index, split_cases, write_index
+from common.dataset import CaseEntry, Part, assign_patients, read_index, split_cases, write_index
 from common.errors import InputError
 
 
@@ -111,3 +111,56 @@ def test_another_seed_splits_otherwise_and_unlabelled_cases_are_left_out() -> No
     tests = {split_cases(entries, SplitConfig(seed=seed)).test for seed in range(5)}
     assert len(tests) > 1
     assert entry(99, label=None) not in split_cases([*entries, entry(99, label=None)], SplitConfig()).train
+
+
+TWENTIETHS = st.integers(0, 20).map(lambda twentieth: twentieth / 20)
+CONFIGS = st.builds(SplitConfig, test_fraction=TWENTIETHS, validation_fraction=TWENTIETHS, seed=st.integers(0, 3))
+
+
+def part_sizes(parts: dict[str, Part]) -> list[int]:
+    return [list(parts.values()).count(part) for part in ("train", "validation", "test")]
+
+
+@given(config=CONFIGS, batches=st.lists(st.integers(0, 6), max_size=8))
+def test_no_patient_changes_sides_and_batches_end_in_the_sizes_of_one_draw(
+    config: SplitConfig, batches: list[int]
+) -> None:
+    entries: list[CaseEntry] = []
+    parts: dict[str, Part] = {}
+    for size in batches:
+        entries += [entry(number) for number in range(len(entries), len(entries) + size)]
+        later = assign_patients(entries, config, parts)
+        assert later.items() >= parts.items()
+        assert later.keys() == {each.patient_id for each in entries}
+        parts = later
+    assert part_sizes(parts) == part_sizes(assign_patients(entries, config))
+
+
+@given(config=CONFIGS, imports=st.lists(st.sets(st.integers(0, 15)), max_size=8), order=st.randoms())
+def test_cases_that_go_and_come_back_find_their_old_part(
+    config: SplitConfig, imports: list[set[int]], order: random.Random
+) -> None:
+    parts: dict[str, Part] = {}
+    for numbers in imports:
+        entries = [entry(number) for number in numbers]
+        later = assign_patients(entries, config, parts)
+        assert later.items() >= parts.items()
+        if any(each.patient_id not in parts for each in entries):
+            assert "train" in {later[each.patient_id] for each in entries}
+        order.shuffle(entries)
+        assert assign_patients(entries, config, parts) == later == assign_patients(entries, config, later)
+        parts = later
+
+
+def test_new_patients_make_up_for_held_out_ones_that_were_removed() -> None:
+    parts = assign_patients([entry(number) for number in range(10)], SplitConfig())
+    trainers = [entry(number) for number in range(10) if parts[f"p{number}"] == "train"]
+    later = assign_patients([*trainers, *(entry(number) for number in range(10, 14))], SplitConfig(), parts)
+    assert part_sizes({patient: later[patient] for patient in later if patient not in parts}) == [0, 1, 3]
+
+
+def test_a_first_draw_stays_what_it_was() -> None:
+    """The files of earlier runs hold no split: their cases must part as they did when those runs trained."""
+    split = split_cases([entry(number) for number in range(12)], SplitConfig(seed=3))
+    assert [each.patient_id for each in split.test] == ["p1", "p3", "p7", "p8"]
+    assert [each.patient_id for each in split.validation] == ["p9"]

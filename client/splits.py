@@ -1,0 +1,71 @@
+"""Which of a site's patients train and which are held out, kept: importing more cases never moves a patient.
+
+STATE/splits/<fingerprint of the split>.json names every patient, by pseudonym, that was ever given a part under one
+`SplitConfig`. It is on disk before a case of it is used.
+"""
+
+import fcntl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from common.atomic import OWNERS, write_text_atomically
+from common.config import Frozen, SplitConfig, fingerprint
+from common.dataset import NOBODY, CaseEntry, Part, Split, assign_patients, split_cases
+from common.errors import InputError
+
+FOLDER = "splits"
+LOCK = ".lock"
+
+
+class _Kept(Frozen):
+    """One file: the split is repeated in it for people to read."""
+
+    split: SplitConfig
+    patients: dict[str, Part]
+
+
+def keep_split(entries: Sequence[CaseEntry], config: SplitConfig, state: Path) -> Split:
+    """Returns the split of `entries`; whoever is new is drawn and noted first.
+
+    Safe for several processes at once: a second one sees what the first has drawn.
+
+    Raises:
+        InputError: the file that holds the earlier draw is damaged.
+    """
+    folder = state / FOLDER
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(folder):
+        earlier = kept_parts(config, state)
+        parts = assign_patients(entries, config, earlier)
+        if parts != earlier:
+            kept = _Kept(split=config, patients=dict(sorted(parts.items())))
+            write_text_atomically(_path(config, state), kept.model_dump_json(indent=1) + "\n", OWNERS)
+    return split_cases(entries, config, parts)
+
+
+def kept_parts(config: SplitConfig, state: Path) -> Mapping[str, Part]:
+    """Returns the parts given so far, none before the first draw; InputError if their file is damaged."""
+    path = _path(config, state)
+    if not path.exists():
+        return NOBODY
+    try:
+        return _Kept.model_validate_json(path.read_bytes()).patients
+    except (OSError, ValidationError) as error:
+        raise InputError(
+            f"{path}: damaged; expected a split and the part of each of its patients; restore it from a backup: "
+            "without it the split is drawn anew, and cases that trained a model may test it"
+        ) from error
+
+
+def _path(config: SplitConfig, state: Path) -> Path:
+    return state / FOLDER / f"{fingerprint(config)}.json"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    with (folder / LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,91 @@
+"""The split that a site keeps: on disk before it is used, added to, never redrawn, and told when it is damaged."""
+
+import json
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from client.splits import keep_split, kept_parts
+from common.config import SplitConfig
+from common.dataset import CaseEntry, split_cases
+from common.errors import InputError
+
+CONFIG = SplitConfig()
+
+
+def cases(*numbers: int) -> list[CaseEntry]:
+    return [CaseEntry(f"A-{n:04d}", f"A-{n:04d}", ("ct.nii.gz",), "gtv.nii.gz") for n in numbers]
+
+
+def files(state: Path) -> list[Path]:
+    return sorted((state / "splits").glob("*.json"))
+
+
+def test_the_first_split_is_the_seeded_one_and_is_written_for_its_owner(tmp_path: Path) -> None:
+    split = keep_split(cases(*range(10)), CONFIG, tmp_path / "state")
+    assert split == split_cases(cases(*range(10)), CONFIG)
+    (path,) = files(tmp_path / "state")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    told = json.loads(path.read_text())
+    assert told["split"] == CONFIG.model_dump()
+    assert {patient for patient, part in told["patients"].items() if part == "test"} == {
+        case.patient_id for case in split.test
+    }
+
+
+def test_more_cases_are_added_and_the_file_is_left_alone_until_then(tmp_path: Path) -> None:
+    first = keep_split(cases(*range(10)), CONFIG, tmp_path)
+    (path,) = files(tmp_path)
+    before = path.stat().st_ino
+    assert keep_split(cases(*range(10)), CONFIG, tmp_path) == first
+    assert path.stat().st_ino == before
+    more = keep_split(cases(*range(30)), CONFIG, tmp_path)
+    for kept, grown in ((first.train, more.train), (first.validation, more.validation), (first.test, more.test)):
+        assert set(kept) < set(grown)
+    assert more != split_cases(cases(*range(30)), CONFIG)
+    assert keep_split(cases(*range(5, 10)), CONFIG, tmp_path).test == tuple(
+        case for case in first.test if case in cases(*range(5, 10))
+    )
+
+
+def test_every_configuration_of_a_split_has_its_own(tmp_path: Path) -> None:
+    keep_split(cases(*range(10)), CONFIG, tmp_path)
+    other = SplitConfig(seed=1)
+    assert keep_split(cases(*range(10)), other, tmp_path) == split_cases(cases(*range(10)), other)
+    assert len(files(tmp_path)) == 2
+
+
+def test_what_cannot_be_written_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("client.splits.write_text_atomically", full)
+    with pytest.raises(OSError, match="No space"):
+        keep_split(cases(1, 2, 3), CONFIG, tmp_path)
+    assert not files(tmp_path)
+    assert kept_parts(CONFIG, tmp_path) == {}
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"split": {}, "patients": {"A-0001": "exam"}}', "[]"])
+def test_a_damaged_file_is_named_and_never_drawn_over(tmp_path: Path, text: str) -> None:
+    keep_split(cases(1, 2, 3), CONFIG, tmp_path)
+    (path,) = files(tmp_path)
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"damaged.*restore it from a backup") as error:
+        keep_split(cases(1, 2, 3), CONFIG, tmp_path)
+    assert str(path) in str(error.value)
+    assert path.read_text() == text
+
+
+def test_draws_at_the_same_time_agree_on_every_patient(tmp_path: Path) -> None:
+    """A task of the node and an `evaluate` by hand, one of which has seen a later import."""
+    imports = [cases(*range(number)) for number in (5, 20, 10, 15) for _ in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        splits = list(pool.map(lambda entries: keep_split(entries, CONFIG, tmp_path), imports))
+    parts = kept_parts(CONFIG, tmp_path)
+    for split in splits:
+        assert {parts[case.patient_id] for case in split.train} <= {"train"}
+        assert {parts[case.patient_id] for case in split.test} <= {"test"}
+        assert {parts[case.patient_id] for case in split.validation} <= {"validation"}
