@@ -47,6 +47,15 @@ def init(
 
 
 @app.command()
+def renew(folder: FolderOption = FEDERATION, debug: DebugOption = False) -> None:
+    """Renew the server certificate under the same authority; the sites stay enrolled and keep their kits."""
+    federation = _open(folder)
+    until = federation.renew()
+    typer.echo(f"server certificate: for {federation.config.host}, valid until {until:%Y-%m-%d}")
+    typer.echo("next: when no run is under way, stop `fedgtv-coordinator up` and start it again, to put it to use")
+
+
+@app.command()
 def up(folder: FolderOption = FEDERATION, debug: DebugOption = False) -> None:
     """Start the SuperLink on loopback and keep it running until Ctrl-C; put a gateway in front of it."""
     import threading

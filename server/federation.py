@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import yaml
@@ -13,8 +14,15 @@ from common.enrolment import JoinRequest
 from common.errors import ConfigError
 from common.kit import Kit, write_kit
 from server.progress import describe
-from server.provision import Certificates, certificate_files, make_certificates, read_sites
-from server.superlink import HOST, Superlink
+from server.provision import (
+    Certificates,
+    certificate_files,
+    expiry,
+    make_certificates,
+    read_sites,
+    renew_certificate,
+)
+from server.superlink import Superlink
 
 FILE = "federation.yaml"
 LEDGERS = "*/ledger.jsonl"
@@ -59,8 +67,7 @@ class Federation:
         config = validate({"address": address}, FederationConfig, "init")
         if (folder / FILE).exists():
             raise ConfigError(f"{folder / FILE}: exists already; give another --folder, or keep this federation")
-        names = list(dict.fromkeys([config.host, "localhost", HOST]))
-        certificates = make_certificates(folder / "pki", names)
+        certificates = make_certificates(folder / "pki", [config.host])
         write_text_atomically(folder / FILE, yaml.safe_dump(config.model_dump()))
         return cls(folder, config, certificates)
 
@@ -74,6 +81,17 @@ class Federation:
     def superlink(self) -> Superlink:
         """Returns the federation's SuperLink; not started by this."""
         return Superlink(self.folder / "superlink", self.certificates, self.config.port)
+
+    def renew(self) -> datetime:
+        """Replaces the server certificate by one for the configured address, and returns when that expires (UTC).
+
+        No site notices; the SuperLink takes it up when it is started again.
+
+        Raises:
+            InputError: the authority's files are missing, damaged or expired; the old certificate stands.
+        """
+        renew_certificate(self.certificates.authority.parent, [self.config.host])
+        return expiry(self.certificates.certificate)
 
     def enrol(self, request: JoinRequest, out: Path | None = None) -> Path:
         """Registers a site with the running SuperLink and returns the path of its kit.

@@ -61,16 +61,14 @@ def make_certificates(folder: Path, names: Sequence[str], valid_days: int = SERV
 
 
 def renew_certificate(folder: Path, names: Sequence[str], valid_days: int = SERVER_DAYS) -> Certificates:
-    """Replaces the server certificate under the same authority: the sites need nothing new.
+    """Replaces the server's key and certificate under the same authority: the sites need nothing new.
+
+    It lasts no longer than the authority does.
 
     Raises:
-        InputError: `folder` holds no authority, or a name is none.
+        InputError: `folder` holds no authority that can sign, or a name is none; the old certificate stands.
     """
-    files = certificate_files(folder)
-    alternatives = _alternatives(names)
-    if not files.authority_key.exists():
-        raise InputError(f"{files.authority_key}: no authority here; make one with fedgtv-coordinator init")
-    return _issue(files, alternatives, valid_days)
+    return _issue(certificate_files(folder), _alternatives(names), valid_days)
 
 
 def expiry(certificate: Path) -> datetime:
@@ -159,19 +157,39 @@ def _general_name(name: str) -> x509.GeneralName:
 def _authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedgtv coordinator authority")])
     signing = _usage(signs_certificates=True)
-    builder = _builder(name, name, key.public_key(), AUTHORITY_DAYS)
+    until = datetime.now(UTC) + timedelta(days=AUTHORITY_DAYS)
+    builder = _builder(name, name, key.public_key(), until)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     return builder.add_extension(signing, critical=True).sign(key, hashes.SHA384())
 
 
+def _read_authority(files: Certificates) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    for path in (files.authority, files.authority_key):
+        if not path.exists():
+            raise InputError(f"{path}: missing; restore it, or make a new authority with fedgtv-coordinator init")
+    try:
+        authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
+        key = serialization.load_pem_private_key(files.authority_key.read_bytes(), password=None)
+    except (OSError, TypeError, ValueError) as error:
+        folder = files.authority.parent
+        raise InputError(f"{folder}: ca.crt or ca.key cannot be read; restore both from the same backup") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != authority.public_key():
+        raise InputError(f"{files.authority_key}: not the key of {files.authority}; restore both from the same backup")
+    if authority.not_valid_after_utc <= datetime.now(UTC):
+        raise InputError(
+            f"{files.authority}: expired on {authority.not_valid_after_utc:%Y-%m-%d}, and nothing that it signs is "
+            "valid; make a new federation with fedgtv-coordinator init in another --folder, and enrol the sites there"
+        )
+    return authority, key
+
+
 def _issue(files: Certificates, alternatives: list[x509.GeneralName], valid_days: int) -> Certificates:
-    authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
-    authority_key = serialization.load_pem_private_key(files.authority_key.read_bytes(), password=None)
-    assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
+    authority, authority_key = _read_authority(files)
+    until = min(datetime.now(UTC) + timedelta(days=valid_days), authority.not_valid_after_utc)
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedgtv coordinator")])
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
-    builder = _builder(name, authority.subject, key.public_key(), valid_days)
+    builder = _builder(name, authority.subject, key.public_key(), until)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -183,12 +201,11 @@ def _issue(files: Certificates, alternatives: list[x509.GeneralName], valid_days
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, valid_days: int
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, until: datetime
 ) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
     builder = builder.serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now - CLOCK_SKEW).not_valid_after(now + timedelta(days=valid_days))
+    builder = builder.not_valid_before(datetime.now(UTC) - CLOCK_SKEW).not_valid_after(until)
     return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
 
 
@@ -216,7 +233,7 @@ def _create_key(path: Path, data: bytes) -> None:
     try:
         create_atomically(path, data, OWNERS)
     except FileExistsError as error:
-        raise InputError(f"{path}: exists and is never overwritten; use another folder, or renew") from error
+        raise InputError(f"{path}: exists and is never overwritten; use another folder, or move it away") from error
 
 
 def _write_certificate(path: Path, certificate: x509.Certificate) -> None:

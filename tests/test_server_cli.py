@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from client.keys import make_key
 from common.config import load_experiment
@@ -55,6 +57,35 @@ def test_init_says_what_comes_next_and_never_overwrites(tmp_path, coordinator):
     assert (tmp_path / "fed" / "pki" / "ca.key").read_bytes() == before
 
 
+def test_renew_tells_the_new_expiry_and_enrols_nobody_anew(enrolled, coordinator):
+    def certificate(name):
+        return x509.load_pem_x509_certificate((enrolled / "pki" / name).read_bytes())
+
+    kept = [enrolled / name for name in ("federation.yaml", "pki/ca.crt", "pki/ca.key", "superlink/sites.json")]
+    before, old = [path.read_bytes() for path in kept], certificate("server.crt")
+    ended = coordinator("renew", "--folder", enrolled)
+    new = certificate("server.crt")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(
+        f"server certificate: for example.org, valid until {new.not_valid_after_utc:%Y-%m-%d}\nnext: "
+    )
+    assert new.serial_number != old.serial_number
+    assert new.not_valid_after_utc - datetime.now(UTC) > timedelta(days=824)
+    new.verify_directly_issued_by(certificate("ca.crt"))
+    names = [each.extensions.get_extension_for_class(x509.SubjectAlternativeName).value for each in (old, new)]
+    assert names[0] == names[1]
+    assert [path.read_bytes() for path in kept] == before
+
+
+def test_renew_without_the_authoritys_key_leaves_the_old_certificate(federation, coordinator):
+    (federation / "pki" / "ca.key").unlink()
+    old = (federation / "pki" / "server.crt").read_bytes()
+    ended = coordinator("renew", "--folder", federation)
+    assert (ended.code, ended.out) == (2, "")
+    assert "ca.key: missing; restore it" in ended.err
+    assert (federation / "pki" / "server.crt").read_bytes() == old
+
+
 @pytest.mark.parametrize("address", ["example.org", "example.org:0", "example.org:65536", "a b:1", ":1", "-.org:8443"])
 def test_an_address_that_cannot_be_reached_makes_nothing(tmp_path, coordinator, address):
     ended = coordinator("init", "--folder", tmp_path / "fed", "--", address)
@@ -63,7 +94,7 @@ def test_an_address_that_cannot_be_reached_makes_nothing(tmp_path, coordinator, 
     assert not (tmp_path / "fed").exists()
 
 
-@pytest.mark.parametrize("arguments", [("sites",), ("status",), ("stop",), ("up",), ("revoke", "A")])
+@pytest.mark.parametrize("arguments", [("sites",), ("status",), ("stop",), ("up",), ("renew",), ("revoke", "A")])
 def test_a_folder_without_federation_is_bad_input(tmp_path, coordinator, arguments):
     ended = coordinator(*arguments, "--folder", tmp_path)
     assert (ended.code, ended.out) == (2, "")

@@ -23,6 +23,17 @@ def test_certificate_names_the_host_and_loopback(tmp_path):
     assert "127.0.0.1" in map(str, names.get_values_for_type(x509.IPAddress))
 
 
+def test_renewal_is_for_the_address_that_the_configuration_now_has(tmp_path):
+    Federation.create(tmp_path / "fed", "example.org:8443")
+    (tmp_path / "fed" / "federation.yaml").write_text("address: moved.example.org:8443\n")
+    federation = Federation.open(tmp_path / "fed")
+    until = federation.renew()
+    certificate = x509.load_pem_x509_certificate(federation.certificates.certificate.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["moved.example.org", "localhost"]
+    assert until == certificate.not_valid_after_utc
+
+
 def test_open_returns_what_create_made(tmp_path):
     created = Federation.create(tmp_path / "fed", "192.0.2.1:443")
     assert Federation.open(tmp_path / "fed") == created

@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from client.keys import make_key
 from common.enrolment import read_join_request
 from common.errors import InputError, SiteError
+from server import provision
 from server.provision import (
     add_site,
     certificate_files,
@@ -95,12 +97,55 @@ def test_an_authority_is_never_overwritten_but_its_server_certificate_is_renewed
     assert handshake(files, files.authority, "192.0.2.7") == "fedgtv coordinator"
 
 
+def test_a_renewed_certificate_lasts_no_longer_than_its_authority(tmp_path, monkeypatch):
+    monkeypatch.setattr(provision, "AUTHORITY_DAYS", 30)
+    files = make_certificates(tmp_path / "pki", ["localhost"], valid_days=10)
+    assert expiry(files.certificate) < expiry(files.authority)
+    renew_certificate(tmp_path / "pki", ["localhost"])
+    assert expiry(files.certificate) == expiry(files.authority)
+
+
+def damaged(files):
+    files.authority.write_text("no certificate")
+
+
+def swapped(files):
+    other = make_certificates(files.authority.parent / "other", ["localhost"])
+    other.authority_key.replace(files.authority_key)
+
+
+def expired(files):
+    with pytest.MonkeyPatch.context() as past:
+        past.setattr(provision, "AUTHORITY_DAYS", -0.01)
+        made = provision._authority(load_pem_private_key(files.authority_key.read_bytes(), None))
+    files.authority.write_bytes(made.public_bytes(Encoding.PEM))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda files: files.authority_key.unlink(), r"ca\.key: missing; restore it"),
+        (damaged, r"ca\.crt or ca\.key cannot be read; restore both"),
+        (swapped, r"ca\.key: not the key of .*ca\.crt; restore both"),
+        (expired, r"ca\.crt: expired on 20\d\d-\d\d-\d\d, .*enrol the sites there"),
+    ],
+)
+def test_an_authority_that_cannot_sign_renews_nothing(tmp_path, spoil, message):
+    files = make_certificates(tmp_path / "pki", ["localhost"])
+    old = files.certificate.read_bytes(), files.key.read_bytes()
+    spoil(files)
+    with pytest.raises(InputError, match=message) as caught:
+        renew_certificate(tmp_path / "pki", ["localhost"])
+    assert "\n" not in str(caught.value)
+    assert (files.certificate.read_bytes(), files.key.read_bytes()) == old
+
+
 @pytest.mark.parametrize("name", ["", "https://gtv.example.org", "gtv.example.org:443", "a..b", "a b"])
 def test_a_name_that_is_none_is_refused_before_anything_is_written(tmp_path, name):
     with pytest.raises(InputError, match="neither a host name nor an address"):
         make_certificates(tmp_path / "pki", [name])
     assert not (tmp_path / "pki").exists()
-    with pytest.raises(InputError, match="no authority here"):
+    with pytest.raises(InputError, match=r"ca\.crt: missing; restore it"):
         renew_certificate(tmp_path / "pki", ["localhost"])
 
 
