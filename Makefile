@@ -2,14 +2,20 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
-.PHONY: demo test test-all lint seeds openkbp clean
+.PHONY: demo test test-all lint seeds openkbp bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(BENCH)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
 
 demo: $(VENV)/installed  ## Three hospitals' phantoms through a real TLS federation, minutes on two cores.
@@ -20,6 +26,11 @@ seeds: $(VENV)/installed  ## The demo's experiment at three seeds in one process
 
 openkbp: $(VENV)/installed  ## The three real cohorts under FEDGTV_DATA.
 	FEDGTV_DATA=$${FEDGTV_DATA:-../shared/data} $(BIN)/fedgtv-simulate configs/experiments/openkbp.yaml
+
+bench: $(BENCH)/installed  ## Every benchmark against its peers, one core each: what docs/performance.md shows.
+	failed=; for script in tests/benchmarks/[!_]*.py; do \
+		OMP_NUM_THREADS=1 $(BENCH)/bin/python $$script || failed="$$failed $$script"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -34,4 +45,4 @@ test-all: lint  ## Everything, the slow checks too.
 	$(BIN)/python -m pytest -m ''
 
 clean:
-	rm -rf demo runs build dist *.egg-info
+	rm -rf demo runs build dist *.egg-info $(BENCH)
