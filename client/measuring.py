@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client.cases import OpenCase
+from common.checkpoint import Weights
 from common.config import Recipe
 from common.metrics import CaseMetrics, case_metrics, summarise
-from common.model import Weights, load_model
+from common.model import load_model
 from common.pictures import overlay_png
 from common.segmentation import segment
 from common.statistics import Normalisation

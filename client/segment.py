@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from common.atomic import put_in_place
-from common.checkpoint import load_weights
+from common.checkpoint import Weights, load_weights
 from common.config import Recipe, SplitConfig, parse_yaml
 from common.device import choose_device
 from common.dicom import CtSeries, read_ct_series
 from common.errors import CheckpointError, ImageError
-from common.model import Weights, load_model
+from common.model import load_model
 from common.pictures import overlay_png
 from common.preprocess import prepare
 from common.rtstruct import write_rtstruct

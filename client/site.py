@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from client.cases import Cases, OpenCase, open_cases
 from client.measuring import LoadedModel, measure, summary
 from client.momentum import load_momentum, save_momentum
+from common.checkpoint import Weights
 from common.config import SiteConfig, load_yaml
 from common.device import choose_device
 from common.errors import WorkError
-from common.model import Weights, model_weights
+from common.model import model_weights
 from common.statistics import body_histogram
 from common.tasks import (
     EpochRecord,

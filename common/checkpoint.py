@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Array = NDArray[Any]
+Weights = dict[str, Array]
+"""A model's arrays by name, at rest, at work and on the wire."""
 FORMAT = "fedgtv-1"
 """Metadata key `format`: changes when older files can no longer be read."""
 
@@ -40,7 +42,7 @@ def save_weights(path: Path, weights: "Mapping[str, Array | Tensor]", metadata: 
         save_file(arrays, unfinished, {**metadata, "format": FORMAT})
 
 
-def load_weights(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+def load_weights(path: Path) -> tuple[Weights, dict[str, str]]:
     """Returns name to array, and the metadata, of a file by `save_weights`.
 
     Raises:

@@ -7,12 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from common.checkpoint import load_into
+from common.checkpoint import Weights, load_into
 from common.config import Recipe
 from common.errors import CheckpointError
 from common.networks import build_network, initialise
-
-Weights = dict[str, NDArray[Any]]
 
 
 def build_model(recipe: Recipe, seed: int = 0) -> dict[str, nn.Module]:

@@ -18,6 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
+from common.checkpoint import Weights
 from common.config import Frozen
 from common.errors import FedgtvError, TaskError, WorkError
 from common.tasks import EvaluateResult, Picture, SiteStatistics, TrainResult, TrainTask
@@ -41,7 +42,6 @@ TRAIN = "train"
 EVALUATE = "evaluate"
 STATISTICS = "query.statistics"
 
-Weights = dict[str, NDArray[Any]]
 TaskModel = TypeVar("TaskModel", bound=Frozen)
 Item = TypeVar("Item")
 

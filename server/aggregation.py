@@ -10,6 +10,7 @@ from flwr.serverapp import strategy as flower
 from numpy.typing import NDArray
 
 from common import wire
+from common.checkpoint import Weights
 from common.errors import ConfigError, WorkError
 from common.tasks import TrainResult
 
@@ -97,7 +98,7 @@ def _counts_agree(message: Message, result: TrainResult) -> bool:
     return isinstance(count, int | float) and math.isfinite(count) and count == result.num_examples
 
 
-def aggregate(strategy: flower.FedAvg, number: int, replies: Mapping[str, Message]) -> wire.Weights:
+def aggregate(strategy: flower.FedAvg, number: int, replies: Mapping[str, Message]) -> Weights:
     """Returns the aggregated weights in fp32; replies go in by site name, so the order of arrival does not matter."""
     accepted = [_in_fp32(replies[site]) for site in sorted(replies)]
     arrays, _ = strategy.aggregate_train(number, accepted)

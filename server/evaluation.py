@@ -8,6 +8,7 @@ from typing import Any, Literal
 from flwr.app import Message
 
 from common import wire
+from common.checkpoint import Weights
 from common.config import EvaluateStep, Experiment
 from common.errors import WorkError
 from common.tasks import EvaluateResult, EvaluateTask, Picture
@@ -51,7 +52,7 @@ def evaluate(run: Run, number: int, step: EvaluateStep) -> None:
 
 def measure(
     run: Run,
-    models: Mapping[str, wire.Weights],
+    models: Mapping[str, Weights],
     sites: Sequence[str],
     part: Literal["validation", "test"],
     num_pictures: int = 0,

@@ -17,7 +17,7 @@ import yaml
 from numpy.typing import NDArray
 
 from common.atomic import write_bytes_atomically, write_text_atomically
-from common.checkpoint import load_weights, save_weights
+from common.checkpoint import Weights, load_weights, save_weights
 from common.config import Experiment, load_yaml
 from common.errors import ConfigError, InputError, WorkError
 
@@ -103,7 +103,7 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_weights(path, weights, metadata)
 
-    def load_round(self, model: str, number: int) -> dict[str, NDArray[Any]]:
+    def load_round(self, model: str, number: int) -> Weights:
         """Returns a round's weights."""
         return load_weights(self.round_path(model, number))[0]
 
@@ -117,7 +117,7 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_weights(path, weights, metadata)
 
-    def load_model(self, model: str) -> dict[str, NDArray[Any]]:
+    def load_model(self, model: str) -> Weights:
         """Returns a model that an earlier step made."""
         return load_weights(self.model_path(model))[0]
 

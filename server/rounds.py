@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from common import wire
+from common.checkpoint import Weights
 from common.config import Frozen, RoundConfig
 from common.errors import SiteError, WorkError
 from common.tasks import TrainResult, TrainTask
@@ -60,7 +61,7 @@ class Sites:
         return Message(wire.task_record(task, models), self._node_ids[site], kind)
 
     def train_messages(
-        self, strategy: FedAvg, task: TrainTask, weights: wire.Weights, sites: Sequence[str]
+        self, strategy: FedAvg, task: TrainTask, weights: Weights, sites: Sequence[str]
     ) -> dict[str, Message]:
         """Returns the strategy's own training messages, one for each named site."""
         names = {self._node_ids[site]: site for site in sites}
@@ -147,7 +148,7 @@ class _NamedNodes(Grid):
 class Outcome:
     """What a round made: the new weights, each accepted site's result, each refused site's reason."""
 
-    weights: wire.Weights
+    weights: Weights
     results: dict[str, TrainResult]
     dropped: dict[str, str]
 
@@ -156,7 +157,7 @@ def conclude(
     strategy: FedAvg,
     number: int,
     replies: Mapping[str, Message | None],
-    sent: wire.Weights,
+    sent: Weights,
     quorum: int,
     most_cases: Mapping[str, int] | None = None,
 ) -> Outcome:

@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Message
 from flwr.serverapp.strategy import FedAvg
 
-from common import wire
+from common.checkpoint import Weights
 from common.config import FinetuneStep, LocalStep, TrainStep
 from common.model import build_model, model_weights
 from common.tasks import TrainResult, TrainTask
@@ -32,7 +32,7 @@ class Cohort:
     model: str
     sites: tuple[str, ...]
     strategy: FedAvg
-    weights: wire.Weights
+    weights: Weights
     validation: dict[int, float] = field(default_factory=dict)
     """Mean validation DSC by round; round 0 is what the step started from."""
 
@@ -72,7 +72,7 @@ def make_cohorts(run: Run, step: TrainingStep) -> list[Cohort]:
     ]
 
 
-def _initial(run: Run, step: TrainingStep) -> wire.Weights:
+def _initial(run: Run, step: TrainingStep) -> Weights:
     initial = None if isinstance(step, LocalStep) else step.initial
     if initial:
         return run.ledger.load_model(initial)

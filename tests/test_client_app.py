@@ -16,9 +16,10 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.app import app
 from client.site import Site
 from common import wire
+from common.checkpoint import Weights
 from common.config import Recipe, SplitConfig
 from common.errors import ImageError
-from common.model import Weights, build_model, model_weights
+from common.model import build_model, model_weights
 from common.tasks import (
     EvaluateResult,
     EvaluateTask,

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from common.checkpoint import Weights
 from common.config import NetworkConfig, Recipe, StageConfig
 from common.errors import CheckpointError
-from common.model import Weights, build_model, load_model, model_weights
+from common.model import build_model, load_model, model_weights
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from common import WIRE_VERSION, errors, wire
+from common.checkpoint import Weights
 from common.config import Recipe, SplitConfig
 from common.errors import ConfigError, FedgtvError, TaskError, WorkError
 from common.tasks import (
@@ -75,7 +76,7 @@ def travel(content: RecordDict, kind: str = wire.TRAIN) -> Message:
     return message_from_proto(message_to_proto(Message(content, 100, kind)))
 
 
-def same(one: wire.Weights, two: wire.Weights) -> bool:
+def same(one: Weights, two: Weights) -> bool:
     return list(one) == list(two) and all(
         one[name].shape == two[name].shape and np.array_equal(one[name], two[name]) for name in one
     )
@@ -83,7 +84,7 @@ def same(one: wire.Weights, two: wire.Weights) -> bool:
 
 @settings(deadline=None, max_examples=50)
 @given(weights)
-def test_fp32_weights_there_and_back_are_exact(given: wire.Weights) -> None:
+def test_fp32_weights_there_and_back_are_exact(given: Weights) -> None:
     message = travel(RecordDict({wire.ARRAYS: wire.weights_to_record(given)}))
     back = wire.record_to_weights(message.content.array_records[wire.ARRAYS])
     assert same(given, back)
@@ -92,7 +93,7 @@ def test_fp32_weights_there_and_back_are_exact(given: wire.Weights) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(halves)
-def test_fp16_weights_there_and_back_lose_nothing_that_fp16_can_hold(given: wire.Weights) -> None:
+def test_fp16_weights_there_and_back_lose_nothing_that_fp16_can_hold(given: Weights) -> None:
     record = wire.weights_to_record(given, "fp16")
     assert {array.dtype for array in record.values()} <= {"float16"}
     back = wire.record_to_weights(travel(RecordDict({wire.ARRAYS: record})).content.array_records[wire.ARRAYS])
