@@ -59,13 +59,15 @@ def import_cases(
 ) -> None:
     """Import an export's cases under pseudonyms; run again, only what is new or changed is done.
 
-    A refused case does not stop the others; exit code 2 if none could be imported.
+    A refused case does not stop the others; exit code 2 if none could be imported. Cases and state are closed to other
+    users of this machine.
     """
     from rich.console import Console
     from rich.progress import Progress
 
     from client.ingest import import_folder
     from common.config import SiteConfig, load_yaml
+    from common.private import close_to_others
 
     site = load_yaml(config, SiteConfig)
     console = Console(stderr=True)
@@ -78,20 +80,31 @@ def import_cases(
             site.site,
             lambda done, total, name: progress.update(bar, completed=done, total=total, description=name or "import"),
         )
-    _print_import(report, as_json)
+    still_open = [path for each in (site.cases, site.state) for path in close_to_others(config.parent / each)]
+    _print_import(report, still_open, as_json)
     if report.refused and not (report.imported or report.skipped):
         raise typer.Exit(2)
 
 
-def _print_import(report: "ImportReport", as_json: bool) -> None:
-    for warning in report.warnings:
+def _print_import(report: "ImportReport", still_open: list[Path], as_json: bool) -> None:
+    warnings = [*report.warnings, *_open_warning(still_open)]
+    for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
     for name, reason in report.refused:
         typer.echo(f"refused: {name}: {reason}", err=True)
     if as_json:
-        typer.echo(json.dumps(vars(report)))
+        typer.echo(json.dumps(vars(report) | {"warnings": warnings}))
     else:
         typer.echo(f"{len(report.imported)} imported, {len(report.skipped)} unchanged, {len(report.refused)} refused")
+
+
+def _open_warning(still_open: list[Path]) -> list[str]:
+    if not still_open:
+        return []
+    return [
+        f"{still_open[0]}: other users of this machine can reach it, and {len(still_open) - 1} more; expected modes "
+        "0700 and 0600; let their owner run chmod -R go= on the folder, or use a disk that keeps modes"
+    ]
 
 
 @app.command()
@@ -143,6 +156,7 @@ def join(
     from common.atomic import write_text_atomically
     from common.config import SiteConfig, load_yaml
     from common.kit import read_kit
+    from common.private import private_files, private_folder
 
     site, pass_on = load_yaml(config, SiteConfig), read_kit(kit)
     if pass_on.site != site.site:
@@ -151,12 +165,14 @@ def join(
         raise SiteError(f"{kit}: is site {pass_on.site!r}'s kit, but {config} says {site.site!r}; use your own kit")
     key = key_files(site.site, config.parent / "keys").private
     check_key(key)
-    state = config.parent / site.state
-    state.mkdir(parents=True, exist_ok=True)
-    authority = state / "authority.crt"
-    write_text_atomically(authority, pass_on.authority)
-    node = SiteNode(site.site, state / "node", pass_on.coordinator, authority, key, config.resolve(), report=typer.echo)
-    node.run(threading.Event())
+    with private_files():
+        state = private_folder(config.parent / site.state)
+        authority = state / "authority.crt"
+        write_text_atomically(authority, pass_on.authority)
+        node = SiteNode(
+            site.site, state / "node", pass_on.coordinator, authority, key, config.resolve(), report=typer.echo
+        )
+        node.run(threading.Event())
 
 
 @app.command()

@@ -13,6 +13,7 @@ from client.pseudonyms import KnownCase, Pseudonyms
 from common.config import IngestConfig, fingerprint
 from common.dataset import INDEX_NAME, CaseEntry, read_index, write_index
 from common.errors import InputError
+from common.private import close_to_others, private_folder
 from common.volume import write_nifti
 
 IMAGE_NAME = "image.nii.gz"
@@ -41,9 +42,10 @@ def import_folder(
 ) -> ImportReport:
     """Imports what is new or changed in an export, DICOM or NIfTI, into `cases`.
 
-    Every case becomes `cases`/PSEUDONYM/image.nii.gz and label.nii.gz (and truth.nii.gz if the export has one) and an
-    entry of the index; a refused one leaves nothing, and an earlier import of it stays as it was. Interrupted, it goes
-    on where it stopped when called again. Cases are told apart by series UID (DICOM) or folder name (NIfTI).
+    Every case becomes `cases`/PSEUDONYM/image.nii.gz and label.nii.gz (and truth.nii.gz if the export has one), for their
+    owner alone, and an entry of the index; a refused one leaves nothing, and an earlier import of it stays as it was.
+    Interrupted, it goes on where it stopped when called again. Cases are told apart by series UID (DICOM) or folder
+    name (NIfTI).
 
     Raises:
         ImageError: there is no such folder, or nothing in it that could be a case.
@@ -125,13 +127,13 @@ class _Store:
     def _write_folder(self, case_id: str, case: ExportedCase, loaded: LoadedCase) -> None:
         """Writes into a temporary folder and renames it, so that a case folder is always whole."""
         temporary = self.folder / f".import-{os.getpid()}"
-        unfinished = temporary / "new"
-        unfinished.mkdir(parents=True)
+        unfinished = private_folder(temporary / "new")
         try:
             write_nifti(loaded.image, unfinished / IMAGE_NAME)
             write_nifti(loaded.label, unfinished / LABEL_NAME)
             if case.truth:
                 shutil.copyfile(case.truth, unfinished / TRUTH_NAME)
+            close_to_others(unfinished)
             target = self.folder / case_id
             if target.exists():
                 target.rename(temporary / "old")

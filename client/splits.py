@@ -15,6 +15,7 @@ from common.atomic import OWNERS, write_text_atomically
 from common.config import Frozen, SplitConfig, fingerprint
 from common.dataset import NOBODY, CaseEntry, Part, Split, assign_patients, split_cases
 from common.errors import InputError
+from common.private import private_folder
 
 FOLDER = "splits"
 LOCK = ".lock"
@@ -35,8 +36,7 @@ def keep_split(entries: Sequence[CaseEntry], config: SplitConfig, state: Path) -
     Raises:
         InputError: the file that holds the earlier draw is damaged.
     """
-    folder = state / FOLDER
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = private_folder(state / FOLDER)
     with _alone(folder):
         earlier = kept_parts(config, state)
         parts = assign_patients(entries, config, earlier)

@@ -21,6 +21,7 @@ from common.config import PreprocessConfig, fingerprint
 from common.dataset import CaseEntry
 from common.errors import InputError, WorkError
 from common.preprocess import PreparedCase, PreprocessRecord, prepare
+from common.private import close_to_others, private_folder
 from common.volume import read_nifti
 
 CACHE_VERSION = 1
@@ -121,7 +122,7 @@ def _source_fingerprint(cases_folder: Path, entry: CaseEntry) -> str:
 
 
 def store_case(folder: Path, entry: CaseEntry, prepared: PreparedCase) -> CachedCase:
-    """Writes a prepared case as `folder` in one step (temporary folder, then rename), and returns it.
+    """Writes a prepared case as `folder`, its owner's alone, in one step (temporary folder, rename), and returns it.
 
     If another process makes the same folder first, its result stands: both come from the same files and recipe.
 
@@ -130,7 +131,7 @@ def store_case(folder: Path, entry: CaseEntry, prepared: PreparedCase) -> Cached
     """
     arrays = _arrays(prepared)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(folder.parent)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as temporary:
             making = Path(temporary) / "case"
             _write(making, arrays, prepared.record)
@@ -161,12 +162,13 @@ def _arrays(prepared: PreparedCase) -> dict[str, NDArray[Any]]:
 
 
 def _write(folder: Path, arrays: dict[str, NDArray[Any]], record: PreprocessRecord) -> None:
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     (folder / "record.json").write_text(json.dumps(record.to_dict()), encoding="utf-8")
     checksums = {path.name: _checksum(path) for path in folder.iterdir()}
     (folder / CHECKSUMS_NAME).write_text(json.dumps(checksums), encoding="utf-8")
+    close_to_others(folder)
 
 
 def load_case(folder: Path, entry: CaseEntry) -> CachedCase | None:

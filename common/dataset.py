@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from common.atomic import write_text_atomically
+from common.atomic import OWNERS, write_text_atomically
 from common.config import Name, SplitConfig
 from common.errors import InputError
+from common.private import private_folder
 
 INDEX_NAME = "cases.json"
 INDEX_VERSION = 1
@@ -70,13 +71,13 @@ def read_index(folder: Path) -> tuple[CaseEntry, ...]:
 
 
 def write_index(folder: Path, entries: Iterable[CaseEntry]) -> None:
-    """Writes `folder`/cases.json atomically, ordered by case_id; InputError as `read_index` would raise it."""
+    """Writes `folder`/cases.json for its owner alone, atomically, ordered by case_id; InputError as by `read_index`."""
     path = Path(folder) / INDEX_NAME
     cases = [asdict(entry) for entry in sorted(entries, key=lambda entry: entry.case_id)]
     text = json.dumps({"version": INDEX_VERSION, "cases": cases}, indent=1)
     _checked(json.loads(text)["cases"], path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, text + "\n")
+    private_folder(path.parent)
+    write_text_atomically(path, text + "\n", OWNERS)
 
 
 def _checked(cases: Any, path: Path) -> tuple[CaseEntry, ...]:

@@ -1,6 +1,7 @@
 """`fedgtv-site`: every command as a hospital types it, its exit code, and what a script reads."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,21 @@ def test_import_goes_on_after_a_refused_case_and_tells_scripts(tmp_path, site, t
     assert ended.err == f"refused: p2: {reason}\n"
     assert json.loads(site(*arguments).out)["skipped"] == ["A-0001"]
     assert site(*arguments[:-1]).out == "0 imported, 1 unchanged, 1 refused\n"
+
+
+def test_import_closes_what_earlier_releases_left_open(tmp_path, site, make_site, monkeypatch):
+    config = make_site(tmp_path / "A")
+    write_nifti(Volume(np.zeros((2, 3, 4), np.int16), Geometry((2, 3, 4), (1.0, 1.0, 1.0))), tmp_path / "ct.nii.gz")
+    left = [*(config.parent / "cases").rglob("*"), config.parent / "cases", config.parent / "state"]
+    left[-1].mkdir()
+    for path in left:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    site("import", tmp_path, "--config", config)
+    assert [path for path in left if path.stat().st_mode & 0o077] == []
+    (config.parent / "state").chmod(0o755)
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    told = json.loads(site("import", tmp_path, "--config", config, "--json").out)["warnings"]
+    assert told[-1].startswith(f"{config.parent / 'state'}: other users of this machine can reach it, and 0 more;")
 
 
 def test_check_tells_people_and_scripts_the_same(tmp_path, site, make_site):

@@ -83,6 +83,19 @@ def test_no_identity_leaves_the_pseudonyms_file(tmp_path, export, run):
     assert not any(word in index for word in ("secret", "Secret", "p1", str(slices[0].SeriesInstanceUID)))
 
 
+def test_nobody_else_may_read_what_was_imported(tmp_path, export, run):
+    export("p1")
+    (tmp_path / "export" / "p1" / "truth.nii.gz").touch(0o644)
+    before = os.umask(0o022)
+    try:
+        run()
+    finally:
+        os.umask(before)
+    made = [tmp_path / "cases", *(tmp_path / "cases").rglob("*")]
+    assert len(made) == 7
+    assert [path for path in made if path.stat().st_mode & 0o777 != (0o700 if path.is_dir() else 0o600)] == []
+
+
 def test_a_second_run_imports_only_what_is_new_or_changed(tmp_path, export, run, write_structures):
     slices = export("p1")
     export("p3")

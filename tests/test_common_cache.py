@@ -66,6 +66,17 @@ def whole(cases: Path, tmp_path: Path) -> CachedCase:
     return CaseCache(tmp_path / "cache", CONFIG).open(cases, LABELLED)
 
 
+def test_nobody_else_may_read_the_cache(cases: Path, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        CaseCache(tmp_path / "state" / "cache", CONFIG).open(cases, LABELLED)
+    finally:
+        os.umask(before)
+    made = [tmp_path / "state", *(tmp_path / "state").rglob("*")]
+    assert len(made) == 10
+    assert [path for path in made if path.stat().st_mode & 0o777 != (0o700 if path.is_dir() else 0o600)] == []
+
+
 FILES = ["image.npy", "body.npy", "label.npy", "foreground.npy", "record.json", "checksums.json"]
 
 

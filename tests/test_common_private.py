@@ -1,0 +1,69 @@
+"""Files and folders for their owner alone: at creation, and where they were open before."""
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.private import close_to_others, private_files, private_folder
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture(autouse=True)
+def usual_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def test_what_is_missing_is_made_private_and_what_is_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    made = private_folder(tmp_path / "there" / "a" / "b")
+    assert [mode(path) for path in (made, made.parent, tmp_path / "there")] == [0o700, 0o700, 0o755]
+    assert private_folder(made) == made
+    assert private_folder(tmp_path / "there") == tmp_path / "there"
+    assert mode(tmp_path / "there") == 0o755
+
+
+def test_new_files_of_this_process_and_its_children_are_private(tmp_path: Path) -> None:
+    with private_files():
+        (tmp_path / "own").touch()
+        subprocess.run([sys.executable, "-c", "open('childs', 'w')"], cwd=tmp_path, check=True)
+    (tmp_path / "later").touch()
+    assert [mode(tmp_path / name) for name in ("own", "childs", "later")] == [0o600, 0o600, 0o644]
+
+
+def test_an_open_folder_is_closed_with_all_below_but_not_behind_links(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "cases" / "A-0001").mkdir(parents=True)
+    (tmp_path / "cases" / "A-0001" / "tool").touch(0o755)
+    elsewhere.touch()
+    (tmp_path / "cases" / "link").symlink_to(elsewhere)
+    (tmp_path / "cases" / "dangling").symlink_to(tmp_path / "nothing")
+    assert close_to_others(tmp_path / "cases") == ()
+    below = [tmp_path / "cases", tmp_path / "cases" / "A-0001", tmp_path / "cases" / "A-0001" / "tool", elsewhere]
+    assert [mode(path) for path in below] == [0o700, 0o700, 0o700, 0o644]
+
+
+def test_what_cannot_be_closed_is_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that keeps no modes, and a file of another user."""
+    (tmp_path / "image").touch()
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    assert close_to_others(tmp_path / "image") == (tmp_path / "image",)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    assert close_to_others(tmp_path / "image") == (tmp_path / "image",)
+
+
+def test_a_folder_that_is_not_there_is_closed(tmp_path: Path) -> None:
+    assert close_to_others(tmp_path / "none") == ()
