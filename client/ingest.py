@@ -43,9 +43,9 @@ def import_folder(
     """Imports what is new or changed in an export, DICOM or NIfTI, into `cases`.
 
     Every case becomes `cases`/PSEUDONYM/image.nii.gz and label.nii.gz (and truth.nii.gz if the export has one), for
-    their owner alone, and an entry of the index; a refused one leaves nothing, and an earlier import of it stays as it was.
-    Interrupted, it goes on where it stopped when called again. Cases are told apart by series UID (DICOM) or folder
-    name (NIfTI).
+    their owner alone, and an entry of the index; a refused one leaves nothing, and an earlier import of it stays as it
+    was. Interrupted, it goes on where it stopped when called again. Cases are told apart by series UID (DICOM) or
+    folder name (NIfTI).
 
     Raises:
         ImageError: there is no such folder, or nothing in it that could be a case.
