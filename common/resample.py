@@ -8,6 +8,7 @@ new voxels are n * spacing / m wide and the centre of new voxel j lies at input 
 which is where SimpleITK samples for an image whose origin is moved by half the difference of the spacings. The map
 depends on the two sizes alone; going back from m to n therefore lands on exactly the original voxel centres. The price
 is that the spacing reached differs from the one asked for by up to a share of 0.5 / m (`reached_spacing` tells it).
+A grid of another origin and extent, with parallel axes, is reached by `spline_at`.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,7 +47,7 @@ def resample_spline(array_zyx: NDArray[np.generic], shape_to: Sequence[int], cli
         clip: whether overshoot beside steep edges is cut to the input's range.
     """
     image = np.asarray(array_zyx, dtype=np.float32)
-    resampled = _apply(image, shape_to, spline_weights)
+    resampled = _apply(image, _weights(image, shape_to, spline_weights))
     return np.clip(resampled, image.min(), image.max(), out=resampled) if clip and resampled is not image else resampled
 
 
@@ -55,7 +56,24 @@ def resample_linear(array_zyx: NDArray[np.generic], shape_to: Sequence[int]) -> 
 
     Beyond the outermost voxel centres the outermost value holds; no value leaves the input's range but by rounding.
     """
-    return _apply(np.asarray(array_zyx, dtype=np.float32), shape_to, linear_weights)
+    scores = np.asarray(array_zyx, dtype=np.float32)
+    return _apply(scores, _weights(scores, shape_to, linear_weights))
+
+
+def spline_at(array_zyx: NDArray[np.generic], positions: Sequence[NDArray[np.float64]]) -> Float32:
+    """Returns the image at any grid whose axes are parallel to its own, by the spline of `resample_spline`, unclipped.
+
+    Args:
+        array_zyx: any number of axes, any real dtype, finite.
+        positions: per axis, the input indices of the new voxel centres; where one lies more than half a voxel beyond
+            the outermost centre, outside the image, the result is NaN, as SimpleITK judges it.
+    """
+    image = np.asarray(array_zyx, dtype=np.float32)
+    pairs = list(zip(positions, image.shape, strict=True))
+    result = _apply(image, [_frozen(_spline_matrix(at, size)) for at, size in pairs])
+    for axis, (at, size) in enumerate(pairs):
+        np.moveaxis(result, axis, 0)[(at < -0.5) | (at > size - 0.5)] = np.nan
+    return result
 
 
 def sample_positions(size_from: int, size_to: int) -> NDArray[np.float64]:
@@ -70,13 +88,7 @@ def spline_weights(size_from: int, size_to: int) -> Float32:
 
     Source: Unser, Aldroubi and Eden, "B-spline signal processing", IEEE Trans. Signal Process. 41 (1993).
     """
-    positions = sample_positions(size_from, size_to)
-    first = np.floor(positions).astype(int) - 1
-    nodes = first[:, None] + np.arange(4)
-    basis = np.zeros((size_to, size_from))
-    np.add.at(basis, (np.arange(size_to)[:, None], _mirrored(nodes, size_from)), _cubic(positions[:, None] - nodes))
-    coefficients = spline_filter1d(np.eye(size_from), order=3, axis=0, mode="mirror")
-    return _frozen(basis @ coefficients)
+    return _frozen(_spline_matrix(sample_positions(size_from, size_to), size_from))
 
 
 @lru_cache(maxsize=32)
@@ -90,6 +102,17 @@ def linear_weights(size_from: int, size_to: int) -> Float32:
     np.add.at(weights, (rows, lower), 1 - (positions - lower))
     np.add.at(weights, (rows, upper), positions - lower)
     return _frozen(weights)
+
+
+def _spline_matrix(positions: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Returns what gives the spline through `size` samples at `positions`, shape (len(positions), size)."""
+    first = np.floor(positions).astype(int) - 1
+    nodes = first[:, None] + np.arange(4)
+    basis = np.zeros((len(positions), size))
+    np.add.at(basis, (np.arange(len(positions))[:, None], _mirrored(nodes, size)), _cubic(positions[:, None] - nodes))
+    coefficients = spline_filter1d(np.eye(size), order=3, axis=0, mode="mirror")
+    matrix: NDArray[np.float64] = basis @ coefficients
+    return matrix
 
 
 def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -116,14 +139,22 @@ def _frozen(weights: NDArray[np.float64]) -> Float32:
     return result
 
 
-def _apply(array: Float32, shape_to: Sequence[int], weights: Callable[[int, int], Float32]) -> Float32:
-    """Returns `array` with every axis multiplied by its matrix, the axes that shrink most first."""
-    shape_to = tuple(shape_to)
+def _weights(array: Float32, shape_to: Sequence[int], of: Callable[[int, int], Float32]) -> list[Float32 | None]:
+    """Returns the matrix of each axis, None for one that keeps its size."""
     if len(shape_to) != array.ndim or min(shape_to, default=0) < 1 or array.size == 0:
-        raise ValueError(f"shape_to {shape_to} for an array of shape {array.shape}; expected one size >= 1 per axis")
-    for axis in sorted(range(array.ndim), key=lambda axis: shape_to[axis] / array.shape[axis]):
-        if shape_to[axis] != array.shape[axis]:
-            array = _along(array, axis, weights(array.shape[axis], shape_to[axis]))
+        raise ValueError(
+            f"shape_to {tuple(shape_to)} for an array of shape {array.shape}; expected one size >= 1 per axis"
+        )
+    return [of(before, after) if before != after else None for before, after in zip(array.shape, shape_to, strict=True)]
+
+
+def _apply(array: Float32, weights: Sequence[Float32 | None]) -> Float32:
+    """Returns `array` with every axis multiplied by its matrix, the axes that shrink most first."""
+    matrices = [
+        (len(matrix) / matrix.shape[1], axis, matrix) for axis, matrix in enumerate(weights) if matrix is not None
+    ]
+    for _, axis, matrix in sorted(matrices, key=lambda entry: entry[0]):
+        array = _along(array, axis, matrix)
     return array
 
 
