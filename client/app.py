@@ -22,9 +22,13 @@ def _answer(message: Message, context: Context, work: Callable[[Site, Message], 
     try:
         content = work(Site.open(Path(str(context.node_config["config"]))), message)
     except Exception as error:
-        log.exception("task %s failed", message.metadata.message_type)
+        log.exception("%s failed: %s", message.metadata.message_type, _line(error))
         content = wire.error_reply(error)
     return Message(content=content, reply_to=message)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _statistics(site: Site, message: Message) -> RecordDict:

@@ -1,6 +1,7 @@
 """A site's cases, preprocessed and parted; a refused case is named in the site's own log and is in no part."""
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from common.errors import ImageError, LabelError
 from common.volume import Volume, read_nifti
 
 log = logging.getLogger("fedgtv.site")
+WORTH_TELLING_S = 1.0
+"""A case that is in the cache opens in a hundredth of it."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,13 @@ def open_cases(folder: Path, state: Path, preprocess: PreprocessConfig, split: S
 
 
 def _open(cache: CaseCache, folder: Path, entry: CaseEntry) -> OpenCase | None:
+    started = time.monotonic()
     try:
-        return OpenCase(cache.open(folder, entry), folder)
+        case = OpenCase(cache.open(folder, entry), folder)
     except (ImageError, LabelError) as error:
         log.warning("case %s is left out: %s", entry.case_id, error)
         return None
+    seconds = time.monotonic() - started
+    if seconds > WORTH_TELLING_S:
+        log.info("case %s prepared in %.0f s", entry.case_id, seconds)
+    return case

@@ -1,10 +1,10 @@
 """The site's SuperNode: one supervised Flower process that asks the coordinator for work and starts it.
 
 Flower gives a node a lease of 60 s: after a hard kill the restarted node is refused (code 2004) until the old lease
-has run out, and it exits instead of waiting. So every exit is followed by a restart, later each time.
+has run out, and it exits instead of waiting. So every exit is followed by a restart, later each time. The code for a
+key that is not enrolled is the same 2004: it is final once no lease of this site can be open.
 """
 
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,16 +13,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from common.errors import ConfigError, WorkError
+from client.keys import check_key
+from client.node_log import REFUSED, UNAUTHENTIC, WRONG_AUTHORITY, NodeLog, left_connected
+from common.enrolment import fingerprint
+from common.errors import ConfigError, FedgtvError, SiteError, WorkError
 from common.processes import ProcessTree, flower_command, flower_environment, free_port
 
 BACKOFF_S = (2.0, 5.0, 10.0, 20.0, 30.0)
 """Waits before the first, second ... restart; the last one repeats. Together they outlast the lease of 60 s."""
 STEADY_S = 120.0
 """A node that lived this long starts again with the shortest wait."""
-ONLINE = re.compile(r"SuperNode ID: (\d+)")
-WRONG_AUTHORITY = "CERTIFICATE_VERIFY_FAILED"
-REFUSED = "[code: 2004]"
+LEASE_S = 65.0
+"""Flower's 60 s and the time that a last heartbeat may have been on its way."""
+ANSWER_S = 30.0
+"""A coordinator that has not answered by then is told of, once a start."""
 
 
 @dataclass
@@ -46,8 +50,10 @@ class SiteNode:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Added to the inherited environment of node and ClientApp."""
     report: Callable[[str], None] = lambda _line: None
-    """Called with one line whenever the node starts, comes online, or ends."""
+    """Called with a line whenever the node starts, comes online, or ends, and with the site's own lines on its work."""
     backoff_s: Sequence[float] = BACKOFF_S
+    lease_s: float = LEASE_S
+    answer_s: float = ANSWER_S
 
     def __post_init__(self) -> None:
         self.folder = self.folder.resolve()
@@ -56,7 +62,9 @@ class SiteNode:
         self.num_starts = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._failure: WorkError | None = None
+        self._failure: FedgtvError | None = None
+        self._leased_until = 0.0
+        self._was_online = False
 
     def __enter__(self) -> Self:
         self.start()
@@ -70,6 +78,7 @@ class SiteNode:
     def start(self) -> None:
         """Starts the node and a thread that keeps it running; returns at once."""
         self._stop.clear()
+        self._failure = None
         self._thread = threading.Thread(target=self._supervise_quietly, name=f"site-node-{self.site}", daemon=True)
         self._thread.start()
 
@@ -85,6 +94,7 @@ class SiteNode:
 
         Raises:
             WorkError: it has not within `timeout_s`, or never will; the log's last reason is named.
+            SiteError: the coordinator does not accept the key.
         """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -100,8 +110,11 @@ class SiteNode:
 
         Raises:
             WorkError: no restart can help: the coordinator's certificate does not fit.
+            SiteError: no restart can help: the coordinator does not accept the key.
         """
         attempt = 0
+        self._was_online = False
+        self._leased_until = time.monotonic() + (self.lease_s if left_connected(self.tree.log) else 0.0)
         try:
             while not stop.is_set():
                 started = time.monotonic()
@@ -120,37 +133,60 @@ class SiteNode:
     def _supervise_quietly(self) -> None:
         try:
             self.run(self._stop)
-        except WorkError as error:
+        except FedgtvError as error:
             self._failure = error
             self.report(str(error))
 
     def _run_once(self, stop: threading.Event) -> str:
         """Starts the node, follows it until it or `stop` ends it, and returns why it ended."""
-        log_start = self.tree.log_size()
+        log = NodeLog(self.tree.log)
         self.node_id = None
         self.num_starts += 1
         self.tree.start(self._command(), self._environment())
         self.report(f"node started, calling {self.superlink}")
+        patience_until: float | None = time.monotonic() + self.answer_s
         while self.tree.running and not stop.wait(0.2):
-            self._note_online(log_start)
-        return "stopped" if stop.is_set() else self._why(self.tree.tail(log_start))
-
-    def _note_online(self, log_start: int) -> None:
-        if self.node_id is None and (found := ONLINE.search(self.tree.tail(log_start))):
-            self.node_id = int(found[1])
-            self.report(f"node online as {self.node_id}")
-
-    def _why(self, log: str) -> str:
-        """Returns the reason in a dead node's log; raises WorkError for one that a restart cannot mend."""
+            self._pass_on(log)
+            if patience_until and self.node_id is None and time.monotonic() > patience_until:
+                patience_until = None
+                self.report(f"no answer from {self.superlink} yet; is the address right and the way open? still trying")
+        self._pass_on(log)
+        if log.connected:
+            self._leased_until = time.monotonic() + self.lease_s
         self.node_id = None
-        if WRONG_AUTHORITY in log and not ONLINE.search(log):
+        return "stopped" if stop.is_set() else self._why(log)
+
+    def _pass_on(self, log: NodeLog) -> None:
+        lines = log.read()
+        if self.node_id is None and log.node_id is not None:
+            self.node_id, self._was_online = log.node_id, True
+            self.report(f"node online as {self.node_id}")
+        for line in lines:
+            self.report(line)
+
+    def _why(self, log: NodeLog) -> str:
+        """Returns why a node ended, by its log; raises what a restart cannot mend (see `run`)."""
+        if WRONG_AUTHORITY in log.refusals:
             raise WorkError(
                 f"site {self.site}: {self.superlink}: its certificate is not for this name or not signed by "
                 f"{self.authority}; ask the coordinator for ca.crt and the right name"
             )
-        if REFUSED in log:
-            return "refused: its key is not enrolled, or its last lease of 60 s has not run out"
+        if REFUSED in log.refusals and time.monotonic() > self._leased_until:
+            raise self._not_accepted()
+        if REFUSED in log.refusals:
+            return "refused, its last connection has not run out; that takes a minute"
+        if UNAUTHENTIC in log.refusals:
+            return "refused, this clock and the coordinator's differ; set both by NTP"
         return f"exit code {self.tree.process.returncode if self.tree.process else None}"
+
+    def _not_accepted(self) -> SiteError:
+        accepts = "no longer accepts" if self._was_online else "does not accept"
+        key = f"site {self.site}'s key {fingerprint(check_key(self.key))}"
+        return SiteError(
+            f"{self.superlink} {accepts} {key}; ask the coordinator to enrol this key; if it was revoked, move "
+            f"{self.key.parent} away and make another with fedgtv-site init {self.site}; if another machine uses it, "
+            "stop that one first"
+        )
 
     def _command(self) -> list[str]:
         settings = f"site={_setting(self.site)} config={_setting(str(self.config.resolve()))}"

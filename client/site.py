@@ -83,6 +83,8 @@ class Site:
             refused=cases.num_refused,
             seconds=time.monotonic() - started,
         )
+        counts = (result.train, result.validation, result.test, result.refused)
+        log.info("statistics: %d cases to train, %d to validate, %d to test, %d refused", *counts)
         return result, histogram
 
     def train(self, task: TrainTask, weights: Weights) -> tuple[Weights, TrainResult]:
@@ -98,7 +100,9 @@ class Site:
         if not cases.train:
             raise WorkError(f"site {self.config.site}: no training case is left; import cases, then run `check`")
         model = LoadedModel.of(task, weights, device)
-        validation_dsc = self._validation_dsc(model, cases.validation) if task.validate_received else None
+        epochs = (task.epochs_done + 1, task.epochs_done + task.local_epochs, task.epochs_total)
+        log.info("%s: %d cases, epochs %d to %d of %d", _where(task), len(cases.train), *epochs)
+        validation_dsc = self._validation_dsc(model, cases.validation, task) if task.validate_received else None
         losses = {stage: self._train_stage(stage, model, cases.train, task) for stage in model.networks}
         result = TrainResult(
             num_examples=len(cases.train),
@@ -106,13 +110,16 @@ class Site:
             validation_dsc=validation_dsc,
             seconds=time.monotonic() - started,
         )
+        log.info("%s: done in %.0f s", _where(task), result.seconds)
         return model_weights(model.networks), result
 
-    def _validation_dsc(self, model: LoadedModel, cases: Sequence[OpenCase]) -> float | None:
+    def _validation_dsc(self, model: LoadedModel, cases: Sequence[OpenCase], task: TrainTask) -> float | None:
         """Mean DSC; None for fewer cases than the policy's `min_cases`."""
         if len(cases) < self.config.policy.min_cases:
             return None
-        return float(np.mean([metrics.dsc for metrics in measure(model, cases)[0]]))
+        dsc = float(np.mean([metrics.dsc for metrics in measure(model, cases)[0]]))
+        log.info("%s: the received model's mean DSC on %d validation cases is %.3f", _where(task), len(cases), dsc)
+        return dsc
 
     def _train_stage(self, stage: str, model: LoadedModel, cases: Sequence[OpenCase], task: TrainTask) -> list[float]:
         """One stage's losses by epoch; its momentum comes from the round before, if the recipe keeps it."""
@@ -143,22 +150,28 @@ class Site:
         part = cases.test if task.part == "test" else cases.validation
         if len(part) < policy.min_cases:
             reason = f"{len(part)} cases, fewer than the site's min_cases {policy.min_cases}"
+            log.info("evaluation: withheld, %s", reason)
             return EvaluateResult(summaries={}, withheld=reason, seconds=time.monotonic() - started), []
         summaries: dict[str, ModelSummary] = {}
         pictures: list[Picture] = []
         for name in task.models:
             num_pictures = task.pictures if policy.share_pictures and not summaries else 0
             title = f"{self.config.site}, {name}, {task.part} case"
+            log.info("evaluation: %s on %d %s cases", name, len(part), task.part)
             measured, drawn = measure(LoadedModel.of(task, models[name], device), part, num_pictures, title)
+            log.info("evaluation: %s has a mean DSC of %.3f", name, np.mean([metrics.dsc for metrics in measured]))
             summaries[name] = summary(measured, policy.min_cases)
             pictures += drawn
         return EvaluateResult(summaries=summaries, seconds=time.monotonic() - started), pictures
 
 
+def _where(task: TrainTask) -> str:
+    return f"{task.model} round {task.round}"
+
+
 def _tell(task: TrainTask, stage: str, epoch: int, loss: float) -> None:
     """Into the site's own log."""
-    where = f"{task.model} round {task.round}, {stage} epoch {epoch + 1} of {task.epochs_total}"
-    log.info("%s: loss %.4f", where, loss)
+    log.info("%s, %s epoch %d of %d: loss %.4f", _where(task), stage, epoch + 1, task.epochs_total, loss)
 
 
 def _epoch_records(task: TrainTask, losses: Mapping[str, Sequence[float]]) -> tuple[EpochRecord, ...]:

@@ -1,6 +1,9 @@
 """`fedgtv-site`: every command as a hospital types it, its exit code, and what a script reads."""
 
 import json
+import os
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +151,33 @@ def test_join_refuses_another_sites_kit_before_it_writes(tmp_path, site):
     assert "is site 'B''s kit, but" in ended.err
     (tmp_path / "B.kit.json").unlink()
     assert files_below(tmp_path) == before
+
+
+def test_join_with_a_key_that_is_not_enrolled_is_one_line_and_code_2(tmp_path, site, monkeypatch):
+    """A stand-in for Flower's SuperNode says what that one says of a key that the coordinator does not know."""
+    said = "print('2026-11-24 01:48:54,098 fedgtv.site at work'); print('[code: 2004] Failed to activate SuperNode.')"
+    (tmp_path / "supernode").write_text(f"#!{sys.executable}\n{said}\n")
+    (tmp_path / "supernode").chmod(0o755)
+    monkeypatch.setattr("client.node.flower_command", lambda _: str(tmp_path / "supernode"))
+    made = site("init", "A", "--folder", tmp_path)
+    fingerprint = re.search(r"SHA256:\S+", made.out)[0]
+    kit = {"site": "A", "coordinator": "host:443", "authority": "-----BEGIN CERTIFICATE-----"}
+    (tmp_path / "A.kit.json").write_text(json.dumps(kit))
+    before = os.umask(0o022)
+    try:
+        ended = site("join", "--kit", tmp_path / "A.kit.json", "--config", tmp_path / "site.yaml")
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert ended.code == 2
+    assert ended.err.startswith(
+        f"error: host:443 does not accept site A's key {fingerprint}; ask the coordinator to enrol"
+    )
+    assert ended.err.count("\n") == 1
+    assert ended.out == "node started, calling host:443\n01:48:54  at work\n"
+    made = [tmp_path / "state", *(tmp_path / "state").rglob("*")]
+    assert {path.name for path in made} >= {"authority.crt", "node", "supernode.log"}
+    assert [path for path in made if path.stat().st_mode & 0o077] == []
 
 
 def test_join_without_a_key_writes_nothing(tmp_path, site):

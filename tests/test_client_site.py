@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -159,6 +160,28 @@ def test_cases_imported_later_never_move_one_that_was_used(
         seen = parts()
     result, _ = site.statistics(task)
     assert (result.train, result.validation, result.test) == (4, 3, 3)
+
+
+def test_the_site_s_log_says_what_it_is_at_work_on(
+    make_site: MakeSite, tiny_recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, weights = make_site(), fresh(tiny_recipe)
+    with caplog.at_level(logging.INFO, "fedgtv.site"):
+        site.statistics(statistics_task(tiny_recipe))
+        site.train(train_task(tiny_recipe, 1, validate_received=True), weights)
+        site.evaluate(evaluate_task(tiny_recipe, "federated"), {"federated": weights})
+    (first, *lines) = [line for line in caplog.messages if not line.startswith(("T-", "case "))]
+    assert first == "statistics: 4 cases to train, 3 to validate, 3 to test, 0 refused"
+    expected = [
+        r"federated round 2: 4 cases, epochs 2 to 2 of 2",
+        r"federated round 2: the received model's mean DSC on 3 validation cases is 0\.\d{3}",
+        r"federated round 2, stage1 epoch 2 of 2: loss \d\.\d{4}",
+        r"federated round 2, stage2 epoch 2 of 2: loss \d\.\d{4}",
+        r"federated round 2: done in \d+ s",
+        r"evaluation: federated on 3 test cases",
+        r"evaluation: federated has a mean DSC of 0\.\d{3}",
+    ]
+    assert all(re.fullmatch(*pair) for pair in zip(expected, lines, strict=True)), lines
 
 
 def test_a_site_without_cases_says_so(make_site: MakeSite, tiny_recipe: Recipe, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ import json
 import warnings
 from importlib import metadata
 
+import httpx
 import pytest
 
-from client.node import BACKOFF_S, SiteNode, _setting
+from client.node import BACKOFF_S, LEASE_S, SiteNode, _setting
+from client.node_log import GRACEFUL, REFUSED, UNAUTHENTIC
 from server.bundle import RUN_KEY
 from server.control import Control, _run, toml_string
 from server.provision import certificate_files
@@ -125,11 +127,29 @@ def test_a_node_says_its_id_and_a_refused_one_its_code():
     assert 'log(INFO, "SuperNode ID: %s", node_id)' in source(start_client_internal)
     assert "FLEET_NODE_ACTIVATION_FAILED = 2004" in source("flwr.supercore.error.base")
     assert 'f"[code: {flower_error.code}]' in source("flwr.supernode.fleet_http_connection")
+    assert REFUSED == "[code: 2004]"
+
+
+def test_a_node_signs_off_when_it_ends_politely_or_is_no_longer_accepted():
+    assert f'exit_message="{GRACEFUL}."' in source(start_client_internal)
+    connection = source("flwr.supernode.fleet_http_connection")
+    refused = connection.index("exc.response.status_code == httpx.codes.UNAUTHORIZED")
+    assert connection[refused:].splitlines()[1].strip() == "os.kill(os.getpid(), signal.SIGINT)"
+    assert "client.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))" in connection
+
+
+def test_a_wrong_clock_is_refused_as_unauthorized():
+    auth = source("flwr.superlink.routers.fleet.node_auth")
+    assert "Timestamp outside the allowed window" in auth
+    assert "status_code=status.HTTP_401_UNAUTHORIZED" in auth
+    request = httpx.Request("POST", "https://localhost:8443/v1/fleet/activate-node")
+    with pytest.raises(httpx.HTTPStatusError, match=f"^Client error '{UNAUTHENTIC}'"):
+        httpx.Response(401, request=request).raise_for_status()
 
 
 def test_the_waits_between_restarts_outlast_the_lease():
     assert HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL == 60
-    assert sum(BACKOFF_S) > HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL
+    assert sum(BACKOFF_S) > LEASE_S > HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL
 
 
 def test_children_inherit_environment_and_folder():

@@ -154,19 +154,27 @@ def test_a_killed_node_outlasts_its_lease_and_a_revoked_one_stays_out(tmp_path, 
     assert node.node_id == federation.node_ids["B"]
     assert node.num_starts > 1
 
+    request = read_join_request(key_files("B", tmp_path / "site-B" / "keys").request)
+    told, deadline = [], time.monotonic() + 120.0
+    node.report = told.append
     superlink.revoke("B")
+    while not any("no longer accepts site B's key" in line for line in told) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert f"no longer accepts site B's key {request.fingerprint}; ask" in told[-1]
+    with pytest.raises(SiteError, match="no longer accepts"):
+        node.wait_online(1.0)
+    assert node.tree.members() == []
     assert set(read_sites(superlink.sites_file)) == {"A"}
     with pytest.raises(SiteError, match="'B': not enrolled"):
         superlink.revoke("B")
     assert superlink.control.nodes()[federation.node_ids["A"]] == "online"
     assert superlink.control.nodes().get(federation.node_ids["B"]) in (None, "unregistered")
-    request = read_join_request(key_files("B", tmp_path / "site-B" / "keys").request)
-    with pytest.raises(WorkError, match="register"):
+    with pytest.raises(SiteError, match="cannot come back"):
         superlink.enrol(request)
     assert set(read_sites(superlink.sites_file)) == {"A"}
 
 
-def test_a_second_coordinator_and_a_wrong_authority_are_refused(tmp_path, start_federation):
+def test_a_second_coordinator_a_wrong_authority_and_an_unknown_key_are_refused(tmp_path, start_federation):
     superlink = start_federation({}).superlink
     other = type(superlink)(superlink.folder, superlink.certificates, superlink.port)
     with pytest.raises(WorkError, match=f"port {superlink.port}: taken"):
@@ -176,6 +184,10 @@ def test_a_second_coordinator_and_a_wrong_authority_are_refused(tmp_path, start_
     node = SiteNode("A", tmp_path / "node", f"localhost:{superlink.port}", stranger, key, tmp_path / "site.yaml")
     with node, pytest.raises(WorkError, match="not signed by"):
         node.wait_online(60.0)
+    node.authority = superlink.certificates.authority
+    with node, pytest.raises(SiteError, match=r"does not accept site A's key SHA256:\S+; ask the coordinator to enrol"):
+        node.wait_online(60.0)
+    assert node.num_starts == 2
     other.port = 1
     with pytest.raises(WorkError, match="runs here already"):
         other.start()
