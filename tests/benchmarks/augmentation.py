@@ -1,78 +1,144 @@
-"""Times the fused augmentation of stage-1 and stage-2 patches against one transform after the other, and MONAI's.
+"""Times the fused augmentation of the paper's patches, elastic on, against MONAI, batchgeneratorsv2 and TorchIO.
 
-Run by hand: OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/augmentation.py (MONAI is left out if not installed)
+Everyone scales, rotates, deforms, flips and adds noise to an image and its label, in every patch.
+Run by hand: OMP_NUM_THREADS=1 .venv-bench/bin/python tests/benchmarks/augmentation.py
 """
 
-import importlib.util
-import os
-import time
-
 import numpy as np
+import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 import torch
+from _peers import best_of, peer
 
-from common.augment import augment
+from common.augment import augment, resample_patch, rotation_matrix, sampling_grid
 from common.config import AugmentationConfig
 
+monai = peer("monai.transforms")
+spatial = peer("batchgeneratorsv2.transforms.spatial.spatial")
+mirroring = peer("batchgeneratorsv2.transforms.spatial.mirroring")
+gaussian_noise = peer("batchgeneratorsv2.transforms.intensity.gaussian_noise")
+torchio = peer("torchio")
+
 SPACING_MM = (3.0, 0.952, 0.952)
+PATCHES = {"stage 1": (64, 128, 128), "stage 2": (32, 64, 96)}
 EVERYTHING = AugmentationConfig(probability=1.0)
+TEN_DEG = np.deg2rad(10)
+REPEATS = 15
 
 
-def fused(image, label, rng):
-    """Every transform, in one resampling."""
-    return augment(image, label, SPACING_MM, EVERYTHING, rng, -4.0)
+def by_product(shape):
+    """One sampling grid for all of it."""
+    rng = np.random.default_rng(0)
+    return lambda image, label: augment(image, label, SPACING_MM, EVERYTHING, rng, -4.0)
 
 
-def one_by_one(image, label, rng):
-    """The same transforms, each with its own resampling: scale, rotation, elastic, then flip and noise."""
-    off = {"scale_range": (1.0, 1.0), "rotation_deg": 0.0, "elastic_rms_mm": 0.0, "noise_sd": 0.0, "uniform_noise": 0.0}
-    for kept in ("scale_range", "rotation_deg", "elastic_rms_mm", "noise_sd"):
-        config = EVERYTHING.model_copy(update={name: value for name, value in off.items() if name != kept})
-        image, label = augment(image, label, SPACING_MM, config, rng, -4.0)
-    return image, label
+def monai_rest():
+    """Flip and noise, as a part of MONAI's chains."""
+    return [
+        monai.RandFlipd(["image", "label"], prob=1.0, spatial_axis=2),
+        monai.RandGaussianNoised(["image"], prob=1.0, std=0.1),
+    ]
 
 
-def by_monai():
-    """MONAI's usual chain of dictionary transforms, as a function of the same signature."""
-    from monai import transforms
+def by_monai_elastic(shape):
+    """Rand3DElastic deforms, rotates and scales in one go."""
+    elastic = monai.Rand3DElasticd(
+        ["image", "label"], sigma_range=(5, 8), magnitude_range=(20, 40), prob=1.0, rotate_range=[TEN_DEG] * 3,
+        scale_range=[(-0.3, 0.3)] * 3, mode=["bilinear", "nearest"], padding_mode="zeros",
+    )  # fmt: skip
+    chain = monai.Compose([elastic, *monai_rest()])
+    return lambda image, label: chain({"image": image, "label": label})
 
-    keys, modes = ["image", "label"], ["bilinear", "nearest"]
-    turn = [np.deg2rad(10)] * 3
-    chain = transforms.Compose(
+
+def by_monai_smooth_deform(shape):
+    """RandAffine, then RandSmoothDeform: a coarse field as the product's, in a second resampling."""
+    affine = monai.RandAffined(
+        ["image", "label"], prob=1.0, rotate_range=[TEN_DEG] * 3, scale_range=[(-0.3, 0.3)] * 3,
+        mode=["bilinear", "nearest"], padding_mode="zeros",
+    )  # fmt: skip
+    points = [max(round(n * s / EVERYTHING.elastic_grid_mm), 1) + 1 for n, s in zip(shape, SPACING_MM, strict=True)]
+    deform = monai.RandSmoothDeformd(
+        ["image", "label"], spatial_size=shape, rand_size=points, prob=1.0, def_range=0.05,
+        grid_mode=["bilinear", "nearest"],
+    )  # fmt: skip
+    chain = monai.Compose([affine, deform, *monai_rest()])
+    return lambda image, label: chain({"image": image, "label": label})
+
+
+def by_batchgenerators(shape):
+    """nnU-Net's own: fused too, the elastic field is noise that an FFT blurs."""
+    chain = [
+        spatial.SpatialTransform(
+            shape, 0, random_crop=False, p_elastic_deform=1, p_rotation=1, rotation=(-TEN_DEG, TEN_DEG), p_scaling=1,
+            scaling=(0.7, 1.3), p_synchronize_scaling_across_axes=1, elastic_deform_magnitude=(0, 4),
+            mode_seg="nearest",
+        ),
+        mirroring.MirrorTransform((2,)),
+        gaussian_noise.GaussianNoiseTransform((0, 0.1)),
+    ]  # fmt: skip
+
+    def run(image, label):
+        data = {"image": image, "segmentation": label}
+        for transform in chain:
+            data = transform(**data)
+        return data
+
+    return run
+
+
+def by_torchio(shape):
+    """One transform after the other."""
+    chain = torchio.Compose(
         [
-            transforms.RandZoomd(keys, prob=1.0, min_zoom=0.7, max_zoom=1.3, mode=["trilinear", "nearest"]),
-            transforms.RandRotated(keys, *turn, prob=1.0, mode=modes),
-            transforms.Rand3DElasticd(keys, (5, 8), (20, 40), prob=1.0, mode=modes),
-            transforms.RandFlipd(keys, prob=1.0, spatial_axis=2),
-            transforms.RandGaussianNoised(["image"], prob=1.0, std=0.1),
+            torchio.RandomAffine(scales=(0.7, 1.3), degrees=10, isotropic=True),
+            torchio.RandomElasticDeformation(num_control_points=7, max_displacement=7.5),
+            torchio.RandomFlip(axes=(2,), flip_probability=1.0),
+            torchio.RandomNoise(std=(0, 0.1)),
         ]
     )
-    return lambda image, label, rng: chain({"image": image, "label": label})
+    affine = np.diag([*SPACING_MM, 1.0])
+
+    def run(image, label):
+        images = torchio.ScalarImage(tensor=image, affine=affine), torchio.LabelMap(tensor=label, affine=affine)
+        return chain(torchio.Subject(image=images[0], label=images[1]))
+
+    return run
 
 
-def best_of(repeats, function, *arguments):
-    """Returns the least wall time in seconds."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function(*arguments)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+PEERS = {
+    "MONAI Rand3DElastic": by_monai_elastic,
+    "MONAI RandAffine, RandSmoothDeform": by_monai_smooth_deform,
+    "batchgeneratorsv2": by_batchgenerators,
+    "TorchIO": by_torchio,
+}
+
+
+def agreement(image, label):
+    """The largest difference to MONAI's Affine under one rotation and scale, on cubic voxels; and of the labels."""
+    matrix = rotation_matrix((7.0, -5.0, 9.0)) / 1.2
+    grid = sampling_grid(image.shape[1:], (1.0, 1.0, 1.0), matrix, None)
+    mine, my_label = resample_patch(image, label, grid, 0.0)
+    homogeneous = np.eye(4)
+    homogeneous[:3, :3] = matrix
+    affine = monai.Affine(affine=homogeneous, padding_mode="zeros", image_only=True)
+    theirs, their_label = affine(image, mode="bilinear"), affine(label, mode="bilinear") >= 0.5
+    return float((mine - theirs).abs().max()), int((my_label.bool() != their_label).sum())
 
 
 def main():
-    """Prints milliseconds a patch and the ratio to the fused transform."""
-    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
-    torch.set_num_threads(threads)
-    rivals = {"fused": fused, "one by one": one_by_one}
-    if importlib.util.find_spec("monai"):
-        rivals["monai"] = by_monai()
-    for shape in ((64, 128, 128), (32, 64, 96)):
+    """Prints milliseconds a patch and the ratio to the product, then the agreement with MONAI's affine."""
+    threads = torch.get_num_threads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    torch.manual_seed(0)
+    print(f"{threads} thread(s)\n\n| patch | peer | product | ratio |\n|---|---|---|---|")
+    for stage, shape in PATCHES.items():
         image, label = torch.randn(1, *shape), (torch.rand(1, *shape) > 0.9).float()
-        reference = 0.0
-        for name, function in rivals.items():
-            seconds = best_of(5, function, image, label, np.random.default_rng(0))
-            reference = reference or seconds
-            print(f"{shape} {threads} thread(s) {name:10} {seconds * 1000:8.1f} ms, ratio {seconds / reference:5.1f}")
+        ours_s, _ = best_of(REPEATS, by_product(shape), image, label)
+        for name, make in PEERS.items():
+            seconds, _ = best_of(REPEATS, make(shape), image, label)
+            patch = f"{stage}, {' x '.join(map(str, shape))}"
+            print(f"| {patch} | {name} {seconds * 1e3:.0f} ms | {ours_s * 1e3:.1f} ms | {seconds / ours_s:.1f} |")
+        difference, voxels = agreement(image, label)
+        print(f"| {stage}, one affine | MONAI Affine | {difference:.1e} of SD 1, {voxels} label voxels | |", flush=True)
 
 
 if __name__ == "__main__":
