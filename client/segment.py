@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import nn
 
 from common.atomic import put_in_place
@@ -17,7 +19,7 @@ from common.dicom import CtSeries, read_ct_series
 from common.errors import CheckpointError, ImageError
 from common.model import load_model
 from common.pictures import overlay_png
-from common.preprocess import prepare
+from common.preprocess import LABEL_THRESHOLD, prepare, restore
 from common.rtstruct import write_rtstruct
 from common.segmentation import segment
 from common.statistics import Normalisation
@@ -28,6 +30,11 @@ ROI_NAME = "GTVnx_auto"
 MASK, PICTURE, RTSTRUCT, REPORT = "mask.nii.gz", "overlay.png", "rtstruct.dcm", "report.json"
 NOTHING_FOUND = "nothing-found"
 NO_FRAME = "no-rtstruct: the series has no FrameOfReferenceUID"
+OUTSIDE_BODY = "outside-body"
+IN_PIECES = "in-pieces"
+MOST_PIECES = 3
+LEAST_SHARE = 0.9
+"""Of the volume, in the largest piece."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,9 @@ def read_model(path: Path) -> ModelPackage:
 def segment_scan(scan: Path, model: ModelPackage, out: Path, device: str = "auto") -> Outcome:
     """Segments a CT (DICOM folder or NIfTI file) and writes the mask, a picture and, for DICOM, an RTSTRUCT to `out`.
 
-    All files appear together at the end, in place of an earlier scan's. Without a target, or without a frame of
-    reference to refer to, there is no RTSTRUCT: a flag says so.
+    All files appear together at the end, in place of an earlier scan's. What the model finds outside the body mask of
+    the preprocessing is no tumour and is taken out. Without a target, or without a frame of reference to refer to,
+    there is no RTSTRUCT. Flags say so, and whether the target is in pieces (`_output_flags`).
 
     Raises:
         ImageError: `scan` is no CT.
@@ -87,16 +95,19 @@ def segment_scan(scan: Path, model: ModelPackage, out: Path, device: str = "auto
     _check_channels(model)
     prepared = prepare([volume], None, model.recipe.preprocess)
     result = segment(prepared, networks, model.recipe, model.normalisation, chosen)
-    volume_ml = float(result.mask.sum()) * volume.geometry.voxel_ml
-    flags = (*result.flags, *_output_flags(result.mask, series))
+    inside = restore(prepared.body.astype(np.float32), prepared.record) >= LABEL_THRESHOLD
+    mask = result.mask & inside
+    volume_ml = float(mask.sum()) * volume.geometry.voxel_ml
+    removed_ml = float((result.mask & ~inside).sum()) * volume.geometry.voxel_ml
+    flags = (*result.flags, *_output_flags(mask, removed_ml, series))
     report = {"model": model.name, "volume_ml": round(volume_ml, 2), "flags": list(flags)}
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".segment-", dir=out) as name:
         unfinished = Path(name)
-        write_nifti(Volume(result.mask.astype(np.uint8), volume.geometry), unfinished / MASK)
-        (unfinished / PICTURE).write_bytes(_picture(volume, result.mask, model.name))
+        write_nifti(Volume(mask.astype(np.uint8), volume.geometry), unfinished / MASK)
+        (unfinished / PICTURE).write_bytes(_picture(volume, mask, model.name))
         if series is not None and not {NOTHING_FOUND, NO_FRAME} & set(flags):
-            write_rtstruct(result.mask, series, unfinished / RTSTRUCT, ROI_NAME, f"model {model.name}")
+            write_rtstruct(mask, series, unfinished / RTSTRUCT, ROI_NAME, f"model {model.name}")
         (unfinished / REPORT).write_text(json.dumps(report, indent=2) + "\n")
         return Outcome(_publish(unfinished, out), volume_ml, flags)
 
@@ -109,9 +120,30 @@ def _check_channels(model: ModelPackage) -> None:
         )
 
 
-def _output_flags(mask: np.ndarray, series: CtSeries | None) -> tuple[str, ...]:
-    nothing = (NOTHING_FOUND,) if not mask.any() else ()
-    return (*nothing, NO_FRAME) if series is not None and not series.frame_uid else nothing
+def _output_flags(mask: NDArray[np.bool_], removed_ml: float, series: CtSeries | None) -> tuple[str, ...]:
+    """What a reader should know of the result itself.
+
+    `in-pieces` where it falls into more than `MOST_PIECES` pieces (voxels that touch by a corner belong together), or
+    the largest holds less than `LEAST_SHARE` of the volume. Both numbers are ours: one gross tumour volume is drawn as
+    one body, now and then with an island or two on slices where it leaves and enters again; crumbs, or two halves, mean
+    that the model did not settle on one place.
+    """
+    flags = [f"{OUTSIDE_BODY}: {removed_ml:.2f} ml were taken out"] if removed_ml else []
+    sizes = _piece_sizes(mask)
+    if not len(sizes):
+        flags.append(NOTHING_FOUND)
+    elif len(sizes) > MOST_PIECES or sizes[0] < LEAST_SHARE * sizes.sum():
+        share = 100 * sizes[0] / sizes.sum()
+        flags.append(f"{IN_PIECES}: {len(sizes)}, the largest holds {share:.0f} % of the volume")
+    if series is not None and not series.frame_uid:
+        flags.append(NO_FRAME)
+    return tuple(flags)
+
+
+def _piece_sizes(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Returns the voxels of every piece, the largest first; none for an empty mask."""
+    labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    return np.sort(np.bincount(labels.ravel())[1:])[::-1]
 
 
 def _publish(unfinished: Path, out: Path) -> tuple[Path, ...]:

@@ -2,16 +2,20 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pydicom import dcmread
 
-from client.segment import NO_FRAME, read_model, segment_scan
+from client.segment import IN_PIECES, NO_FRAME, NOTHING_FOUND, OUTSIDE_BODY, read_model, segment_scan
+from common.body import COUCH_CUT, NO_SHOULDERS
+from common.cascade import EXCEEDS_CROP, STAGE1_EMPTY
 from common.checkpoint import save_weights
 from common.dicom import read_ct_series
 from common.errors import CheckpointError, ConfigError, ImageError
+from common.segmentation import Segmentation
 from common.volume import read_nifti
 
 torch.set_num_threads(1)
@@ -55,20 +59,87 @@ def test_a_recipe_of_another_release_is_refused(tmp_path):
 
 
 def test_everything_inside_the_body_is_found_and_written(tmp_path, scan, write_model):
-    """A constant logit above the threshold marks the whole region of interest, on the scan's grid."""
+    """A constant logit above the threshold marks the whole region of interest: of it, what lies in the body stays.
+
+    The body is 16 x 16 voxels on 16 slices, less the four corners that its opening rounds off; the region is 3 wider.
+    """
     folder = scan()
     outcome = segment_scan(folder, read_model(write_model(tmp_path / "m.safetensors", bias=4.0)), tmp_path / "out")
     mask = read_nifti(tmp_path / "out" / "mask.nii.gz")
     series = read_ct_series(folder)
     assert mask.geometry.matches(series.volume.geometry)
-    assert mask.array[:, 4:20, 4:20].all()
-    assert outcome.volume_ml == pytest.approx(np.count_nonzero(mask.array) * 0.064)
+    assert mask.array[:, 4:20, 5:19].all()
+    assert mask.array.sum() == 252 * 16
+    assert outcome.volume_ml == pytest.approx(252 * 16 * 0.064)
+    assert outcome.flags == ("outside-body: 237.57 ml were taken out",)  # (22 x 22 - 252) * 16 voxels
     assert names(tmp_path / "out") == ["mask.nii.gz", "overlay.png", "report.json", "rtstruct.dcm"]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (report["model"], report["volume_ml"]) == ("tiny", round(outcome.volume_ml, 2))
     structures = dcmread(tmp_path / "out" / "rtstruct.dcm")
     assert structures.StructureSetROISequence[0].ROIName == "GTVnx_auto"
     assert structures.StructureSetROISequence[0].ReferencedFrameOfReferenceUID == series.frame_uid
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """A function that lets every model find this mask, whatever the scan."""
+
+    def find(mask, *flags):
+        result = Segmentation(mask, mask.astype(np.float32), flags)
+        monkeypatch.setattr("client.segment.segment", lambda *_: result)
+
+    return find
+
+
+@pytest.mark.parametrize(
+    ("blocks", "flags"),
+    [
+        ([(6, 8)], ()),
+        ([(3, 12), (13, 14)], ()),
+        ([(4, 7), (9, 10)], ("in-pieces: 2, the largest holds 75 % of the volume",)),
+        ([(4, 6), (8, 10)], ("in-pieces: 2, the largest holds 50 % of the volume",)),
+        ([(0, 10), (11, 12), (13, 14), (15, 16)], ("in-pieces: 4, the largest holds 77 % of the volume",)),
+        ([], ("nothing-found",)),
+    ],
+)
+def test_a_result_in_pieces_is_flagged(tmp_path, scan, write_model, found, blocks, flags):
+    """Blocks of 4 x 4 voxels on the slices given, well inside the body."""
+    mask = np.zeros((16, 24, 24), np.bool_)
+    for start, stop in blocks:
+        mask[start:stop, 8:12, 8:12] = True
+    found(mask, "couch-cut")
+    outcome = segment_scan(scan(), read_model(write_model(tmp_path / "m.safetensors")), tmp_path / "out")
+    assert outcome.flags == ("couch-cut", *flags)
+    assert outcome.volume_ml == pytest.approx(mask.sum() * 0.064)
+
+
+def test_crumbs_beside_one_large_piece_are_flagged(tmp_path, scan, write_model, found):
+    mask = np.zeros((16, 24, 24), np.bool_)
+    mask[4:10, 6:16, 6:16] = True
+    mask[12, 8, [6, 8, 10]] = True
+    mask[13, 9, 11] = True  # touches the last by a corner: still four
+    found(mask)
+    outcome = segment_scan(scan(), read_model(write_model(tmp_path / "m.safetensors")), tmp_path / "out")
+    assert outcome.flags == ("in-pieces: 4, the largest holds 99 % of the volume",)
+    mask[12:14, :, 10:12] = False
+    assert segment_scan(scan(), read_model(tmp_path / "m.safetensors"), tmp_path / "out").flags == ()
+
+
+def test_what_lies_outside_the_body_alone_is_nothing(tmp_path, scan, write_model, found):
+    mask = np.zeros((16, 24, 24), np.bool_)
+    mask[4:6, :2, :2] = True
+    found(mask)
+    outcome = segment_scan(scan(), read_model(write_model(tmp_path / "m.safetensors")), tmp_path / "out")
+    assert outcome.flags == ("outside-body: 0.51 ml were taken out", "nothing-found")
+    assert names(tmp_path / "out") == ["mask.nii.gz", "overlay.png", "report.json"]
+
+
+def test_every_flag_is_explained_in_the_docs():
+    text = (Path(__file__).parents[1] / "docs" / "joining.md").read_text(encoding="utf-8")
+    table = text[text.index("| flag | meaning |") :].split("\n\n")[0]
+    flags = {line.split("`")[1] for line in table.splitlines() if "`" in line}
+    own = {COUCH_CUT, NO_SHOULDERS, STAGE1_EMPTY, EXCEEDS_CROP, OUTSIDE_BODY, IN_PIECES, NOTHING_FOUND}
+    assert flags == own | {NO_FRAME.partition(":")[0]}
 
 
 def test_an_earlier_scans_structures_do_not_stay(tmp_path, scan, write_model):
