@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.augment import _random_control_points, augment, resample_patch, rotation_matrix, sampling_grid
@@ -121,6 +121,73 @@ def test_the_elastic_displacement_has_the_rms_that_is_asked() -> None:
         assert not moved[..., 2].any()
         squares.append(float(((moved[..., 0] * 32) ** 2 + (moved[..., 1] * 32) ** 2).mean()))
     assert np.sqrt(np.mean(squares)) == pytest.approx(2.0, rel=0.1)
+
+
+PAPER_MM = (3.0, 0.952, 0.952)
+STAGE_2 = (32, 64, 96)
+
+
+def places_mm(shape: tuple[int, int, int]) -> torch.Tensor:
+    """Three channels that hold each voxel's place (z, y, x) in mm from the patch's middle."""
+    axes = [(torch.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, PAPER_MM, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).float()
+
+
+def read_places_mm(config: AugmentationConfig, seed: int) -> np.ndarray:
+    """Where `augment` read each voxel, (3, z, y, x) in mm, NaN where that was outside the patch."""
+    ones = torch.ones(1, *STAGE_2)
+    channels = torch.cat([places_mm(STAGE_2), ones])
+    read, _ = augment(channels, ones, PAPER_MM, config, np.random.default_rng(seed), 0.0)
+    return np.where(read[3:] > 1 - 1e-5, read[:3], np.nan)
+
+
+def test_the_rms_of_a_whole_augmentation_is_the_stated_one_in_mm() -> None:
+    """What comes from outside is left out; 2 mm is two voxels in plane, and along z nothing moves."""
+    config, squares = OFF.model_copy(update={"elastic_rms_mm": 2.0}), []
+    for seed in range(40):
+        moved = (read_places_mm(config, seed) - places_mm(STAGE_2).numpy())[:, 4:-4, 8:-8, 8:-8]
+        assert np.nanmax(np.abs(moved[0])) < 1e-3
+        squares.append(np.nanmean((moved**2).sum(0)))
+    assert np.sqrt(np.mean(squares)) == pytest.approx(2.0, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_elastic_field_never_folds(seed: int) -> None:
+    """The volume of what each voxel is read from stays positive: tissue is neither lost nor turned inside out."""
+    places = read_places_mm(OFF.model_copy(update={"elastic_rms_mm": 2.0}), seed)
+    gradients = np.array([np.gradient(part, *PAPER_MM) for part in places])
+    matrices = np.moveaxis(gradients, (0, 1), (-2, -1)).reshape(-1, 3, 3)
+    determinants = np.linalg.det(matrices[np.isfinite(matrices).all((1, 2))])
+    assert determinants.min() > 0.2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scale_and_rotation_are_a_similarity_in_mm_on_anisotropic_voxels(seed: int) -> None:
+    """The map fitted to where voxels were read: a proper rotation by at most 10 degrees an axis, times 1 / scale."""
+    config = OFF.model_copy(update={"scale_range": (0.7, 1.3), "rotation_deg": 10.0})
+    read, to = read_places_mm(config, seed).reshape(3, -1), places_mm(STAGE_2).numpy().reshape(3, -1)
+    inside = np.isfinite(read).all(0)
+    fitted, *_ = np.linalg.lstsq(to[:, inside].T.astype(float), read[:, inside].T.astype(float), rcond=None)
+    scale = np.linalg.det(fitted) ** (-1 / 3)
+    rotation = fitted.T * scale
+    assert 0.7 <= scale <= 1.3
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-4)
+    assert np.linalg.det(rotation) == pytest.approx(1.0)
+    assert np.rad2deg(np.arccos((np.trace(rotation) - 1) / 2)) <= 10 * np.sqrt(3)
+    np.testing.assert_allclose(fitted.T @ to[:, inside], read[:, inside], atol=1e-2)
+
+
+@given(st.integers(0, 1000))
+@settings(deadline=None, max_examples=25)
+def test_image_and_label_move_together(seed: int) -> None:
+    """An image that is its label stays it, through scale, rotation, elastic and flip."""
+    label = torch.zeros(1, *STAGE_2)
+    label[0, 10:22, 20:44, 30:60] = 1
+    config = AugmentationConfig(probability=1.0, noise_sd=0, uniform_noise=0)
+    image, moved = augment(label.clone(), label, PAPER_MM, config, np.random.default_rng(seed), 0.0)
+    assert torch.equal((image >= 0.5).float(), moved)
+    assert moved.sum() > 0
+    assert not torch.equal(moved, label)
 
 
 def test_noise_is_gaussian_or_uniform_and_never_on_the_label() -> None:
