@@ -1,20 +1,34 @@
 """What a coordinator hands an enrolled site: its address and the authority's certificate. No secret is in it."""
 
 import json
+import re
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from common.config import Frozen, Name, validate
 from common.errors import ConfigError
+
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
+
+
+def _checked(address: str) -> str:
+    found = _ADDRESS.fullmatch(address)
+    if not found or not 1 <= int(found[1]) <= 65535:
+        raise ValueError("expected host:port with a port from 1 to 65535, such as coordinator.example.org:8443")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_checked)]
+"""host:port; an IPv6 address stands in brackets."""
 
 
 class Kit(Frozen):
     """The file `SITE.kit.json`."""
 
     site: Name
-    coordinator: str = Field(pattern=r"^[A-Za-z0-9.\-\[\]:]+:\d{1,5}$")
-    """host:port."""
+    coordinator: Address
     authority: str = Field(pattern=r"-----BEGIN CERTIFICATE-----")
     """PEM."""
 

@@ -6,13 +6,13 @@ from datetime import datetime
 from pathlib import Path
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic import TypeAdapter, ValidationError
 
 from common.atomic import write_text_atomically
 from common.config import Frozen, Name, load_yaml, validate
 from common.enrolment import JoinRequest
 from common.errors import ConfigError
-from common.kit import Kit, write_kit
+from common.kit import Address, Kit, write_kit
 from server.progress import describe
 from server.provision import (
     Certificates,
@@ -31,21 +31,13 @@ LEDGERS = "*/ledger.jsonl"
 class FederationConfig(Frozen):
     """What `init` writes."""
 
-    address: str = Field(pattern=r"^[A-Za-z0-9.\-]+:\d{1,5}$")
-    """host:port at which the sites reach the coordinator (its gateway)."""
-
-    @field_validator("address")
-    @classmethod
-    def _port_exists(cls, address: str) -> str:
-        port = int(address.rpartition(":")[2])
-        if not 1 <= port <= 65535:
-            raise ValueError(f"port {port} does not exist; expected 1 to 65535")
-        return address
+    address: Address
+    """Where the sites reach the coordinator (its gateway)."""
 
     @property
     def host(self) -> str:
         """The name or IP address alone."""
-        return self.address.rpartition(":")[0]
+        return self.address.rpartition(":")[0].strip("[]")
 
     @property
     def port(self) -> int:

@@ -23,6 +23,14 @@ def test_certificate_names_the_host_and_loopback(tmp_path):
     assert "127.0.0.1" in map(str, names.get_values_for_type(x509.IPAddress))
 
 
+def test_certificate_of_an_ipv6_address_names_it(tmp_path):
+    federation = Federation.create(tmp_path / "fed", "[2001:db8::1]:8443")
+    certificate = x509.load_pem_x509_certificate(federation.certificates.certificate.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "2001:db8::1" in map(str, names.get_values_for_type(x509.IPAddress))
+    assert federation.config.port == 8443
+
+
 def test_renewal_is_for_the_address_that_the_configuration_now_has(tmp_path):
     Federation.create(tmp_path / "fed", "example.org:8443")
     (tmp_path / "fed" / "federation.yaml").write_text("address: moved.example.org:8443\n")
