@@ -37,7 +37,7 @@ def load_momentum(folder: Path, stage: str, optimiser: torch.optim.SGD, network:
     path = _path(folder, stage, epochs_done)
     if not path.exists():
         raise CheckpointError(
-            f"{path.name}: no momentum of {stage} after {epochs_done} epochs here, a round was missed; "
+            f"{path}: no momentum of {stage} after {epochs_done} epochs here, a round was missed; "
             "start the step again, or use momentum_across_rounds: reset"
         )
     buffers, _ = load_weights(path)

@@ -41,6 +41,7 @@ LEAST_SHARE = 0.9
 class ModelPackage:
     """Weights and what they need to be used, from the file's own metadata."""
 
+    path: Path
     name: str
     weights: Weights
     recipe: Recipe
@@ -49,8 +50,11 @@ class ModelPackage:
     """Of its run: which cases of a site it was not trained on."""
 
     def networks(self, device: torch.device) -> dict[str, nn.Module]:
-        """Returns the networks by stage (CheckpointError: the weights are another network's than the recipe's)."""
-        return load_model(self.recipe, self.weights, device)
+        """Returns the networks by stage (CheckpointError: the file's weights are not those of its recipe's networks)."""
+        try:
+            return load_model(self.recipe, self.weights, device)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def read_model(path: Path) -> ModelPackage:
     recipe = parse_yaml(metadata["recipe"], Recipe, f"{path}: recipe")
     statistics = parse_yaml(metadata["normalisation"], NormalisationRecord, f"{path}: normalisation")
     split = parse_yaml(metadata.get("split", "{}"), SplitConfig, f"{path}: split")
-    return ModelPackage(metadata["model"], weights, recipe, Normalisation(statistics.mean, statistics.sd), split)
+    return ModelPackage(path, metadata["model"], weights, recipe, Normalisation(statistics.mean, statistics.sd), split)
 
 
 def segment_scan(scan: Path, model: ModelPackage, out: Path, device: str = "auto") -> Outcome:
@@ -116,7 +120,7 @@ def _check_channels(model: ModelPackage) -> None:
     needed = max(stage.network.in_channels for stage in model.recipe.stages.values())
     if needed > 1:
         raise CheckpointError(
-            f"model {model.name!r} needs {needed} images of a patient; expected one that needs plain CT"
+            f"{model.path}: model {model.name!r} needs {needed} images of a patient; expected one that needs plain CT"
         )
 
 

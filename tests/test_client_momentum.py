@@ -74,8 +74,10 @@ def test_a_step_that_starts_again_forgets_what_an_earlier_run_left(tmp_path: Pat
 def test_a_missed_round_is_told(tmp_path: Path) -> None:
     network = nn.Linear(1, 1)
     save_momentum(tmp_path, "stage1", trained(1, network), network, 0, 2)
-    with pytest.raises(CheckpointError, match=r"no momentum of stage1 after 4 epochs here, .* start the step again"):
+    words = r"stage1-4\.safetensors: no momentum of stage1 after 4 epochs here, .* start the step again"
+    with pytest.raises(CheckpointError, match=words) as error:
         load_momentum(tmp_path, "stage1", trained(0, network), network, 4)
+    assert str(error.value).startswith(str(tmp_path))
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:

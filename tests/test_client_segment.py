@@ -182,7 +182,7 @@ def test_a_model_of_two_images_is_refused(tmp_path, scan, write_model, monkeypat
     two = stage1.model_copy(update={"network": stage1.network.model_copy(update={"in_channels": 2})})
     monkeypatch.setattr("client.segment.load_model", lambda *_: {})
     other = replace(model, recipe=model.recipe.model_copy(update={"stage1": two}))
-    with pytest.raises(CheckpointError, match="needs 2 images"):
+    with pytest.raises(CheckpointError, match=r"m\.safetensors: model 'tiny' needs 2 images"):
         segment_scan(scan(), other, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
