@@ -50,7 +50,7 @@ class ModelPackage:
     """Of its run: which cases of a site it was not trained on."""
 
     def networks(self, device: torch.device) -> dict[str, nn.Module]:
-        """Returns the networks by stage (CheckpointError: the file's weights are not those of its recipe's networks)."""
+        """Returns the networks by stage (CheckpointError: the file's weights are not those of its recipe)."""
         try:
             return load_model(self.recipe, self.weights, device)
         except CheckpointError as error:
