@@ -88,6 +88,8 @@ class Federation:
     def enrol(self, request: JoinRequest, out: Path | None = None) -> Path:
         """Registers a site with the running SuperLink and returns the path of its kit.
 
+        For a site that is enrolled with this very key, the kit alone is written again.
+
         Raises:
             ConfigError: `out` lies in no folder; the site is not registered then.
             SiteError: the site's name or key is enrolled already.
@@ -96,7 +98,10 @@ class Federation:
         path = out or Path(f"{request.site}.kit.json")
         if not path.parent.is_dir():
             raise ConfigError(f"--out: {path.parent} is no folder; make it, or give another place for the kit")
-        self.superlink().enrol(request)
+        superlink = self.superlink()
+        known = read_sites(superlink.sites_file).get(request.site)
+        if known is None or known.fingerprint != request.fingerprint:
+            superlink.enrol(request)
         kit = Kit(site=request.site, coordinator=self.config.address, authority=self.certificates.authority.read_text())
         write_kit(kit, path)
         return path

@@ -19,6 +19,7 @@ log = logging.getLogger("fedgtv.coordinator")
 POLL_S = 1.0
 STOPPING_S = 20.0
 """A run that was just stopped may take this long to end."""
+STOPPED = "finished:stopped"
 STATUS_EVERY_S = 20.0
 """Asking starts a process of Flower's; the ledger's last line says sooner how a run ended."""
 ERRORS = {error.code: error for error in (InputError, ConfigError, CheckpointError, SiteError)}
@@ -117,6 +118,8 @@ def _conclude(last: dict[str, Any], completed: bool, status: str) -> None:
         return
     if last.get("kind") == "failed":
         raise ERRORS.get(last["code"], WorkError)(last["why"])
+    if status == STOPPED:
+        raise WorkError("the run was stopped; the same command goes on after its last round")
     raise WorkError(f"the run ended as {status}; run it again to go on from the last round, or see the SuperLink's log")
 
 

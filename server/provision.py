@@ -103,7 +103,10 @@ def check_new_site(path: Path, request: JoinRequest) -> None:
     """Raises SiteError if the site's name or key is enrolled already."""
     for known in read_sites(path).values():
         if known.site == request.site:
-            raise SiteError(f"site {known.site!r}: enrolled already with {known.fingerprint}; revoke it first")
+            raise SiteError(
+                f"site {known.site!r}: enrolled already with {known.fingerprint}; if that key is lost or no longer"
+                " trusted, revoke it first (that is final for the key), otherwise enrol the site under another name"
+            )
         if known.fingerprint == request.fingerprint:
             raise SiteError(f"site {request.site!r}: its key belongs to site {known.site!r}; every site makes its own")
 

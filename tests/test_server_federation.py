@@ -5,8 +5,12 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.keys import make_key
+from common.enrolment import read_join_request
 from common.errors import ConfigError
+from common.kit import read_kit
 from server.federation import Federation, FederationConfig, check_run_name
+from server.provision import add_site
 
 
 @given(st.integers(1, 65535))
@@ -47,6 +51,16 @@ def test_open_returns_what_create_made(tmp_path):
     assert Federation.open(tmp_path / "fed") == created
     assert created.superlink().port == 443
     assert created.superlink().runs_folder == (tmp_path / "fed" / "superlink" / "runs").resolve()
+
+
+def test_a_lost_kit_is_written_again_for_the_same_key(tmp_path):
+    federation = Federation.create(tmp_path / "fed", "example.org:8443")
+    request = read_join_request(make_key("A", tmp_path / "keys").request)
+    add_site(federation.superlink().sites_file, request, 7)
+    before = federation.superlink().sites_file.read_bytes()
+    kit = read_kit(federation.enrol(request, tmp_path / "A.kit.json"))  # nothing is up: nothing is asked of it
+    assert (kit.site, kit.coordinator) == ("A", "example.org:8443")
+    assert federation.superlink().sites_file.read_bytes() == before
 
 
 def test_create_keeps_an_earlier_federation(tmp_path):

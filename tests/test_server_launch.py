@@ -160,12 +160,18 @@ def test_a_failure_is_told_in_its_own_words(folder, ledger, code, kind):
     assert str(error) == "site B did not connect"
 
 
-@pytest.mark.parametrize("status", ["finished:failed", "finished:stopped"])
-def test_a_run_that_ends_without_a_word_is_noticed(folder, ledger, status, clock):
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("finished:failed", "ended as finished:failed; run it again"),
+        ("finished:stopped", "was stopped; the same command"),
+    ],
+)
+def test_a_run_that_ends_without_a_word_is_noticed(folder, ledger, status, words, clock):
     heard, error = told_by(ScriptedControl(deeds(ledger, STEP), status), folder)
     assert heard == ["step"]
     assert isinstance(error, WorkError)
-    assert f"ended as {status}; run it again" in str(error)
+    assert words in str(error)
     assert clock.now <= 2 * launch_module.STATUS_EVERY_S
 
 
