@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from common.config import IngestConfig
 from common.dicom import read_ct_series
-from common.errors import LabelError
+from common.errors import InputError, LabelError
 from common.rtstruct import choose_structure, contours_to_mask, read_rtstruct
 from common.volume import Geometry, Volume, read_nifti
 
@@ -96,15 +96,22 @@ class NiftiCase:
         return path if path.is_file() else None
 
     def load(self, config: IngestConfig) -> LoadedCase:
-        """Reads image and label; ImageError or LabelError."""
+        """Reads image and label; InputError: one is missing, or as ImageError or LabelError says."""
+        for key in ("image_name", "label_name"):
+            self._check_there(key, getattr(config, key))
         image = read_nifti(self.folder / config.image_name)
-        if not (self.folder / config.label_name).is_file():
-            raise LabelError(f"{self.folder / config.label_name}: no such file; expected the label beside the image")
         label = read_nifti(self.folder / config.label_name)
         _check_same_grid(image.geometry, label.geometry, config)
         mask = _binary(label.array, config.label_name)
         compact = Volume(_compact(image.array), image.geometry)
         return LoadedCase(compact, Volume(mask, image.geometry), _info(image.geometry), _gaps(mask))
+
+    def _check_there(self, key: str, name: str) -> None:
+        if not (self.folder / name).is_file():
+            raise InputError(
+                f"{self.folder / name}: no such file; expected image and label side by side; put it there, or give its "
+                f"name as ingest.{key} in site.yaml"
+            )
 
 
 ExportedCase = DicomCase | NiftiCase
@@ -118,7 +125,12 @@ def _gaps(mask: NDArray[Any]) -> tuple[str, ...]:
     """Returns a warning if empty slices lie within the target's extent: contours skipped, or two separate targets."""
     slices = np.flatnonzero(mask.any(axis=(1, 2)))
     num_empty = int(slices[-1] - slices[0] + 1 - len(slices))
-    return (f"{num_empty} slices within the target's extent have no contour",) if num_empty else ()
+    if not num_empty:
+        return ()
+    return (
+        f"{num_empty} of the slices that the target spans have no contour; expected one on each, unless there are two "
+        "targets; draw what was skipped and import again",
+    )
 
 
 def _check_same_grid(image: Geometry, label: Geometry, config: IngestConfig) -> None:

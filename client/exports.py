@@ -105,7 +105,8 @@ def _pair(path: Path, heads: Mapping[str, _SeriesHead]) -> tuple[str, list[str]]
     if len(candidates) == 1:
         return candidates[0], [
             f"{path.name} refers to CT series {', '.join(references.series_uids) or 'none'}, which is not in the "
-            f"export; paired with {candidates[0]} by frame of reference"
+            f"export; paired with {candidates[0]} by frame of reference; see that it was drawn on this CT, else leave "
+            "it out of the export"
         ]
     if candidates:
         raise LabelError(
@@ -122,7 +123,11 @@ def _undrawn(heads: Mapping[str, _SeriesHead], drawn: set[str]) -> tuple[tuple[s
     """Returns warnings for series beside their patient's drawn one, and refusals for patients with none drawn."""
     patients = {heads[uid].patient_key for uid in drawn}
     rest = [head for uid, head in heads.items() if uid not in drawn]
-    beside = [f"{head.name}: left out, no RTSTRUCT refers to it" for head in rest if head.patient_key in patients]
+    beside = [
+        f"{head.name}: left out, no RTSTRUCT refers to it; export one that does if it shall be a case too"
+        for head in rest
+        if head.patient_key in patients
+    ]
     without = [
         (head.name, "no RTSTRUCT refers to this CT series; expected one with the target; export it with the CT")
         for head in rest

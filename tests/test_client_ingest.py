@@ -34,8 +34,18 @@ def export(tmp_path, write_ct, write_structures):
 
 @pytest.fixture
 def run(tmp_path):
+    """Imports the export; of whatever is refused or warned of, a line names the case, the reason and a remedy."""
+
     def run(config=CONFIG, **more):
-        return import_folder(tmp_path / "export", tmp_path / "cases", config, "A", **more)
+        report = import_folder(tmp_path / "export", tmp_path / "cases", config, "A", **more)
+        for line in (*(": ".join(pair) for pair in report.refused), *report.warnings):
+            case, _, rest = line.partition(": ")
+            reason, _, remedy = rest.rpartition("; ")
+            assert (tmp_path / "export" / case.partition(" (")[0]).exists(), line
+            assert reason, line
+            assert remedy, line
+            assert "\n" not in line
+        return report
 
     return run
 
@@ -152,7 +162,9 @@ def test_a_series_beside_the_drawn_one_is_left_out_with_a_warning(tmp_path, expo
     write_ct(tmp_path / "export" / "p1" / "contrast", HU, PatientID="secret-p1")
     report = run()
     assert (report.imported, report.refused) == (("A-0001",), ())
-    assert report.warnings == ("p1/contrast: left out, no RTSTRUCT refers to it",)
+    assert report.warnings == (
+        "p1/contrast: left out, no RTSTRUCT refers to it; export one that does if it shall be a case too",
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +204,8 @@ def test_the_same_name_in_two_structure_sets_is_not_chosen_from(tmp_path, export
 
 def test_skipped_slices_are_told(export, run):
     export("p1", {"GTV": [TARGET, TARGET + 2 * UP]})
-    assert run().warnings == ("p1/dicom: 1 slices within the target's extent have no contour",)
+    (warning,) = run().warnings
+    assert warning.startswith("p1/dicom: 1 of the slices that the target spans have no contour; ")
 
 
 def test_a_refused_change_leaves_the_earlier_import(tmp_path, export, run, write_structures):
