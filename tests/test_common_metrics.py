@@ -1,6 +1,7 @@
 """Metrics against hand-computed facts and a brute-force oracle."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -42,11 +43,29 @@ def test_overlap_of_two_voxels_with_one_of_them() -> None:
     assert metrics.hd95_mm == pytest.approx(0.95)  # linear percentile of 0 and 1 mm
 
 
-def test_the_directed_means_are_averaged_and_not_pooled() -> None:
-    line, point = voxels(*((0, 0, x) for x in range(5))), voxels((0, 0, 0))
+def test_directions_are_averaged_and_not_pooled() -> None:
+    """A line of 21 voxels lies 0, 1 ... 20 mm from the point at its end, and the point 0 mm from the line.
+
+    MedPy and MONAI pool both directions' distances in the ASSD, MedPy in the HD95 too: there the larger surface counts
+    for more, and the value is another.
+    """
+    line, point = (voxels(*((0, 0, x) for x in range(n)), shape=(1, 1, 21)) for n in (21, 1))
     metrics = case_metrics(line, point, (1.0, 1.0, 1.0))
-    assert metrics.assd_mm == pytest.approx((2.0 + 0.0) / 2)  # pooled: 10 / 6
-    assert metrics.hd95_mm == pytest.approx(3.8)  # pooled: 3.75
+    assert metrics.assd_mm == (10.0 + 0.0) / 2
+    assert metrics.hd95_mm == pytest.approx(19.0)
+    pooled = [0.0, *range(21)]
+    assert np.mean(pooled) == pytest.approx(210 / 22)
+    assert np.percentile(pooled, 95) == pytest.approx(18.95)
+
+
+def test_a_stray_component_counts_as_the_surface_it_is() -> None:
+    block = voxels(*np.ndindex(2, 2, 2), shape=(4, 4, 20))
+    stray = block.copy()
+    stray[0, 0, 11] = True  # 10 mm from the block's last voxel
+    metrics = case_metrics(stray, block, SPACING)
+    assert (metrics.dsc, metrics.ppv, metrics.sen) == pytest.approx((16 / 17, 8 / 9, 1.0))
+    assert metrics.assd_mm == pytest.approx((10 / 9 + 0) / 2)
+    assert metrics.hd95_mm == pytest.approx(6.0)  # of eight 0 and one 10: rank 0.95 x 8 = 7.6
 
 
 def test_distances_are_between_surfaces_and_see_no_inside() -> None:
@@ -65,6 +84,24 @@ def test_a_mask_at_the_border_of_the_image_has_its_surface_there() -> None:
     moved = np.roll(inner, 1, axis=2)
     crop = (slice(2, 7), slice(2, 7), slice(2, 8))
     assert case_metrics(inner, moved, SPACING) == case_metrics(inner[crop], moved[crop], SPACING)
+
+
+def test_a_mask_that_fills_the_image_has_its_surface_at_all_borders() -> None:
+    """Truth is 27 voxels, 26 of them surface; the predicted one in their middle lies 1 mm off the nearest."""
+    metrics = case_metrics(voxels((1, 1, 1), shape=(3, 3, 3)), np.ones((3, 3, 3), bool), SPACING)
+    back = sorted(math.sqrt(9 * abs(z) + 4 * abs(y) + abs(x)) for z, y, x in product((-1, 0, 1), repeat=3))[1:]
+    assert back[-8:] == [math.sqrt(14)] * 8
+    assert metrics.assd_mm == pytest.approx((1.0 + sum(back) / 26) / 2)
+    assert metrics.hd95_mm == pytest.approx(math.sqrt(14))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slab_moved_by_a_voxel_is_off_by_the_spacing_of_that_axis(axis: int) -> None:
+    """Two square plates of one voxel's thickness, side by side."""
+    plates = [np.zeros((6, 6, 6), bool) for _ in range(2)]
+    for number, plate in enumerate(plates):
+        np.moveaxis(plate, axis, 0)[number + 2, 1:5, 1:5] = True
+    assert case_metrics(*plates, SPACING) == CaseMetrics(0.0, 0.0, 0.0, SPACING[axis], SPACING[axis])
 
 
 def test_empty_masks() -> None:
@@ -127,7 +164,7 @@ def test_exchanging_the_masks_exchanges_ppv_and_sen_alone(
 ) -> None:
     there, back = case_metrics(a, b, spacing), case_metrics(b, a, spacing)
     assert (there.dsc, there.ppv, there.sen) == (back.dsc, back.sen, back.ppv)
-    assert (there.assd_mm, there.hd95_mm) == pytest.approx((back.assd_mm, back.hd95_mm))
+    assert (there.assd_mm, there.hd95_mm) == (back.assd_mm, back.hd95_mm)
 
 
 @given(masks, masks, spacings, st.tuples(*[st.integers(0, 3)] * 3))
