@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from common.config import RoiConfig
 from common.couch import couch_row
 from common.errors import ImageError
+from common.foam import holder
 
 Mask = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
@@ -27,16 +28,28 @@ Spacing = tuple[float, float, float]
 Slices = tuple[slice, slice, slice]
 
 COUCH_CUT = "couch-cut"
+PRONE = "prone"
+TRUNCATED = "truncated"
 NO_SHOULDERS = "no-shoulders"
+NO_HEAD = "no-head"
+CHEST_IN_VIEW = "chest-in-view"
 
 OPENING_RADIUS_MM = 5.0
 """Couch shells, board covers and mask frames are thinner than twice this, and go."""
 PADDING_SHARE = 0.1
+CIRCLE_OUTSIDE = 0.23
+"""Share of the image outside the largest circle in it (1 - pi/4), and a little more."""
 AREA_SMOOTHING_MM = 8.0
 NECK_DROP = 0.85
 """The head's maximum lies above the first slice whose area has dropped below this share of it."""
 SHOULDER_RISE = 1.5
 """Shoulders: the area has risen to this many times the neck's."""
+HEAD_WIDTH_MM = 260.0
+"""No head is as wide, ears and mask included: what is, has been scanned upside down or is another part of the body."""
+CHEST_MM = 250.0
+"""A planning scan that ends at the shoulders reaches less far below the neck."""
+TRUNCATED_MM = 20.0
+"""Least length of the border of the field of view that the body fills in one slice for `truncated`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +58,16 @@ class BodyMask:
 
     mask: Mask
     flags: tuple[str, ...] = ()
-    """`couch-cut`: a couch surface was found and everything behind it cut away."""
+    """`couch-cut`: a couch surface was found and everything beyond it cut away; `prone`: it was found in front of the
+    body; `truncated`: the body reaches the border of the image or of the scan circle."""
     padding_hu: float | None = None
     """What stands outside a masked field of view if it is no air (see `padding_value`)."""
 
 
 def body_mask(hu_zyx: NDArray[Any], spacing_mm: Spacing, config: RoiConfig) -> BodyMask:
     """Returns the largest connected body above the threshold, its outer contours filled slice by slice.
+
+    A thermoplastic mask pressed on the skin stays: no thicker than the skin and as dense, CT does not tell them apart.
 
     Args:
         hu_zyx: HU, LPS order; outside a masked field of view anything below the threshold, or one constant.
@@ -65,16 +81,57 @@ def body_mask(hu_zyx: NDArray[Any], spacing_mm: Spacing, config: RoiConfig) -> B
     padding_hu = padding_value(hu_zyx, config.body_threshold_hu)
     if padding_hu is not None:
         tissue[hu_zyx == padding_hu] = 0
-    row = couch_row(_median_projection(tissue), spacing_mm[1:])
-    if row is not None:
-        tissue[:, row:] = 0
-    opened = _opened(tissue, spacing_mm)
+    flags = _without_couch(tissue, spacing_mm[1:])
+    window = _window(tissue, spacing_mm)
+    opened = _opened(tissue[window], spacing_mm)
     if not opened.any():
         raise ImageError(
             f"no body above {config.body_threshold_hu:g} HU (highest value {np.max(hu_zyx):g}); expected a CT in "
             "Hounsfield units; check the rescale slope and intercept or roi.body_threshold_hu"
         )
-    return BodyMask(_filled(largest_component(opened)), () if row is None else (COUCH_CUT,), padding_hu)
+    mask = np.zeros(tissue.shape, np.bool_)
+    mask[window] = _filled(largest_component(opened))
+    if padding_hu is None:
+        mask &= ~holder(hu_zyx, mask, config.body_threshold_hu, spacing_mm)
+    if _is_truncated(hu_zyx, mask, spacing_mm[2]):
+        flags = (*flags, TRUNCATED)
+    return BodyMask(mask, flags, padding_hu)
+
+
+def _window(tissue: Bytes, spacing_mm: Spacing) -> Slices:
+    """Returns all slices, and the rows and columns that hold tissue in any, with room for the opening; all if none."""
+    outline = tissue.max(axis=0)
+    parts = [slice(None)]
+    for axis, spacing in enumerate(spacing_mm[1:]):
+        held, room = np.flatnonzero(outline.any(axis=1 - axis)), int(OPENING_RADIUS_MM / spacing) + 1
+        parts.append(slice(max(0, int(held[0]) - room), int(held[-1]) + 1 + room) if len(held) else slice(None))
+    return parts[0], parts[1], parts[2]
+
+
+def _without_couch(tissue: Bytes, spacing_mm: tuple[float, float]) -> tuple[str, ...]:
+    """Clears the couch and what lies beyond it, in place, behind the body or else in front of it; returns flags."""
+    projection = _median_projection(tissue)
+    row = couch_row(projection, spacing_mm)
+    if row is not None:
+        tissue[:, row:] = 0
+        return (COUCH_CUT,)
+    row = couch_row(np.ascontiguousarray(projection[::-1]), spacing_mm)
+    if row is not None:
+        tissue[:, : tissue.shape[1] - row] = 0
+        return COUCH_CUT, PRONE
+    return ()
+
+
+def _is_truncated(hu_zyx: NDArray[Any], mask: Mask, column_mm: float) -> bool:
+    """Returns whether the body lies along the border of the image, or of a circle outside of which all is filled."""
+    corner = hu_zyx[0, 0, 0]
+    view = np.any(hu_zyx[:: max(1, len(mask) // 16)] != corner, axis=0)
+    if np.count_nonzero(~view) > CIRCLE_OUTSIDE * view.size:  # masked round the body: its outline is no border
+        view = np.ones_like(view)
+    inner = cv2.erode(view.view(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    border = np.nonzero(view & (inner == 0))
+    longest = mask[:, border[0], border[1]].sum(axis=1).max()
+    return bool(longest * column_mm >= TRUNCATED_MM)
 
 
 def padding_value(hu_zyx: NDArray[Any], threshold_hu: float) -> float | None:
@@ -122,6 +179,9 @@ def largest_component(mask_zyx: Bytes | Mask) -> Bytes:
 
 def _pieces(layer: Bytes) -> tuple[Labels, NDArray[np.int_]]:
     """Returns the slice's labelled pieces and the voxels of each label; the background, label 0, counts none."""
+    _, tree = cv2.findContours(layer, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if tree is not None and np.count_nonzero(tree[0, :, 3] < 0) == 1:  # one piece: a third of the time
+        return layer.astype(np.uint16), np.array([0, cv2.countNonZero(layer)])
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(layer, connectivity=8, ltype=cv2.CV_16U)
     sizes = statistics[:, cv2.CC_STAT_AREA].astype(int)
     sizes[0] = 0
@@ -130,6 +190,8 @@ def _pieces(layer: Bytes) -> tuple[Labels, NDArray[np.int_]]:
 
 def _overlaps(pieces: tuple[Labels, ...], sizes: tuple[NDArray[np.int_], ...]) -> NDArray[np.int_]:
     """Returns the pairs of labels, shape (2, N), of two neighbouring slices that share a column of voxels."""
+    if len(sizes[0]) == len(sizes[1]) == 2:  # the usual case, one piece each, needs no list of voxels
+        return np.full((2, int(cv2.countNonZero(cv2.min(*pieces)) > 0)), 1)
     both = np.flatnonzero(cv2.min(*pieces))
     pairs = pieces[0].ravel()[both].astype(int) * len(sizes[1]) + pieces[1].ravel()[both]
     counts = np.bincount(pairs, minlength=len(sizes[0]) * len(sizes[1]))
@@ -158,7 +220,8 @@ def neck_slice(mask: Mask, spacing_mm: Spacing) -> tuple[int, tuple[str, ...]]:
 
     Walking down from the top: the maximum before the area first drops below `NECK_DROP` of it is the head's; the
     minimum before it rises above `SHOULDER_RISE` times itself is the neck's. A bare minimum would be the vertex. With
-    no such rise there are no shoulders in view: the lowest slice of the body, and the flag `no-shoulders`.
+    no such rise there are no shoulders in view: the lowest slice of the body, and the flag `no-shoulders`. The lowest
+    slice and `no-head` where the part above is wider than any head. `chest-in-view`: the scan reaches far below.
 
     Raises:
         ImageError: the mask is empty.
@@ -175,8 +238,15 @@ def neck_slice(mask: Mask, spacing_mm: Spacing) -> tuple[int, tuple[str, ...]]:
         elif value < descent[neck]:
             neck = index
         elif value > SHOULDER_RISE * descent[neck]:
-            return highest - neck, ()
+            return _checked(mask, lowest, highest - neck, spacing_mm)
     return lowest, (NO_SHOULDERS,)
+
+
+def _checked(mask: Mask, lowest: int, neck: int, spacing_mm: Spacing) -> tuple[int, tuple[str, ...]]:
+    """Returns the neck if a head may lie above it, else the lowest slice; and flags."""
+    if mask[neck:].any(axis=1).sum(axis=1).max() * spacing_mm[2] > HEAD_WIDTH_MM:
+        return lowest, (NO_HEAD,)
+    return neck, (CHEST_IN_VIEW,) if (neck - lowest) * spacing_mm[0] > CHEST_MM else ()
 
 
 def region_of_interest(mask: Mask, spacing_mm: Spacing, config: RoiConfig) -> tuple[Slices, tuple[str, ...]]:

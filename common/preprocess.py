@@ -23,6 +23,7 @@ LOWEST_HU = -1024.0
 """Vendors fill the corners outside the scan circle with -1024, -2000 or -3024: all become the first."""
 LABEL_THRESHOLD = 0.5
 IMAGE_INCOMPLETE = "image-incomplete"
+FEET_FIRST = "feet-first"
 
 Range = tuple[int, int]
 
@@ -42,7 +43,8 @@ class PreprocessRecord:
     overshoot_hu: float = 0.0
     """By how much the spline left the image's range before it was clipped."""
     flags: tuple[str, ...] = ()
-    """`couch-cut`, `no-shoulders`, `image-incomplete` (the second image does not cover the region)."""
+    """`BodyMask.flags`, those of `neck_slice`, `feet-first` (the slices as given run from the head to the feet), and
+    `image-incomplete` (the second image does not cover the region)."""
 
     @property
     def box(self) -> Slices:
@@ -115,7 +117,7 @@ def prepare(images: Sequence[Volume], label: Volume | None, config: PreprocessCo
         resampled_shape=shape,
         spacing_mm=_triple(reached_spacing(region.geometry.size, spacing_mm, shape)),
         overshoot_hu=overshoot_hu,
-        flags=(*body.flags, *roi_flags, *flags),
+        flags=(*_orientation(images[0].geometry), *body.flags, *roi_flags, *flags),
     )
     resampled_body = resample_linear(body.mask[box], shape) >= LABEL_THRESHOLD
     return PreparedCase(resampled, resampled_body, None if target is None else _resampled_label(target, shape), record)
@@ -146,6 +148,11 @@ def _channels(
     flags = (IMAGE_INCOMPLETE,) if any(np.isnan(channel).any() for channel in moved) else ()
     filled = [np.nan_to_num(channel, nan=AIR_HU) for channel in moved]
     return [np.maximum(channel, np.float32(LOWEST_HU)) for channel in (first, *filled)], flags
+
+
+def _orientation(geometry: Geometry) -> tuple[str, ...]:
+    """Returns the flag of a scan whose slices run downwards; a prone patient is told by the couch, not the header."""
+    return (FEET_FIRST,) if geometry.direction[8] < 0 else ()
 
 
 def _cropped(volume: Volume, box: Slices) -> Volume:

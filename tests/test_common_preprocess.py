@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.config import PreprocessConfig, RoiConfig
 from common.errors import ImageError, LabelError
-from common.preprocess import IMAGE_INCOMPLETE, PreprocessRecord, prepare, restore
+from common.preprocess import FEET_FIRST, IMAGE_INCOMPLETE, PreprocessRecord, prepare, restore
 from common.volume import Geometry, Volume, index_to_patient, lps_geometry, patient_to_index, read_nifti
 
 OBLIQUE = tuple((np.array([[1, 0, 0], [0, np.cos(0.1), -np.sin(0.1)], [0, np.sin(0.1), np.cos(0.1)]])).ravel())
@@ -136,6 +136,34 @@ def test_label_on_flipped_axes_of_the_same_grid_is_taken():
     plain = prepare([head(geometry)], Volume(blob, geometry), CONFIG)
     turned = prepare([head(geometry)], Volume(blob[:, :, ::-1], flipped), CONFIG)
     assert np.array_equal(plain.label, turned.label)
+
+
+@given(st.tuples(st.integers(0, 38), st.integers(0, 58), st.integers(0, 54)))
+@settings(deadline=None, max_examples=15)
+def test_target_is_whole_or_the_case_refused(corner):
+    """A block of two voxels a side anywhere: all eight are in the region, or the case is refused."""
+    geometry = grid()
+    block = tuple(slice(start, start + 2) for start in corner)
+    label = np.zeros(geometry.size, np.uint8)
+    label[block] = 1
+    box = prepare([head(geometry)], None, CONFIG).record.box
+    if label[box].sum() == 8:
+        assert prepare([head(geometry)], Volume(label, geometry), CONFIG).label.any()
+    else:
+        with pytest.raises(LabelError, match="outside the region of interest"):
+            prepare([head(geometry)], Volume(label, geometry), CONFIG)
+
+
+def test_feet_first_scan_is_the_same_case_and_flagged():
+    """The same voxels, given from the head to the feet."""
+    geometry = grid()
+    x, y, z = index_to_patient(geometry, np.array([[geometry.size[0] - 1, 0, 0]]))[0].tolist()
+    turned = Geometry(geometry.size, geometry.spacing_mm, (x, y, z), (1.0, 0, 0, 0, 1.0, 0, 0, 0, -1.0))
+    image = head(geometry)
+    plain = prepare([image], None, CONFIG)
+    flipped = prepare([Volume(np.ascontiguousarray(image.array[::-1]), turned)], None, CONFIG)
+    assert np.array_equal(plain.image, flipped.image)
+    assert (plain.record.flags, flipped.record.flags) == ((), (FEET_FIRST,))
 
 
 def test_label_cut_by_the_region_is_refused_with_its_size():
