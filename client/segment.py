@@ -12,6 +12,7 @@ from scipy import ndimage
 from torch import nn
 
 from common.atomic import put_in_place
+from common.bounding import bounding_box
 from common.checkpoint import Weights, load_weights
 from common.config import Recipe, SplitConfig, parse_yaml
 from common.device import choose_device
@@ -146,7 +147,7 @@ def _output_flags(mask: NDArray[np.bool_], removed_ml: float, series: CtSeries |
 
 def _piece_sizes(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Returns the voxels of every piece, the largest first; none for an empty mask."""
-    labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    labels, _ = ndimage.label(mask[bounding_box(mask)], np.ones((3, 3, 3)))
     return np.sort(np.bincount(labels.ravel())[1:])[::-1]
 
 

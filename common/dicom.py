@@ -24,6 +24,13 @@ RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 LOWEST_HU = -1024  # vendors pad outside the reconstruction circle with -2000 or -3024
 SPACING_TOLERANCE_MM = 0.1  # positions are often written with one decimal
 COSINE_TOLERANCE = 1e-3
+TAGS = [  # what tells a file's kind, and what is checked of a slice; anything else is passed over
+    *("SOPClassUID", "SOPInstanceUID", "ImageType", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
+    *("SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "RescaleIntercept", "RescaleSlope"),
+]
+
+Slice = tuple[Path, Dataset]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,17 +67,9 @@ def scan_folder(folder: Path) -> DicomFolder:
     Raises:
         ImageError: `folder` is no folder.
     """
-    if not Path(folder).is_dir():
-        raise ImageError(f"{folder}: no such folder; expected a folder of DICOM files")
-    series: dict[str, list[Path]] = {}
-    structure_sets = []
-    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    for path, header in _headers(paths):
-        if header.get("SOPClassUID") == RT_STRUCTURE_SET:
-            structure_sets.append(path)
-        elif _is_ct_slice(header):
-            series.setdefault(str(header.SeriesInstanceUID), []).append(path)
-    return DicomFolder({uid: tuple(files) for uid, files in series.items()}, tuple(structure_sets), len(paths))
+    series, structure_sets, num_files = _scan(folder)
+    ct_series = {uid: tuple(path for path, _ in slices) for uid, slices in series.items()}
+    return DicomFolder(ct_series, structure_sets, num_files)
 
 
 def find_ct_series(folder: Path) -> dict[str, tuple[Path, ...]]:
@@ -79,12 +78,7 @@ def find_ct_series(folder: Path) -> dict[str, tuple[Path, ...]]:
     Raises:
         ImageError: there is no such folder, or no CT in it.
     """
-    found = scan_folder(folder)
-    if not found.ct_series:
-        raise ImageError(
-            f"{folder}: no CT slice among {found.num_files} files; export the planning CT into this folder"
-        )
-    return dict(found.ct_series)
+    return {uid: tuple(path for path, _ in slices) for uid, slices in _ct_series(folder).items()}
 
 
 def read_ct_series(source: Path | Sequence[Path]) -> CtSeries:
@@ -97,33 +91,61 @@ def read_ct_series(source: Path | Sequence[Path]) -> CtSeries:
             or series; without position or rescale; twice at a position; missing; sheared by a gantry tilt;
             undecodable pixels.
     """
-    files = [source] if isinstance(source, Path) and source.is_file() else source
-    if isinstance(files, Path):
-        files = _only_series(files)
-    slices = [(path, dcmread(path, stop_before_pixels=True)) for path in files]
+    slices = _slices(source)
     for path, header in slices:
         _check_slice(path, header)
     _check_alike(slices)
     slices, geometry = _stack(slices)
     first = slices[0][1]
     return CtSeries(
-        volume=Volume(_read_hu([path for path, _ in slices], [header for _, header in slices]), geometry),
+        volume=Volume(_read_hu(slices), geometry),
         files=tuple(path for path, _ in slices),
         sop_uids=tuple(str(header.SOPInstanceUID) for _, header in slices),
         series_uid=str(first.SeriesInstanceUID),
         study_uid=str(first.StudyInstanceUID),
         frame_uid=str(first.get("FrameOfReferenceUID", "")),
-        header=first,
+        header=dcmread(slices[0][0], stop_before_pixels=True),
     )
 
 
-def _headers(paths: Sequence[Path]) -> Iterator[tuple[Path, Dataset]]:
-    tags = ["SOPClassUID", "SeriesInstanceUID", "Modality", "ImageType"]
+def _slices(source: Path | Sequence[Path]) -> list[Slice]:
+    """Returns the slices of the only series in a folder, or the given files as slices."""
+    files = [source] if isinstance(source, Path) and source.is_file() else source
+    return _only_series(files) if isinstance(files, Path) else [_given_slice(path) for path in files]
+
+
+def _scan(folder: Path) -> tuple[dict[str, list[Slice]], tuple[Path, ...], int]:
+    """Returns the CT slices below `folder` by series, the structure sets, and the number of files."""
+    if not Path(folder).is_dir():
+        raise ImageError(f"{folder}: no such folder; expected a folder of DICOM files")
+    series: dict[str, list[Slice]] = {}
+    structure_sets = []
+    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    for path, header in _headers(paths):
+        if header.get("SOPClassUID") == RT_STRUCTURE_SET:
+            structure_sets.append(path)
+        elif _is_ct_slice(header):
+            series.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
+    return series, tuple(structure_sets), len(paths)
+
+
+def _ct_series(folder: Path) -> dict[str, list[Slice]]:
+    series, _, num_files = _scan(folder)
+    if not series:
+        raise ImageError(f"{folder}: no CT slice among {num_files} files; export the planning CT into this folder")
+    return series
+
+
+def _headers(paths: Sequence[Path]) -> Iterator[Slice]:
     for path in paths:
         try:
-            yield path, dcmread(path, stop_before_pixels=True, specific_tags=tags)
+            yield path, _header(path)
         except (InvalidDicomError, EOFError):
             continue
+
+
+def _header(path: Path) -> Dataset:
+    return dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
 
 
 def _is_ct_slice(header: Dataset) -> bool:
@@ -132,10 +154,17 @@ def _is_ct_slice(header: Dataset) -> bool:
     return kind in (CT_IMAGE, ENHANCED_CT_IMAGE) and not is_localiser and "SeriesInstanceUID" in header
 
 
-def _only_series(folder: Path) -> tuple[Path, ...]:
-    series = find_ct_series(folder)
+def _given_slice(path: Path) -> Slice:
+    try:
+        return path, _header(path)
+    except (InvalidDicomError, EOFError) as error:
+        raise ImageError(f"{path}: is no DICOM file; expected a CT slice, a folder of them, or NIfTI") from error
+
+
+def _only_series(folder: Path) -> list[Slice]:
+    series = _ct_series(folder)
     if len(series) > 1:
-        listed = ", ".join(f"{uid} ({len(files)} slices)" for uid, files in series.items())
+        listed = ", ".join(f"{uid} ({len(slices)} slices)" for uid, slices in series.items())
         raise ImageError(f"{folder}: {len(series)} CT series: {listed}; expected one; keep one in the folder")
     return next(iter(series.values()))
 
@@ -163,7 +192,7 @@ def _check_whole(path: Path, header: Dataset) -> None:
         )
 
 
-def _check_alike(slices: Sequence[tuple[Path, Dataset]]) -> None:
+def _check_alike(slices: Sequence[Slice]) -> None:
     """Raises unless all slices share series, size, in-plane spacing and orientation with the first."""
     first_path, first = slices[0]
     for path, header in slices:
@@ -182,7 +211,7 @@ def _nearly_equal(value: Any, expected: Any) -> bool:
     return bool(np.allclose(np.array(value, float), np.array(expected, float), rtol=0, atol=COSINE_TOLERANCE))
 
 
-def _stack(slices: Sequence[tuple[Path, Dataset]]) -> tuple[list[tuple[Path, Dataset]], Geometry]:
+def _stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
     """Returns the slices sorted along their normal, and the grid they make."""
     first_path, first = slices[0]
     if len(slices) < 2:
@@ -243,17 +272,22 @@ def _check_steps(places: NDArray[np.float64], paths: Sequence[Path], pixel_mm: t
         )
 
 
-def _read_hu(paths: Sequence[Path], headers: Sequence[Dataset]) -> NDArray[Any]:
-    reader = sitk.ImageSeriesReader()
+def _read_hu(slices: Sequence[Slice]) -> NDArray[Any]:
+    """Returns the slices' HU (z, y, x), decoded one by one: a whole series in float32 would be copied twice."""
+    rescaling = [float(value) for _, header in slices for value in (header.RescaleSlope, header.RescaleIntercept)]
+    first = slices[0][1]
+    whole = all(value.is_integer() for value in rescaling)
+    hu = np.empty((len(slices), int(first.Rows), int(first.Columns)), np.int16 if whole else np.float32)
+    reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileNames([str(path) for path in paths])
     reader.SetOutputPixelType(sitk.sitkFloat32)
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ImageError(f"{paths[0].parent}: pixels cannot be decoded ({reason}); export uncompressed") from error
-    hu: NDArray[np.float32] = sitk.GetArrayFromImage(image)
-    np.maximum(hu, LOWEST_HU, out=hu)
-    whole = all(float(h.RescaleSlope).is_integer() and float(h.RescaleIntercept).is_integer() for h in headers)
-    return np.minimum(hu, np.iinfo(np.int16).max, out=hu).astype(np.int16) if whole else hu
+    for (path, _), plane in zip(slices, hu, strict=True):
+        reader.SetFileName(str(path))
+        try:
+            image = reader.Execute()
+            decoded = sitk.GetArrayViewFromImage(image)[0]
+            np.clip(decoded, LOWEST_HU, np.iinfo(np.int16).max, out=plane, casting="unsafe")
+        except (RuntimeError, ValueError) as error:  # ValueError: another size than the header's
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ImageError(f"{path}: pixels cannot be decoded ({reason}); export uncompressed") from error
+    return hu

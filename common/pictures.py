@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from common.bounding import Box, bounding_box
 from common.errors import ImageError
 
 LEVEL_HU, WIDTH_HU = 40.0, 400.0
@@ -27,7 +28,6 @@ PANEL_HEIGHT_IN, MARGIN_IN, TITLE_IN, LEGEND_IN, DPI = 3.2, 0.08, 0.32, 0.3, 110
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
-Window = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def target_centre(shape: Sequence[int], truth: Mask | None, prediction: Mask | N
     """Returns the voxel (z, y, x) nearest the target's centroid; the image's middle where there is no target."""
     for mask in (truth, prediction):
         if mask is not None and mask.any():
-            z, y, x = (round(float(index.mean())) for index in np.nonzero(mask))
+            box = bounding_box(mask)
+            indices = zip(np.nonzero(mask[box]), box, strict=True)
+            z, y, x = (round(float(index.mean()) + part.start) for index, part in indices)
             return z, y, x
     return shape[0] // 2, shape[1] // 2, shape[2] // 2
 
@@ -109,21 +111,20 @@ def _check(image: Array, spacing_mm: Sequence[float], masks: dict[str, Mask | No
             )
 
 
-def _field(shape: Sequence[int], spacing_mm: Sequence[float], centre: Sequence[int], masks: list[Mask]) -> Window:
+def _field(shape: Sequence[int], spacing_mm: Sequence[float], centre: Sequence[int], masks: list[Mask]) -> Box:
     """The part of the image to show: FIELD_MM round the centre, more where a mask reaches further, within the image."""
     window = []
+    boxes = [bounding_box(mask) for mask in masks if mask.any()]
     for axis in range(3):
         half = max(1, round(FIELD_MM / spacing_mm[axis] / 2))
         low, high = centre[axis] - half, centre[axis] + half + 1
-        for mask in masks:
-            filled = np.nonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))[0]
-            if filled.size:
-                low, high = min(low, int(filled[0]) - 2), max(high, int(filled[-1]) + 3)
+        low = min([low, *(box[axis].start - 2 for box in boxes)])
+        high = max([high, *(box[axis].stop + 2 for box in boxes)])
         window.append(slice(max(0, low), min(shape[axis], high)))
     return window[0], window[1], window[2]
 
 
-def _extent(plane: Plane, window: Window, spacing_mm: Sequence[float]) -> tuple[float, float, float, float]:
+def _extent(plane: Plane, window: Box, spacing_mm: Sequence[float]) -> tuple[float, float, float, float]:
     """Left, right, bottom and top of the shown plane in mm from the volume's corner, as `imshow` wants them."""
     row, column = (axis for axis in range(3) if axis != plane.axis)
     top, bottom = window[row].start * spacing_mm[row], window[row].stop * spacing_mm[row]
@@ -154,7 +155,7 @@ def _panels(extents: list[tuple[float, float, float, float]]) -> tuple[Any, list
 def _draw_plane(
     axis: Any,
     plane: Plane,
-    window: Window,
+    window: Box,
     centre: Sequence[int],
     image: Array,
     spacing_mm: Sequence[float],

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, FileDataset
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
 from common.contours import outline
@@ -18,6 +20,7 @@ from common.volume import index_to_patient
 
 NOT_FOR_CLINICAL_USE = "not for clinical use"
 COLOUR_RGB = [255, 64, 0]
+CONTOUR_DATA = Tag("ContourData")
 REPEATED = (  # of the CT, so that the structure set is filed with it
     "SpecificCharacterSet",
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
@@ -141,17 +144,22 @@ def _contours(mask: NDArray[np.bool_], series: CtSeries) -> list[Dataset]:
     for index in np.flatnonzero(mask.any(axis=(1, 2))):
         for polygon in outline(mask[index]):
             planar = np.column_stack([np.full(len(polygon), index), polygon])
-            points = index_to_patient(series.volume.geometry, planar)
-            items.append(
-                _item(
-                    ContourImageSequence=[_image_reference(series, int(index))],
-                    ContourGeometricType="CLOSED_PLANAR",
-                    NumberOfContourPoints=len(points),
-                    ContourNumber=len(items) + 1,
-                    ContourData=[f"{value:.3f}" for value in points.ravel()],
-                )
+            item = _item(
+                ContourImageSequence=[_image_reference(series, int(index))],
+                ContourGeometricType="CLOSED_PLANAR",
+                NumberOfContourPoints=len(polygon),
+                ContourNumber=len(items) + 1,
             )
+            item[CONTOUR_DATA] = _decimals(index_to_patient(series.volume.geometry, planar))
+            items.append(item)
     return items
+
+
+def _decimals(points: NDArray[np.float64]) -> RawDataElement:
+    """Returns the contour data as its bytes in the file; decimal strings one by one take 15 times longer."""
+    text = "\\".join([f"{value:.3f}" for value in points.ravel().tolist()])
+    value = (text + " " * (len(text) % 2)).encode("ascii")
+    return RawDataElement(CONTOUR_DATA, "DS", len(value), value, 0, True, True)
 
 
 def _image_reference(series: CtSeries, index: int) -> Dataset:

@@ -144,6 +144,24 @@ def test_a_written_structure_set_says_what_it_is_and_refers_to_its_ct(tmp_path, 
     assert len(study.RTReferencedSeriesSequence[0].ContourImageSequence) == 4
 
 
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_contour_data_are_decimal_strings_to_a_micrometre_of_even_length(tmp_path, write_ct, size):
+    """Of a bar of voxels, outlined half a pixel round their centres; PS3.5 6.2: at most 16 characters, space-padded."""
+    write_ct(tmp_path / "ct", np.zeros((4, 8, 8)), spacing_mm=(3.0, 0.3333, 0.25), origin_mm=(-1000.1234, 0.5, 30))
+    mask = np.zeros((4, 8, 8), bool)
+    mask[1, 1 : 1 + size, 2] = True
+    write_rtstruct(mask, read_ct_series(tmp_path / "ct"), tmp_path / "rt.dcm", "GTV")
+    contour = dcmread(tmp_path / "rt.dcm").ROIContourSequence[0].ContourSequence[0]
+    text = contour.get_item("ContourData").value.decode("ascii")
+    assert len(text) % 2 == 0
+    assert max(map(len, text.split("\\"))) <= 16
+    assert contour.NumberOfContourPoints * 3 == len(contour.ContourData)
+    x, y, z = (sorted(set(contour.ContourData[axis::3])) for axis in range(3))
+    assert x == [round(-1000.1234 + 0.25 * column, 3) for column in (1.5, 2.0, 2.5)]
+    assert (y[0], y[-1]) == (round(0.5 + 0.3333 * 0.5, 3), round(0.5 + 0.3333 * (size + 0.5), 3))
+    assert z == [33.0]
+
+
 def test_what_cannot_be_written_is_refused(tmp_path, write_ct):
     write_ct(tmp_path / "ct", np.zeros((4, 8, 8)))
     write_ct(tmp_path / "no-frame", np.zeros((4, 8, 8)), FrameOfReferenceUID="")
