@@ -149,3 +149,10 @@ def test_an_oblique_series_with_oblong_pixels(real_data):
     np.testing.assert_allclose(cosines.T @ cosines, np.eye(3), atol=1e-12)
     assert np.linalg.det(cosines) == pytest.approx(1)
     assert geometry.spacing_mm == pytest.approx((4.5, 3.5, 2.5), abs=1e-4)
+
+
+def test_a_file_that_is_no_dicom_is_refused_by_name(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    with pytest.raises(ImageError, match=r"model\.safetensors: is no DICOM file; expected a CT slice"):
+        read_ct_series(file)
