@@ -66,7 +66,9 @@ def predict(
     """
     precision = precision or recipe.training.autocast
 
-    def scores_in(stage: str, config: StageConfig, region: Region) -> Scores:
+    def scores_in(
+        stage: str, config: StageConfig, region: Region, onto: Scores | None = None, weight: float = 1.0
+    ) -> Scores:
         starts = tile(*region, config.patch_size, recipe.inference.window_overlap)
         return mean_scores(
             image,
@@ -77,6 +79,8 @@ def predict(
             device=device,
             precision=precision,
             batch_size=recipe.inference.windows_per_batch,
+            onto=onto,
+            weight=weight,
         )
 
     scores = scores_in("stage1", recipe.stage1, _whole(_shape(image), recipe.stage1.patch_size))
@@ -87,14 +91,15 @@ def predict(
     if not flags and _exceeds(component, region):
         flags = (EXCEEDS_CROP,)
         region = _grown(region, component, _shape(image)) if recipe.inference.fusion == "safe" else region
-    weight = np.float32(recipe.inference.stage2_weight)
-    fused = (1 - weight) * scores + weight * scores_in("stage2", recipe.stage2, region)
-    return Prediction(fused, component.centroid, flags)
+    weight = recipe.inference.stage2_weight
+    scores *= np.float32(1 - weight)
+    scores_in("stage2", recipe.stage2, region, scores, weight)
+    return Prediction(scores, component.centroid, flags)
 
 
 def find_tumour(scores: Scores, threshold: float) -> tuple[Component, tuple[str, ...]]:
     """Returns the largest component at or above `threshold`, or the one around the maximum with `STAGE1_EMPTY`."""
-    component = largest_component(scores >= threshold)
+    component = largest_component(scores, threshold)
     return (component, ()) if component else (component_of_maximum(scores), (STAGE1_EMPTY,))
 
 

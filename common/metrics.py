@@ -83,7 +83,7 @@ def case_metrics(prediction: NDArray[Any], truth: NDArray[Any], spacing_mm: Sequ
         return CaseMetrics(1.0, 1.0, 1.0, 0.0, 0.0)
     if not predicted.num_voxels or not true.num_voxels:
         return CaseMetrics(0.0, 0.0, 0.0, math.nan, math.nan)
-    overlap = np.count_nonzero(np.logical_and(prediction[true.box], true.mask))
+    overlap = int(np.count_nonzero(np.logical_and(prediction[true.box], true.mask)))
     origin = np.minimum(predicted.start, true.start)
     there, back = _nearest(predicted.surface_mm(origin, spacing_mm), true.surface_mm(origin, spacing_mm))
     return CaseMetrics(

@@ -4,7 +4,8 @@ Windows may leave the volume: what lies outside is normalised air, and scores ou
 than the patch the volume lies in the window's middle, as in training (`sampling.inside`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import Any, Literal
@@ -46,40 +47,46 @@ def mean_scores(
     device: torch.device,
     precision: Literal["auto", "bf16", "off"] = "off",
     batch_size: int = 1,
+    onto: Scores | None = None,
+    weight: float = 1.0,
 ) -> Scores:
     """Returns the plain mean of the sigmoid scores of all windows over each voxel, 0 where there is none.
+
+    Beside the forward passes, memory holds the one volume returned and a window or two: each window is added in the
+    share that it has in the mean, so that there is neither a volume of counts nor one for each stage.
 
     Args:
         image: (C, z, y, x), normalised.
         network: on `device`; runs in evaluation mode, and leaves in the mode it came in.
         patch_size: of every window.
-        starts: first voxel of each window.
+        starts: first voxel of each window, as `tile` gives them: each step along an axis with each along the others.
         air: fills what lies outside the volume.
         device: where the network computes; sums are fp32 on the CPU.
         precision: of the forward pass, see `device.autocast`.
         batch_size: windows a forward pass.
+        onto: (z, y, x), the scores to which this mean is added in place; None: zeros.
+        weight: factor on the mean.
 
     Returns:
-        (z, y, x) float32 in 0..1.
+        (z, y, x) float32 in 0..1: `onto` where it is given.
 
     Raises:
         WorkError: a score is not a number.
     """
     shape = image.shape[-3:]
-    total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    total = np.zeros(shape, np.float32) if onto is None else onto
+    shares = [_shares({start[axis] for start in starts}, patch_size[axis]) for axis in range(3)]
     with evaluating(network), torch.inference_mode(), autocast(device, precision):
         for first in range(0, len(starts), batch_size):
             batch = starts[first : first + batch_size]
-            windows = np.stack([cut(image, start, patch_size, air) for start in batch]).astype(np.float32, copy=False)
-            scores = network(torch.from_numpy(windows).to(device))[:, 0].float().sigmoid().cpu().numpy()
+            logits = network(torch.from_numpy(_windows(image, batch, patch_size, air)).to(device))
+            scores = logits[:, 0].float().sigmoid().cpu().numpy()
             for start, window in zip(batch, scores, strict=True):
-                inner, outer = _common_part(start, patch_size, shape)
-                total[outer] += window[inner]
-                count[outer] += 1
-    if not np.isfinite(total).all():
+                z, y, x = (share[step] for share, step in zip(shares, start, strict=True))
+                _add(total, window, start, (z, y * np.float32(weight), x))
+    if np.isnan(total.max()):
         raise WorkError("scores: not numbers, the weights have diverged; use an earlier round or a lower lr0")
-    total /= np.maximum(count, 1)
-    return total
+    return np.minimum(total, 1, out=total)  # shares are rounded: three thirds may be more than one
 
 
 @contextmanager
@@ -93,7 +100,32 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(training)
 
 
-def _common_part(start: Triple, size: Triple, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def _shares(steps: Collection[int], patch: int) -> dict[int, NDArray[np.float32]]:
+    """Of the window at each step along an axis: one over the number of windows that hold each of its voxels."""
+    covered = Counter(voxel for step in steps for voxel in range(step, step + patch))
+    return {step: np.array([1 / covered[step + k] for k in range(patch)], np.float32) for step in steps}
+
+
+def _windows(image: NDArray[Any], starts: Sequence[Triple], patch_size: Triple, air: float) -> Scores:
+    """The batch (b, C, z, y, x) for a forward pass."""
+    windows = np.empty((len(starts), image.shape[0], *patch_size), np.float32)
+    for window, start in zip(windows, starts, strict=True):
+        window[...] = cut(image, start, patch_size, air)
+    return windows
+
+
+def _add(total: Scores, window: Scores, start: Triple, factors: Sequence[NDArray[np.float32]]) -> None:
+    """Adds what lies inside the volume, times the factors along each axis; `window` is changed."""
+    z, y, x = factors
+    window *= z[:, None, None]
+    window *= y[:, None] * x
+    inner, outer = _common_part(start, window.shape, total.shape)
+    total[outer] += window[inner]
+
+
+def _common_part(
+    start: Triple, size: Sequence[int], shape: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """What window and volume share: as slices of the window, and of the volume."""
     ends = [(max(s, 0), max(min(s + p, n), 0)) for s, p, n in zip(start, size, shape, strict=True)]
     inner = tuple(slice(low - s, max(high, low) - s) for (low, high), s in zip(ends, start, strict=True))

@@ -1,5 +1,7 @@
 """Windows: where they lie, by hand, and their mean against a plain loop over voxels."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -52,12 +54,15 @@ def test_windows_cover_the_box_and_stay_in_it(start: int, patch: int, more: int,
 @given(
     st.tuples(*[st.integers(1, 6)] * 3),
     st.tuples(*[st.integers(1, 4)] * 3),
-    st.lists(st.tuples(*[st.integers(-5, 7)] * 3), max_size=3),
+    st.tuples(*[st.lists(st.integers(-5, 7), max_size=3, unique=True)] * 3),
+    st.integers(1, 3),
 )
-def test_mean_is_that_of_a_plain_loop(shape: Triple, patch: Triple, starts: list[Triple]) -> None:
+def test_mean_is_that_of_a_plain_loop(
+    shape: Triple, patch: Triple, steps: tuple[list[int], ...], batch_size: int
+) -> None:
     image = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
-    network = Seen(patch)
-    result = mean_scores(image, network, patch, starts, air=-7.0, device=CPU)
+    network, starts = Seen(patch), list(product(*steps))
+    result = mean_scores(image, network, patch, starts, air=-7.0, device=CPU, batch_size=batch_size)
     ramp = network.ramp.numpy()
     for voxel in np.ndindex(*shape):
         places = [tuple(np.subtract(voxel, start)) for start in starts]
@@ -65,6 +70,25 @@ def test_mean_is_that_of_a_plain_loop(shape: Triple, patch: Triple, starts: list
         scores = [1 / (1 + np.exp(-(image[(0, *voxel)] + ramp[place]))) for place in inside]
         assert result[voxel] == pytest.approx(np.mean(scores) if scores else 0, abs=1e-6)
     assert result.dtype == np.float32
+
+
+def test_a_weighted_mean_is_added_in_place() -> None:
+    """A logit of 0 is a score of 0.5 in both windows: 0.25 + 0.25 x 0.5 where one lies."""
+    scores = np.full((1, 1, 4), 0.25, np.float32)
+    image = np.zeros((1, 1, 1, 4), np.float32)
+    starts = [(0, 0, 0), (0, 0, 1)]
+    result = mean_scores(image, nn.Identity(), (1, 1, 2), starts, air=0.0, device=CPU, onto=scores, weight=0.25)
+    assert result is scores
+    assert scores.tolist() == [[[0.375, 0.375, 0.375, 0.25]]]
+
+
+@pytest.mark.parametrize("overlap", [0.5, 0.67, 0.8, 0.9])
+def test_the_mean_of_ones_is_one_whatever_the_number_of_windows(overlap: float) -> None:
+    image = np.full((1, 11, 13, 17), 100, np.float32)
+    starts = tile((0, 0, 0), (11, 13, 17), (8, 8, 8), overlap)
+    result = mean_scores(image, nn.Identity(), (8, 8, 8), starts, air=0.0, device=CPU)
+    assert result.max() <= 1
+    assert result.min() > 1 - 5e-6
 
 
 def test_outside_is_air_and_both_channels_go_in() -> None:
@@ -103,11 +127,11 @@ def test_largest_component_by_hand() -> None:
     mask = np.zeros((3, 4, 5), bool)
     mask[0, 0, :2] = True
     mask[1, 1, 2:5] = True  # three in a row; touches the two only by a corner
-    component = largest_component(mask)
+    component = largest_component(mask.astype(np.float32), 0.5)
     assert component is not None
     assert component.centroid == (1, 1, 3)
     assert (component.low, component.high) == ((1, 1, 2), (2, 2, 5))
-    assert largest_component(np.zeros((2, 2, 2), bool)) is None
+    assert largest_component(np.zeros((2, 2, 2), np.float32), 0.5) is None
 
 
 def test_component_of_maximum_by_hand() -> None:
