@@ -143,6 +143,63 @@ def test_accumulation_by_hand_and_the_odd_last_batch_is_flushed() -> None:
     assert losses == pytest.approx([(first + second + after_first * third) / 3])
 
 
+class Voxelwise(nn.Module):
+    """logit = w x + b."""
+
+    def __init__(self, weight: float, bias: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+        self.bias = nn.Parameter(torch.tensor(bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x + self.bias
+
+
+class Noise(Case):
+    """A cube of random HU as large as the patch, so that every patch is the whole of it."""
+
+    @property
+    def image(self) -> NDArray[np.int16]:
+        return np.random.default_rng(self.hu).integers(-100, 200, (1, *self.shape), np.int16)
+
+
+def loss_and_gradient(x: NDArray[np.float64], t: NDArray[np.float64], w: float, b: float) -> tuple[float, ...]:
+    """Returns the loss of `Voxelwise` and its derivatives by w and b, as differentiated on paper.
+
+    L = mean(log(1 + e^l) - t l) + 1 - (2 O + 1) / S with l = w x + b, p = 1 / (1 + e^-l), O = sum(p t) and
+    S = sum(p) + sum(t) + 1; dL/dl = (p - t) / n + ((2 O + 1) / S - 2 t) / S p (1 - p).
+    """
+    logits = w * x + b
+    p = 1 / (1 + np.exp(-logits))
+    ratio, total = 2 * (p * t).sum() + 1, p.sum() + t.sum() + 1
+    loss = np.log1p(np.exp(logits)).mean() - (t * logits).mean() + 1 - ratio / total
+    by_logit = (p - t) / p.size + (ratio / total - 2 * t) / total * p * (1 - p)
+    return float(loss), float((by_logit * x).sum()), float(by_logit.sum())
+
+
+def test_two_steps_of_the_real_loss_by_hand() -> None:
+    """Two epochs of two batches, each epoch one update: loss, accumulation, momentum and schedule at once.
+
+    Independent of the order of the cases, since both batches of an update see the same weights.
+    """
+    made = recipe(accumulation=2, momentum=0.9, power=0.9)
+    both = [Noise(seed, size=8) for seed in (1, 2)]
+    pairs = [(case.image[0] / 100.0, case.label.astype(np.float64)) for case in both]
+    parameters, velocity, expected = np.array([0.3, -0.2]), np.zeros(2), []
+    for rate in (0.5, 0.5 * (1 / 2) ** 0.9):
+        results = np.array([loss_and_gradient(x, t, *parameters) for x, t in pairs])
+        expected.append(results[:, 0].mean())
+        velocity = 0.9 * velocity + results[:, 1:].sum(axis=0) / 2
+        parameters = parameters - rate * velocity
+    network = Voxelwise(0.3, -0.2)
+    optimiser = make_optimiser(network, made.training, 0.5)
+    what, scale = Span(0, 2, 2, lr0=0.5, seed=3), Normalisation(0.0, 100.0)
+    losses = train_stage(network, "stage1", both, made, what, scale, optimiser)  # type: ignore[arg-type]
+    assert losses == pytest.approx(expected, rel=1e-6)
+    assert [network.weight.item(), network.bias.item()] == pytest.approx(parameters.tolist(), rel=1e-5)
+    assert abs(parameters[0] - 0.3) > 0.01
+
+
 @pytest.mark.usefixtures("mean_loss")
 def test_nothing_is_left_over_when_the_batches_come_out_even() -> None:
     network, _ = run_gain(recipe(accumulation=2, momentum=0.0), span(), 1, 2, 4, 8)
