@@ -11,12 +11,10 @@ from flwr.serverapp import Grid, ServerApp
 from common.config import Experiment, parse_yaml
 from common.errors import ConfigError, FedgtvError
 from common.logs import log_to_output
+from server import RUN_KEY, RUNS_VARIABLE
 from server.experiment import run_experiment
 from server.ledger import Ledger
 from server.rounds import Sites
-
-RUN_KEY = "run"
-FOLDER_VARIABLE = "FEDGTV_RUNS"
 
 app = ServerApp()
 log = logging.getLogger("fedgtv.coordinator")
@@ -43,9 +41,9 @@ def run_folder(name: str) -> Path:
     Raises:
         ConfigError: the variable is not set; `fedgtv-coordinator up` sets it.
     """
-    root = os.environ.get(FOLDER_VARIABLE)
+    root = os.environ.get(RUNS_VARIABLE)
     if not root:
-        raise ConfigError(f"{FOLDER_VARIABLE}: not set; start the coordinator with `fedgtv-coordinator up`")
+        raise ConfigError(f"{RUNS_VARIABLE}: not set; start the coordinator with `fedgtv-coordinator up`")
     return Path(root) / name
 
 

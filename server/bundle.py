@@ -14,10 +14,9 @@ from importlib import metadata
 from pathlib import Path
 
 from common.errors import WorkError
+from server import RUN_KEY
 
 PACKAGES = ("client", "common", "server")
-RUN_KEY = "run"
-"""The one key of a run's configuration (server.app parses it); Flower takes no key that the bundle does not name."""
 PROJECT = """\
 [project]
 name = "fedgtv"

@@ -20,12 +20,11 @@ from typing import Self
 from common.enrolment import JoinRequest
 from common.errors import WorkError
 from common.processes import ProcessTree, flower_environment
+from server import RUNS_VARIABLE
 from server.control import Control
 from server.provision import Certificates, EnrolledSite, add_site, check_new_site, find_site, remove_site
 
 HOST = "127.0.0.1"
-RUN_FOLDER = "FEDGTV_RUNS"
-"""Environment variable with the folder of all run folders; the ServerApp inherits it from the SuperLink."""
 START_S = 60.0
 
 
@@ -123,7 +122,7 @@ class Superlink:
         return [*command, "--isolation", "subprocess", "--disable-runtime-dependency-installation"]
 
     def _environment(self) -> dict[str, str]:
-        ours = {RUN_FOLDER: str(self.runs_folder)}
+        ours = {RUNS_VARIABLE: str(self.runs_folder)}
         return flower_environment(self.control.home, {**ours, **self.environment})
 
     def _wait_until_up(self, timeout_s: float, log_start: int) -> None:

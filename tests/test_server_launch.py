@@ -6,8 +6,8 @@ import pytest
 
 from common.config import Experiment
 from common.errors import ConfigError, SiteError, WorkError
+from server import RUN_KEY
 from server import launch as launch_module
-from server.app import RUN_KEY
 from server.control import Run
 from server.launch import launch
 from server.ledger import Ledger
@@ -201,6 +201,7 @@ def test_a_site_that_nobody_enrolled_starts_nothing(folder):
 
 
 def test_another_experiment_under_the_same_name_starts_nothing(folder, ledger):
+    ledger.append({"kind": "statistics"})
     control = ScriptedControl([])
     _, error = told_by(control, folder, EXPERIMENT.model_copy(update={"seed": 9}))
     assert isinstance(error, ConfigError)
