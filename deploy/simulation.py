@@ -12,7 +12,7 @@ from client.app import app as client_app
 from common.config import Experiment
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 from deploy.in_process import InProcessGrid
-from server.experiment import run_experiment
+from server.experiment import check_strategies, run_experiment
 from server.ledger import Ledger, end_of_run
 from server.matrix import matrix_text
 from server.progress import describe
@@ -55,9 +55,10 @@ def run_simulation(experiment: Experiment, folder: Path, sites_folder: Path, con
 
 
 def _run(experiment: Experiment, folder: Path, sites_folder: Path, console: Console) -> None:
+    check_strategies(experiment)
     exports_folder(experiment, sites_folder)
-    ledger = Ledger(folder, experiment, lambda record: _tell(console, record))
     configs = prepare_sites(experiment, sites_folder, console)
+    ledger = Ledger(folder, experiment, lambda record: _tell(console, record))
     what = f"{experiment.name}: {len(experiment.sites)} sites in this process"
     grid = InProcessGrid(client_app, configs)
     completed = False

@@ -24,15 +24,20 @@ def run_experiment(experiment: Experiment, ledger: Ledger, sites: Sites) -> None
     """
     if ledger.find("end"):
         return
-    for step in experiment.steps:
-        if isinstance(step, TrainStep):
-            make_strategy(step.strategy, step.strategy_options)
+    check_strategies(experiment)
     sites.wait_until_joined(experiment.sites)
     run = Run(experiment, ledger, sites)
     for number, step in enumerate(experiment.steps):
         if not ledger.find("done", step=number):
             _do_step(run, number, step)
     ledger.append({"kind": "end"})
+
+
+def check_strategies(experiment: Experiment) -> None:
+    """Raises ConfigError if a step's strategy does not take the options that the step gives it."""
+    for step in experiment.steps:
+        if isinstance(step, TrainStep):
+            make_strategy(step.strategy, step.strategy_options)
 
 
 def _do_step(run: Run, number: int, step: Step) -> None:

@@ -12,6 +12,7 @@ from common.errors import CheckpointError, ConfigError, InputError, SiteError, W
 from server.app import run_config
 from server.bundle import write_bundle
 from server.control import Control, Run
+from server.experiment import check_strategies
 from server.ledger import LEDGER, Ledger, end_of_run
 from server.provision import read_sites
 
@@ -56,6 +57,7 @@ def launch(
     if end is not None:
         tell(end)
         return run_folder
+    check_strategies(experiment)
     node_ids = _node_ids(folder / "sites.json", experiment)
     with Ledger(run_folder, experiment).hold(STOPPING_S):
         pass  # refuses a run that is under way; the ServerApp holds it from its start on

@@ -25,6 +25,8 @@ Record = dict[str, Any]
 LOCK_POLL_S = 0.5
 EXPERIMENT = "experiment.yaml"
 LEDGER = "ledger.jsonl"
+RESULTS = frozenset({"statistics", "round", "evaluation", "done", "end"})
+"""Records of something that would be lost."""
 
 
 class Ledger:
@@ -47,9 +49,11 @@ class Ledger:
 
     def _claim(self) -> None:
         check_folder(self.folder, self.experiment)
-        if not (self.folder / EXPERIMENT).exists():
-            text = yaml.safe_dump(self.experiment.model_dump(mode="json"), sort_keys=False)
-            write_text_atomically(self.folder / EXPERIMENT, text)
+        if not _is_of(self.folder, self.experiment):
+            with self.hold():
+                self._path.unlink(missing_ok=True)
+                text = yaml.safe_dump(self.experiment.model_dump(mode="json"), sort_keys=False)
+                write_text_atomically(self.folder / EXPERIMENT, text)
 
     def _read(self) -> list[Record]:
         """Whole lines only: a line that a crash cut short is dropped and written again by its round."""
@@ -134,10 +138,28 @@ class Ledger:
 
 
 def check_folder(folder: Path, experiment: Experiment) -> None:
-    """Raises ConfigError if `folder` holds a run of another experiment."""
+    """Raises ConfigError if `folder` holds another experiment's run that has got anything done.
+
+    What was refused or stopped before its first result keeps nobody out, so that a mended file may have its name.
+    """
+    if (folder / EXPERIMENT).exists() and not _is_of(folder, experiment) and _has_results(folder / LEDGER):
+        raise ConfigError(
+            f"{folder}: holds a run of another experiment; choose another name or folder for this one, or remove that"
+        )
+
+
+def _is_of(folder: Path, experiment: Experiment) -> bool:
     path = folder / EXPERIMENT
-    if path.exists() and load_yaml(path, Experiment) != experiment:
-        raise ConfigError(f"{folder}: holds a run of another experiment; give another name, or remove the folder")
+    return path.exists() and load_yaml(path, Experiment) == experiment
+
+
+def _has_results(ledger: Path) -> bool:
+    return any(record.get("kind") in RESULTS for record in _whole_records(ledger))
+
+
+def _whole_records(ledger: Path) -> list[Record]:
+    whole = ledger.read_bytes().rpartition(b"\n")[0] if ledger.exists() else b""
+    return [_decode(line, f"{ledger}, line {number}") for number, line in enumerate(whole.splitlines(), 1)]
 
 
 def end_of_run(folder: Path, experiment: Experiment) -> Record | None:
@@ -148,9 +170,7 @@ def end_of_run(folder: Path, experiment: Experiment) -> Record | None:
         InputError: a whole line of the ledger is broken.
     """
     check_folder(folder, experiment)
-    path = folder / LEDGER
-    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
-    records = [_decode(line, f"{path}, line {number}") for number, line in enumerate(whole.splitlines(), 1)]
+    records = _whole_records(folder / LEDGER) if _is_of(folder, experiment) else []
     return next((record for record in reversed(records) if record.get("kind") == "end"), None)
 
 

@@ -136,7 +136,13 @@ def test_simulate_names_the_site_of_which_nothing_can_be_imported(work, command,
     assert ended.code == 2
     assert "site A: none of 1 cases could be imported; p1: " in ended.err
     assert ended.err.count("\n") == 1
-    assert sorted(tree(work / "runs")) == ["e", "e/experiment.yaml"]
+    assert not (work / "runs" / "e" / "experiment.yaml").exists()
+
+
+def test_simulate_refuses_a_strategy_option_before_anything_is_written(work, refused, experiment):
+    steps = [{"kind": "train", "model": "m", "rounds": 1, "strategy_options": {"foo": 1}}]
+    line = refused(simulate_main, experiment(steps=steps))
+    assert "strategy_options: 'foo' is no option of fedavg" in line
 
 
 # A YAML with an unknown key, or not YAML --------------------------------------------------------------------------

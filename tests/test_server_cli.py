@@ -134,7 +134,7 @@ def test_enrol_a_second_time_or_without_a_place_for_the_kit_registers_nothing(
 ):
     calls = []
     monkeypatch.setattr("server.control.Control.register", lambda _, request: calls.append(request.site) or 8)
-    again = coordinator("enrol", tmp_path / "keys" / "A.join.json", "--folder", enrolled)
+    again = coordinator("enrol", make_key("A", tmp_path / "another").request, "--folder", enrolled)
     assert again.code == 2
     assert "site 'A': enrolled already" in again.err
     other = make_key("B", tmp_path / "other").request

@@ -111,8 +111,21 @@ def test_the_same_experiment_is_known_again(folder):
     Ledger(folder, EXPERIMENT)
 
 
+def test_a_run_that_got_nothing_done_makes_room(folder):
+    refused = Ledger(folder, EXPERIMENT)
+    refused.append({"kind": "step"})
+    refused.append({"kind": "failed", "code": "site", "why": "site C did not connect"})
+    assert end_of_run(folder, OTHER) is None
+    assert Ledger(folder, OTHER).records == []
+    with pytest.raises(WorkError, match="under way"), Ledger(folder, OTHER).hold():
+        Ledger(folder, EXPERIMENT)
+    Ledger(folder, OTHER).append({"kind": "round"})
+    with pytest.raises(ConfigError, match="another experiment"):
+        Ledger(folder, EXPERIMENT)
+
+
 def test_another_experiment_is_refused_and_nothing_changes(folder):
-    Ledger(folder, EXPERIMENT).append({"kind": "step"})
+    Ledger(folder, EXPERIMENT).append({"kind": "statistics"})
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for refuse in (Ledger, check_folder):
         with pytest.raises(ConfigError, match="holds a run of another experiment"):
