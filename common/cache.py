@@ -10,9 +10,10 @@ import json
 import shutil
 import tempfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,26 @@ CACHE_VERSION = 2
 CHECKSUMS_NAME = "checksums.json"
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """How an array lies in its file."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+    order: Literal["C", "F"]
+
+    @classmethod
+    def of(cls, path: Path) -> "_Layout":
+        """Returns what the header of a .npy file says (ValueError: it is none)."""
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return cls(array.dtype, array.shape, array.offset, "C" if array.flags.c_contiguous else "F")
+
+    def map(self, path: Path) -> NDArray[Any]:
+        """Returns the array, read-only; np.load would parse the header anew, which takes longer than mapping."""
+        return np.memmap(path, self.dtype, "r", self.offset, self.shape, self.order)
+
+
 @dataclass(frozen=True, eq=False)
 class CachedCase:
     """A preprocessed case; its large arrays are mapped on each access, so that a thousand cases hold no file open."""
@@ -38,6 +59,8 @@ class CachedCase:
     foreground_voxels: NDArray[np.int32]
     """(K, 3): indices (z, y, x) of the label's voxels; no rows without a label or with an empty one."""
     folder: Path
+    layouts: Mapping[str, _Layout]
+    """Of the large arrays, by name."""
 
     @property
     def case_id(self) -> str:
@@ -74,7 +97,7 @@ class CachedCase:
         return z, y, x
 
     def _map(self, name: str) -> NDArray[Any]:
-        return np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return self.layouts[name].map(self.folder / f"{name}.npy")
 
 
 class CaseCache:
@@ -179,14 +202,18 @@ def load_case(folder: Path, entry: CaseEntry) -> CachedCase | None:
             return None
         record = PreprocessRecord.from_dict(json.loads((folder / "record.json").read_text(encoding="utf-8")))
         foreground = np.load(folder / "foreground.npy", allow_pickle=False)
+        layouts = {name: _Layout.of(folder / f"{name}.npy") for name in ("image", "body", *_label_names(entry))}
     except (OSError, ValueError):  # remade from the source files, which are the truth
         return None
-    return CachedCase(entry, record, foreground, folder)
+    return CachedCase(entry, record, foreground, folder, layouts)
 
 
 def _file_names(entry: CaseEntry) -> tuple[str, ...]:
-    label = () if entry.label is None else ("label.npy",)
-    return ("image.npy", "body.npy", "foreground.npy", "record.json", *label)
+    return ("image.npy", "body.npy", "foreground.npy", "record.json", *(f"{name}.npy" for name in _label_names(entry)))
+
+
+def _label_names(entry: CaseEntry) -> tuple[str, ...]:
+    return () if entry.label is None else ("label",)
 
 
 def _checksum(path: Path) -> int:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from common import cache as cache_module
-from common.cache import CachedCase, CaseCache, load_case
+from common.cache import CachedCase, CaseCache, load_case, store_case
 from common.config import PreprocessConfig
 from common.dataset import CaseEntry
 from common.errors import InputError
 from common.preprocess import PreparedCase, PreprocessRecord, prepare
-from common.volume import Geometry, Volume, write_nifti
+from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 LABELLED = CaseEntry("case-001", "p1", ("ct.nii.gz",), "gtv.nii.gz")
 CONFIG = PreprocessConfig(spacing_mm=(3.0, 2.0, 2.0))
@@ -122,6 +122,19 @@ def test_a_case_without_a_label_has_no_target(cases: Path, tmp_path: Path) -> No
 def test_a_case_whose_file_is_missing_is_refused(cases: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.nii\.gz: cannot be read .* case-001"):
         CaseCache(tmp_path / "cache", CONFIG).open(cases, replace(LABELLED, images=("gone.nii.gz",)))
+
+
+def test_arrays_are_mapped_as_they_lie_in_memory(cases: Path, tmp_path: Path) -> None:
+    """An array that comes column by column is stored so, and read no other way."""
+    volumes = [read_nifti(cases / name) for name in ("ct.nii.gz", "gtv.nii.gz")]
+    prepared = prepare(volumes[:1], volumes[1], CONFIG)
+    turned = replace(prepared, image=np.asfortranarray(prepared.image), body=np.asfortranarray(prepared.body))
+    case = store_case(tmp_path / "case", LABELLED, turned)
+    np.testing.assert_array_equal(case.image, np.rint(prepared.image))
+    np.testing.assert_array_equal(case.body, prepared.body)
+    np.testing.assert_array_equal(case.label, prepared.label)
+    with pytest.raises(ValueError, match="read-only"):
+        case.image[0, 0, 0, 0] = 0
 
 
 def test_what_another_process_made_meanwhile_is_taken(
