@@ -20,6 +20,7 @@ from common.device import autocast
 from common.errors import WorkError
 from common.losses import segmentation_loss
 from common.networks import seed_dropout
+from common.prefetch import prefetched
 from common.sampling import centred_patch, jittered_centre, random_patch
 from common.statistics import Normalisation
 
@@ -85,7 +86,7 @@ def train_stage(
         for group in optimiser.param_groups:
             group["lr"] = poly_lr(span.lr0, epoch, span.epochs_total, recipe.training.power)
         seed_dropout(network, int(rng.integers(2**62)))
-        batches = _batches(stage, cases, recipe, normalisation, rng)
+        batches = prefetched(_batches(stage, cases, recipe, normalisation, rng))
         losses.append(_train_epoch(network, batches, recipe, optimiser, received, span))
         if not math.isfinite(losses[-1]):
             raise WorkError(f"{stage}: loss of epoch {epoch} is {losses[-1]}; lower lr0 or set gradient_clip")

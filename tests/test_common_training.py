@@ -293,6 +293,15 @@ def test_two_rounds_with_momentum_kept_are_an_unbroken_run_bit_for_bit(stage: st
     assert losses == round_losses
 
 
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_patches_made_ahead_are_those_made_in_between(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead, losses = train_rounds(True, span(0, 2), stage=stage)
+    monkeypatch.setattr(training, "prefetched", lambda batches: batches)
+    between, plain_losses = train_rounds(True, span(0, 2), stage=stage)
+    assert same(ahead, between)
+    assert losses == plain_losses
+
+
 def test_momentum_that_is_reset_makes_another_model() -> None:
     unbroken, losses = train_rounds(True, span(0, 2))
     reset, reset_losses = train_rounds(False, span(0, 1), span(1, 1))
