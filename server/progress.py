@@ -24,12 +24,13 @@ def _statistics(record: Mapping[str, Any]) -> str:
 
 
 def _round(record: Mapping[str, Any]) -> str:
+    """Losses of the last epoch; a DSC is that of the model that the site was given to train on."""
     parts = []
     for site, told in sorted(record["sites"].items()):
         last = told["epochs"][-1]
         losses = "/".join(f"{last[key]:.3f}" for key in sorted(last) if key.startswith("stage"))
-        dsc = "" if told["validation_dsc"] is None else f", DSC {told['validation_dsc']:.3f}"
-        parts.append(f"{site} loss {losses}{dsc}")
+        before = "" if told["validation_dsc"] is None else f" (before: DSC {told['validation_dsc']:.3f})"
+        parts.append(f"{site} loss {losses}{before}")
     dropped = "".join(f"; {site} left out ({reason})" for site, reason in sorted(record["dropped"].items()))
     return f"  {record['model']} round {record['round']}/{record['rounds']}, {record['seconds']:.0f} s: " + (
         "; ".join(parts) + dropped

@@ -73,10 +73,15 @@ def make_cohorts(run: Run, step: TrainingStep) -> list[Cohort]:
 
 
 def _initial(run: Run, step: TrainingStep) -> Weights:
-    initial = None if isinstance(step, LocalStep) else step.initial
+    initial = _initial_model(step)
     if initial:
         return run.ledger.load_model(initial)
     return model_weights(build_model(run.experiment.recipe, run.experiment.seed))
+
+
+def _initial_model(step: TrainingStep) -> str | None:
+    """Name of the model that the step starts from; None: fresh weights."""
+    return None if isinstance(step, LocalStep) else step.initial
 
 
 def _restore(run: Run, step: TrainingStep, cohorts: Sequence[Cohort], current: int) -> bool:
@@ -124,6 +129,7 @@ def _task(run: Run, number: int, step: TrainingStep, model: str, current: int) -
         lr0=step.lr0 or experiment.recipe.training.lr0,
         seed=experiment.seed,
         normalisation=run.normalisation(),
+        validate_received=current > 1 or (_initial_model(step) is not None and step.rounds > 1),
         transport=experiment.rounds.transport,
     )
 

@@ -21,6 +21,7 @@ from common.tasks import (
     SiteStatistics,
     StatisticsTask,
     TrainResult,
+    TrainTask,
 )
 from deploy.in_process import InProcessGrid
 from server import rounds
@@ -112,7 +113,8 @@ class Hospitals:
             EpochRecord(epoch=task.epochs_done + k, lr=task.lr0, losses={"stage1": 0.5})
             for k in range(task.local_epochs)
         )
-        dsc = None if self.withheld.get(site) else self.score("validation", level(weights))
+        asked = task.validate_received and not self.withheld.get(site)
+        dsc = self.score("validation", level(weights)) if asked else None
         told = TrainResult(num_examples=self.number(site), epochs=epochs, validation_dsc=dsc, seconds=0.0)
         moved = {name: array + np.float32(self.number(site)) for name, array in weights.items()}
         return wire.train_reply(moved, told, task.transport)
@@ -342,6 +344,21 @@ def test_best_is_by_validation_only(go, kind):
 
 def test_last_is_the_last_and_measures_nothing(go):
     assert chosen(go, TRAIN, lambda part, at: BY_LEVEL[at]) == (3, None, 3.0)
+
+
+def test_no_validation_is_asked_for_where_it_tells_nothing(go):
+    """Of fresh weights, and in a step's only round."""
+    steps = [{"kind": "finetune", "initial": "m", "model": f"tuned-{n}", "rounds": n, "select": "best"} for n in (1, 2)]
+    hospitals = Hospitals()
+    ledger = go(hospitals, experiment(STATISTICS, TRAIN, *steps, sites=("A",)))
+    tasks = [task for task in hospitals.tasks if isinstance(task, TrainTask)]
+    assert [(task.model, task.round) for task in tasks if task.validate_received] == [
+        ("m", 2), ("m", 3), ("tuned-2-A", 1), ("tuned-2-A", 2)
+    ]  # fmt: skip
+    assert [line["sites"]["A"]["validation_dsc"] is not None for line in ledger.find("round")] == [
+        False, True, True, False, True, True
+    ]  # fmt: skip
+    assert all(line["validation_dsc"] is not None for line in ledger.find("model") if line["model"] != "m")
 
 
 def test_of_equals_the_later_is_kept(go):

@@ -34,10 +34,10 @@ ROUND = {"kind": "round", "model": "m", "round": 2, "rounds": 6, "seconds": 12.4
             },
             "  -12.3 HU mean, 198.1 HU SD over the body; train+validation+test cases: A 7+1+3, B 1+0+2",
         ),
-        (ROUND, "  m round 2/6, 12 s: A loss 0.500/0.250, DSC 0.432; B loss 9.000"),
+        (ROUND, "  m round 2/6, 12 s: A loss 0.500/0.250 (before: DSC 0.432); B loss 9.000"),
         (
             {**ROUND, "dropped": {"D": "no-answer", "C": "internal"}},
-            "  m round 2/6, 12 s: A loss 0.500/0.250, DSC 0.432; B loss 9.000; C left out (internal); "
+            "  m round 2/6, 12 s: A loss 0.500/0.250 (before: DSC 0.432); B loss 9.000; C left out (internal); "
             "D left out (no-answer)",
         ),
         ({"kind": "model", "model": "m", "round": 6, "validation_dsc": None}, "  m: round 6 kept"),
