@@ -66,3 +66,14 @@ class WorkError(FedgtvError, RuntimeError):
     """The work failed although the input was good."""
 
     code = "work-failed"
+
+
+INTERNAL = "internal"
+"""The code of an exception that is none of ours."""
+CODES = frozenset(
+    kind.code
+    for kind in (
+        FedgtvError, InputError, ConfigError, ImageError, LabelError, CheckpointError, SiteError, TaskError, WorkError
+    )
+) | {INTERNAL}  # fmt: skip
+"""All that a site says of its errors to the coordinator."""

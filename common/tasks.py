@@ -3,12 +3,21 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from common import WIRE_VERSION
 from common.config import Frozen, Name, Recipe, SplitConfig
 
+MAX_TEXT = 200
+
+
+def clean_text(text: str) -> str:
+    """Returns at most 200 characters of a site's words, what is not printable as `?`: they reach a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text[:MAX_TEXT])
+
+
 Count = Annotated[int, Field(ge=0)]
+SiteText = Annotated[str, AfterValidator(clean_text)]
 
 
 class NormalisationRecord(Frozen):
@@ -52,7 +61,11 @@ class TrainTask(_Task):
     proximal_mu: float = Field(default=0.0, ge=0)
     """FedProx (arXiv 1812.06127); 0: plain."""
     validate_received: bool = True
-    """Measure the received weights on the site's validation cases before training."""
+    """Measure the received weights on the site's validation cases before training.
+
+    The coordinator asks for it where the value tells something: not of fresh weights, nor in the only round of a step,
+    before which there is nothing to choose from or to draw.
+    """
     transport: Literal["fp32", "fp16"] = "fp32"
     """Number format of the weights in the reply."""
 
@@ -82,7 +95,7 @@ class EpochRecord(Frozen):
 
     epoch: Count
     lr: float
-    losses: dict[str, float]
+    losses: dict[Annotated[str, Field(pattern="^stage[12]$")], float]
 
 
 class TrainResult(Frozen):
@@ -116,7 +129,7 @@ class EvaluateResult(Frozen):
     """Summaries by model; pictures travel beside it, if the site's policy allows them."""
 
     summaries: dict[str, ModelSummary]
-    withheld: str | None = None
+    withheld: SiteText | None = None
     """Why there are no summaries: the site's policy."""
     seconds: float
 

@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter
 
 from common.checkpoint import Weights
 from common.config import Frozen
-from common.errors import FedgtvError, TaskError, WorkError
+from common.errors import CODES, INTERNAL, FedgtvError, TaskError, WorkError
 from common.tasks import EvaluateResult, Picture, SiteStatistics, TrainResult, TrainTask
 
 ARRAYS = "arrays"
@@ -176,18 +176,21 @@ def evaluate_reply(result: EvaluateResult, pictures: Sequence[Picture]) -> Recor
 
 def error_reply(error: Exception) -> RecordDict:
     """Returns a reply with an error's code; its text, which can hold a patient's name, stays at the site."""
-    code = error.code if isinstance(error, FedgtvError) else "internal"
+    code = error.code if isinstance(error, FedgtvError) else INTERNAL
     return RecordDict({RESULT: ConfigRecord({ERROR: code})})
 
 
 def read_error(message: Message) -> str | None:
-    """Returns why a reply carries no result, or None when it does."""
+    """Returns why a reply carries no result, or None when it does; `unknown-error` for a code that is none of ours."""
     if message.has_error():
         return f"flower-{message.error.code}"
     result = message.content.config_records.get(RESULT)
     if result is None:
         return "no-result"
-    return str(result[ERROR]) if ERROR in result else None
+    if ERROR not in result:
+        return None
+    code = result[ERROR]
+    return code if isinstance(code, str) and code in CODES else "unknown-error"
 
 
 def read_result(message: Message, model: type[TaskModel]) -> TaskModel:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection
 
-from common.tasks import EvaluateResult, MetricSummary, ModelSummary, Picture
+from common.tasks import EvaluateResult, MetricSummary, ModelSummary, Picture, clean_text
 from server.metric import METRIC
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -22,7 +22,7 @@ def refuse_result(result: EvaluateResult, models: Collection[str]) -> str | None
     if result.withheld:
         return None
     if set(result.summaries) != set(models):
-        return f"did not measure {', '.join(models)} but {', '.join(result.summaries)[:200] or 'nothing'}"
+        return f"did not measure {', '.join(models)} but {clean_text(', '.join(result.summaries)) or 'nothing'}"
     faults = ((model, _refuse_summary(summary)) for model, summary in result.summaries.items())
     return next((f"{model}: {fault}" for model, fault in faults if fault), None)
 

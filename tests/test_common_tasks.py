@@ -79,3 +79,9 @@ def test_losses_are_finite() -> None:
     """JSON has no NaN: pydantic would write null, which the other side cannot read."""
     with pytest.raises(ValidationError, match="finite"):
         EpochRecord(epoch=0, lr=0.1, losses={"stage1": math.nan})
+
+
+def test_a_loss_is_that_of_a_stage() -> None:
+    """In the ledger it stands beside `epoch` and `lr`."""
+    with pytest.raises(ValidationError, match="stage"):
+        EpochRecord(epoch=0, lr=0.1, losses={"epoch": 1.0})

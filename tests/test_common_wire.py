@@ -211,6 +211,15 @@ def test_an_evaluation_reply_there_and_back() -> None:
     assert wire.read_pictures(travel(wire.evaluate_reply(result, []))) == []
 
 
+def test_words_of_a_site_reach_the_coordinator_printable_and_short() -> None:
+    reason = "2 cases, fewer than the site's min_cases 5"
+    said = EvaluateResult(summaries={}, withheld=reason, seconds=1.0).model_dump_json()
+    for words, heard in ((reason, reason), ("ü\x1b[2J\n", "ü?[2J?"), ("x" * 10_000, "x" * 200)):
+        sent = json.dumps(json.loads(said) | {"withheld": words})
+        message = travel(RecordDict({wire.RESULT: ConfigRecord({wire.JSON: sent})}))
+        assert wire.read_result(message, EvaluateResult).withheld == heard
+
+
 def test_pictures_of_a_site_that_tells_no_dsc() -> None:
     pictures = [Picture(b"1", None), Picture(b"2", 0.5)]
     message = travel(wire.evaluate_reply(EvaluateResult(summaries={}, seconds=1.0), pictures))
@@ -235,7 +244,13 @@ def test_an_error_travels_as_its_code_alone(error: Exception) -> None:
 def test_every_error_has_a_code_of_its_own() -> None:
     kinds = [kind for kind in error_classes() if kind.__module__ == errors.__name__]
     assert len({kind.code for kind in kinds}) == len(kinds)
+    assert {kind.code for kind in kinds} | {"internal"} == errors.CODES
     assert {ConfigError.code, TaskError.code, WorkError.code} == {"bad-config", "bad-task", "work-failed"}
+
+
+@pytest.mark.parametrize("code", ["\x1b[2J", SECRET, "", "bad-config ", "x" * 10_000, 3, ["bad-config"], b"internal"])
+def test_a_code_that_is_none_of_ours_is_not_repeated(code: Any) -> None:
+    assert wire.read_error(travel(RecordDict({wire.RESULT: ConfigRecord({wire.ERROR: code})}))) == "unknown-error"
 
 
 def test_errors_that_flower_makes_and_replies_without_a_result() -> None:
