@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from common.errors import ConfigError
 
 Triple = tuple[int, int, int]
+Positive = Annotated[int, Field(gt=0)]
+Sizes = tuple[Positive, Positive, Positive]
 TripleMm = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -72,9 +74,9 @@ class NetworkConfig(Frozen):
     """[P] 1: plain CT; 2: plain and contrast-enhanced."""
     widths: tuple[Annotated[int, Field(gt=0)], ...] = (32, 64, 128, 256, 512, 512)
     """[P] Channels of each level; capped at 512 (stage 1) or 1024 (stage 2)."""
-    strides: tuple[Triple, ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+    strides: tuple[Sizes, ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2))
     """[C] Downsampling between levels."""
-    first_kernel: Triple = (1, 3, 3)
+    first_kernel: Sizes = (1, 3, 3)
     """[C] Kernel of the first level; 3 x 3 x 3 below it."""
     aspp: AsppConfig | None = AsppConfig()
     """None gives the Res-UNet."""
@@ -87,6 +89,8 @@ class NetworkConfig(Frozen):
             raise ValueError(
                 f"strides: {len(self.strides)} given for {len(self.widths)} widths; expected one fewer than widths"
             )
+        if any(size % 2 == 0 for size in self.first_kernel):
+            raise ValueError(f"first_kernel: {self.first_kernel} has an even size; use odd ones, which have a middle")
         return self
 
 
@@ -95,7 +99,7 @@ class StageConfig(Frozen):
 
     network: NetworkConfig = NetworkConfig()
     """Its levels, layers and dropout."""
-    patch_size: Triple = (64, 128, 128)
+    patch_size: Sizes = (64, 128, 128)
     """[P] Voxels (z, y, x) of the preprocessed grid."""
 
     @model_validator(mode="after")
@@ -133,6 +137,13 @@ class AugmentationConfig(Frozen):
     """[C] Anatomy is near symmetric left to right only."""
     probability: Fraction = 0.5
     """[C] Share of patches that each transform touches."""
+
+    @model_validator(mode="after")
+    def _scales_are_ordered(self) -> Self:
+        least, most = self.scale_range
+        if not 0 < least <= most:
+            raise ValueError(f"scale_range: [{least}, {most}]; expected two positive factors, the smaller first")
+        return self
 
 
 class TrainingConfig(Frozen):
@@ -282,7 +293,7 @@ class EvaluateStep(Frozen):
     """Cross-site matrix: every model at every site's held-out cases."""
 
     kind: Literal["evaluate"]
-    models: tuple[Name, ...]
+    models: tuple[Name, ...] = Field(min_length=1)
     """Models of earlier steps; the base name of a `local` or `finetune` step stands for all its sites' models."""
     sites: tuple[Name, ...] = ()
     """Where they are measured; empty: all of the experiment's sites."""
@@ -355,7 +366,7 @@ class Experiment(Frozen):
     """How every site parts its cases."""
     rounds: RoundConfig = RoundConfig()
     """How the coordinator waits for the sites."""
-    steps: tuple[Step, ...]
+    steps: tuple[Step, ...] = Field(min_length=1)
     """What is done, in order; a step may use only the models of steps before it."""
     simulation: SimulationConfig = SimulationConfig()
     """Where `fedgtv-simulate` takes cases from; a federation's sites have their own."""
@@ -371,6 +382,17 @@ class Experiment(Frozen):
         if not sites:
             raise ValueError("no site is named; expected at least one")
         return sites
+
+    @model_validator(mode="after")
+    def _sites_suffice(self) -> Self:
+        if self.rounds.quorum > len(self.sites):
+            raise ValueError(
+                f"rounds.quorum: {self.rounds.quorum}; expected at most the number of sites, {len(self.sites)}"
+            )
+        for site in self.simulation.cases:
+            if site not in self.sites:
+                raise ValueError(f"simulation.cases names site {site!r}; expected one of {', '.join(self.sites)}")
+        return self
 
     @model_validator(mode="after")
     def _steps_refer_to_what_exists(self) -> Self:

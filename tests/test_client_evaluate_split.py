@@ -9,7 +9,7 @@ from client import cli, segment
 from client.segment import read_model
 from client.site import Site
 from common.checkpoint import save_weights
-from common.config import Experiment, Recipe, SplitConfig
+from common.config import Experiment, Recipe, SplitConfig, StatisticsStep
 from common.statistics import Normalisation
 from common.tasks import EvaluateResult, NormalisationRecord
 from server.run import Run
@@ -18,7 +18,7 @@ SPLIT = SplitConfig(test_fraction=0.5, validation_fraction=0.0, seed=7)
 
 
 def test_a_model_file_carries_its_runs_split(tmp_path):
-    experiment = Experiment(name="e", sites=("A",), split=SPLIT, steps=())
+    experiment = Experiment(name="e", sites=("A",), split=SPLIT, steps=(StatisticsStep(kind="statistics"),))
     statistics = NormalisationRecord(mean=1.0, sd=2.0)
     ledger = SimpleNamespace(find=lambda kind: [statistics.model_dump()])
     metadata = Run(experiment, ledger, None).metadata("m", 1, ["A"])

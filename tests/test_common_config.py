@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 import common.config
 from common.config import (
+    AugmentationConfig,
     EvaluateStep,
     Experiment,
     FinetuneStep,
@@ -176,6 +177,30 @@ def test_stages_by_prefix() -> None:
     assert list(Recipe(stage2=None).stages) == ["stage1"]
 
 
+EXPERIMENT = {"name": "e", "sites": ["A", "B"], "recipe": {}, "steps": [{"kind": "statistics"}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steps": []}, "steps: Tuple should have at least 1 item"),
+        ({"steps": [{"kind": "evaluate", "models": []}]}, "models: Tuple should have at least 1 item"),
+        ({"rounds": {"quorum": 3}}, "rounds.quorum: 3; expected at most the number of sites, 2"),
+        ({"simulation": {"cases": {"C": 3}}}, "simulation.cases names site 'C'; expected one of A, B"),
+    ],
+)
+def test_an_experiment_that_cannot_run(change: dict[str, Any], words: str) -> None:
+    refused({**EXPERIMENT, **change}, Experiment, words)
+
+
+def test_a_recipe_that_cannot_run() -> None:
+    refused({"widths": [8, 16], "strides": [[0, 1, 1]]}, NetworkConfig, "strides.0.0", "greater than 0", "given: 0")
+    refused({"first_kernel": [2, 3, 3]}, NetworkConfig, "first_kernel: (2, 3, 3) has an even size")
+    refused({"patch_size": [64, 128, -128]}, StageConfig, "patch_size.2", "greater than 0", "given: -128")
+    for scales in ([1.3, 0.7], [0, 0]):
+        refused({"scale_range": scales}, AugmentationConfig, "scale_range", "two positive factors, the smaller first")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -202,7 +227,7 @@ def test_an_experiment_names_its_recipe_beside_it(tmp_path: Path) -> None:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "small.yaml").write_text("training: {lr0: 0.25}\n")
     path = tmp_path / "experiment.yaml"
-    path.write_text("{name: demo, sites: [A], recipe: recipes/small.yaml, steps: []}\n")
+    path.write_text("{name: demo, sites: [A], recipe: recipes/small.yaml, steps: [{kind: statistics}]}\n")
     assert load_experiment(path).recipe == Recipe(training=TrainingConfig(lr0=0.25))
     (tmp_path / "recipes" / "small.yaml").write_text("training: {lr: 0.25}\n")
     with pytest.raises(ConfigError, match=r"small\.yaml: unknown key 'training\.lr'"):
