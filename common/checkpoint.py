@@ -1,10 +1,11 @@
 """Weights at rest: safetensors files, written atomically, read without unpickling, checked name by name.
 
 A model's tensors are called `stage1.<parameter>` and `stage2.<parameter>`; its metadata are strings, among them the
-JSON of its recipe and of the intensity normalisation, without which the weights are of no use. Reading and writing need
-no torch.
+JSON of its recipe and of the intensity normalisation, without which the weights are of no use. Equal weights with equal
+metadata make equal bytes. Reading and writing need no torch.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Weights = dict[str, Array]
 """A model's arrays by name, at rest, at work and on the wire."""
-FORMAT = "fedgtv-1"
+METADATA = "fedgtv"
+"""The one key of the file's own metadata, with ours as JSON: safetensors writes several keys in an order by chance."""
+FORMAT = "fedgtv-2"
 """Metadata key `format`: changes when older files can no longer be read."""
 
 
@@ -39,7 +42,7 @@ def save_weights(path: Path, weights: "Mapping[str, Array | Tensor]", metadata: 
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: as_array(value) for name, value in weights.items()}
     with replacing(path, OWNERS) as unfinished:
-        save_file(arrays, unfinished, {**metadata, "format": FORMAT})
+        save_file(arrays, unfinished, {METADATA: json.dumps({**metadata, "format": FORMAT}, sort_keys=True)})
 
 
 def load_weights(path: Path) -> tuple[Weights, dict[str, str]]:
@@ -50,7 +53,7 @@ def load_weights(path: Path) -> tuple[Weights, dict[str, str]]:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
+            metadata = _metadata(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.offset_keys()}
     except (OSError, SafetensorError, TypeError) as error:
         raise CheckpointError(
@@ -61,6 +64,15 @@ def load_weights(path: Path) -> tuple[Weights, dict[str, str]]:
             f"{path}: format is {metadata.get('format', 'not stated')!r}; expected {FORMAT!r}, made by this version"
         )
     return arrays, metadata
+
+
+def _metadata(stored: Mapping[str, str]) -> dict[str, str]:
+    """Ours as strings; empty where there are none, or what stands there is no JSON object."""
+    try:
+        metadata = json.loads(stored.get(METADATA, "{}"))
+    except (ValueError, RecursionError):  # the latter of JSON nested too deep
+        return {}
+    return {key: str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
 
 
 def load_into(module: "nn.Module", weights: "Mapping[str, Array | Tensor]", prefix: str) -> None:

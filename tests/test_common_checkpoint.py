@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from common import checkpoint
 from common.checkpoint import load_into, load_weights, save_weights
 from common.errors import CheckpointError
 
+ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
 
 
@@ -36,13 +39,29 @@ def test_there_and_back(tmp_path: Path) -> None:
     }
     save_weights(path, tensors, {"recipe": '{"ü": 1}', "normalisation": "mean"})
     arrays, metadata = load_weights(path)
-    assert metadata == {"recipe": '{"ü": 1}', "normalisation": "mean", "format": "fedgtv-1"}
+    assert metadata == {"recipe": '{"ü": 1}', "normalisation": "mean", "format": "fedgtv-2"}
     assert set(arrays) == set(tensors)
     assert arrays["stage1.a"].tolist() == [[0, 3], [1, 4], [2, 5]]
     assert arrays["stage1.b"].dtype == np.float16
     assert arrays["stage1.b"].tolist() == [[1.5, 0.25], [-2.0, np.inf]]
     assert arrays["stage2.c"].shape == ()
     assert arrays["count"][0] == 2**40
+
+
+def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    code = """
+import sys, numpy as np
+from pathlib import Path
+from common.checkpoint import save_weights
+names, keys = sys.argv[2].split(","), sys.argv[3].split(",")
+weights = {name: np.full((2, 3), len(name), np.float32) for name in names}
+save_weights(Path(sys.argv[1]), weights, {key: key * 3 for key in keys})
+"""
+    names, keys = ["b", "aaa", "cc"], ["recipe", "normalisation", "model", "round", "split"]
+    for number, orders in enumerate(((names, keys), (names[::-1], keys[::-1]))):
+        arguments = [str(tmp_path / f"{number}.safetensors"), *(",".join(order) for order in orders)]
+        subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=True)
+    assert (tmp_path / "0.safetensors").read_bytes() == (tmp_path / "1.safetensors").read_bytes()
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,10 +105,12 @@ def test_missing_cut_short_and_foreign_files(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_weights(path)
-    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
-    with pytest.raises(CheckpointError, match=r"format is 'not stated'; expected 'fedgtv-1'"):
-        load_weights(path)
+    for metadata in ({}, {"format": "fedgtv-2"}, {"fedgtv": "no json"}, {"fedgtv": "[1]"}, {"fedgtv": "[" * 100_000}):
+        array = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+        header = json.dumps({"__metadata__": metadata, "a": array}).encode()
+        path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
+        with pytest.raises(CheckpointError, match=r"format is 'not stated'; expected 'fedgtv-2'"):
+            load_weights(path)
 
 
 def test_load_into_copies_the_prefix_alone() -> None:
