@@ -18,11 +18,37 @@ def resident_bytes(process_id: int) -> int:
         return 0
 
 
+def descendants(process_id: int) -> set[int]:
+    """Returns the ids of the children of a process, their children, and so on."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            children.setdefault(_parent(int(entry.name)), []).append(int(entry.name))
+    found: set[int] = set()
+    unseen = [process_id]
+    while unseen:
+        new = set(children.get(unseen.pop(), ())) - found
+        found |= new
+        unseen += new
+    return found
+
+
+def _parent(process_id: int) -> int:
+    """0 for a process that is gone, as for those that have none; the name before it may hold blanks and brackets."""
+    try:
+        return int(Path(f"/proc/{process_id}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
 class PeakMemory:
     """Samples the sum over processes every `every_s` inside a `with`; `peak_bytes` is the largest sum seen."""
 
     def __init__(self, members: Callable[[], Iterable[int]], every_s: float = 1.0) -> None:
-        """`members`: ids of the processes to count, asked anew each time; this process is always counted."""
+        """`members`: ids of the processes to count, asked anew each time.
+
+        This process and its descendants are always counted; `members` are those that have got another parent.
+        """
         self.peak_bytes = 0
         self._members = members
         self._every_s = every_s
@@ -41,7 +67,7 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while True:
-            ids = {os.getpid(), *self._members()}
+            ids = {os.getpid(), *descendants(os.getpid()), *self._members()}
             self.peak_bytes = max(self.peak_bytes, sum(resident_bytes(process_id) for process_id in ids))
             if self._stop.wait(self._every_s):
                 return

@@ -1,6 +1,5 @@
 """The demo's acts, each through the function that the product's own command calls."""
 
-import multiprocessing
 import shutil
 import time
 from collections.abc import Iterator
@@ -205,11 +204,10 @@ class Showcase:
             self.console.print(f"{title + ':':13} {path}", soft_wrap=True)
 
     def _members(self) -> list[int]:
-        """Every process of the demo but this one: the federation's, and those that draw phantoms."""
+        """The federation's processes, also those whose parent has died."""
         trees = [node.tree for node in list(self.nodes.values())]
         trees += [self.superlink.tree] if self.superlink else []
-        workers = [process.pid for process in multiprocessing.active_children() if process.pid]
-        return workers + [process_id for tree in trees for process_id in tree.members()]
+        return [process_id for tree in trees for process_id in tree.members()]
 
     def _activity(self) -> str:
         """The last thing that each site has logged about its training."""

@@ -1,11 +1,14 @@
 """Resident memory of processes, against what this process is known to hold."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
 
-from deploy.memory import PeakMemory, resident_bytes
+import pytest
+
+from deploy.memory import PeakMemory, descendants, resident_bytes
 
 MIB = 2**20
 
@@ -36,20 +39,49 @@ def test_peak_stays_after_the_memory_is_gone():
     assert memory.peak_bytes >= low + 48 * MIB
 
 
-def test_other_processes_are_asked_anew_and_added():
+HOLD = "import sys; block = bytearray(b'x') * (96 * 2**20); print('held', flush=True); sys.stdin.read()"
+"""Touches 96 MiB and keeps them until its input ends."""
+START = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HOLD!r}])"
+
+
+@contextlib.contextmanager
+def started(code):
+    """A process that has said that it holds its memory, or its child's."""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.stdin.close()
+
+
+def sampled(members):
+    """The peak over a few samples, and what this process held."""
     asked = []
-
-    def members():
-        asked.append(1)
-        return [os.getppid()] if len(asked) > 1 else []
-
-    alone = resident_bytes(os.getpid())
-    with PeakMemory(members, every_s=0.005) as memory:
-        deadline = time.monotonic() + 5
+    with PeakMemory(lambda: asked.append(1) or members(len(asked)), every_s=0.005) as memory:
+        deadline = time.monotonic() + 20
         while len(asked) < 5 and time.monotonic() < deadline:
             time.sleep(0.005)
     assert len(asked) >= 5
-    assert memory.peak_bytes >= alone
+    return memory.peak_bytes - resident_bytes(os.getpid())
+
+
+@pytest.mark.parametrize("code", [HOLD, START], ids=["child", "grandchild"])
+def test_the_memory_of_descendants_is_added(code):
+    with started(code) as process:
+        tree = descendants(os.getpid())
+        assert process.pid in tree
+        assert descendants(process.pid) < tree
+        added = sampled(lambda _: [])
+    assert 96 * MIB < added < 96 * MIB + 200 * MIB
+    assert process.pid not in descendants(os.getpid())
+
+
+def test_others_are_asked_for_anew_and_added(monkeypatch):
+    """Such as a process whose parent has died: here it has none that is known."""
+    monkeypatch.setattr("deploy.memory.descendants", lambda process_id: set())
+    with started(HOLD) as process:
+        assert sampled(lambda times: []) < 48 * MIB
+        assert sampled(lambda times: [process.pid] if times > 2 else []) > 96 * MIB
 
 
 def test_a_process_named_twice_counts_once():
