@@ -4,8 +4,8 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 from numpy.typing import NDArray
 
-from common.body import Slices
 from common.errors import ImageError, LabelError
+from common.region import Slices
 from common.resample import Float32, spline_at
 from common.volume import Geometry, Volume, patient_to_index, to_lps, to_sitk
 

@@ -25,7 +25,7 @@ from common.preprocess import PreparedCase, PreprocessRecord, prepare
 from common.private import close_to_others, private_folder
 from common.volume import read_nifti
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Raised when preprocessing computes something else from the same recipe: every cache is then made again."""
 CHECKSUMS_NAME = "checksums.json"
 

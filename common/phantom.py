@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common.errors import ConfigError
 from common.phantom_airways import paint_walls
-from common.phantom_body import MUSCLE, body_level, paint_body, paint_brain, paint_soft_tissue
+from common.phantom_body import MUSCLE, SKIN_MM, body_level, paint_body, paint_brain, paint_soft_tissue
 from common.phantom_bones import (
     CAVITY,
     paint_face,
@@ -39,6 +39,8 @@ VERTEX_MM, FIELD_CENTRE_Y_MM = 136.0, 25.0
 LOWEST_HU, HIGHEST_HU = -1024, 3071
 AIR_BELOW_HU = -500.0
 """Half way between air and tissue: voxels below it hold more air than tissue."""
+BULGE_MM = 20.0
+"""Organs as drawn reach less far than this beyond the skin."""
 NECK_MM = (-150.0, -50.0)
 """Anatomical z between which the neck is narrowest."""
 
@@ -153,8 +155,10 @@ def _grid(site: Institution, patient: Patient, scale: float, rng: np.random.Gene
 
 
 def _paint_anatomy(canvas: Canvas, patient: Patient, tumour: Tumour, level: Field, rng: np.random.Generator) -> None:
-    """Paints from the skin inwards; what comes later lies on top."""
+    """Paints from the skin inwards; what comes later lies on top, but no organ breaks through the skin."""
     paint_body(canvas, level, rng)
+    rim = np.abs(level + np.float32(BULGE_MM / 2 - SKIN_MM)) < BULGE_MM / 2
+    skin_and_air = canvas.hu[rim]
     paint_soft_tissue(canvas, patient)
     paint_skull(canvas)
     paint_face(canvas, patient)
@@ -164,6 +168,7 @@ def _paint_anatomy(canvas: Canvas, patient: Patient, tumour: Tumour, level: Fiel
     paint_spine(canvas)
     paint_brain(canvas, CAVITY, rng)
     paint_neck_and_chest(canvas)
+    canvas.hu[rim] = skin_and_air
     canvas.paint_all(lumen(tumour), -1000.0)
 
 

@@ -10,6 +10,7 @@ from common.phantom_patient import Patient
 from common.phantom_shapes import Box, Capsule, Column, Ellipsoid, Field, Shape, both_sides
 
 FAT, MUSCLE, SKIN = -95.0, 55.0, 25.0
+SKIN_MM = 2.0
 SEPTA = -70.0
 """HU of the thin fat between bundles of muscle."""
 OUTSIDE = np.float32(-60)
@@ -70,7 +71,7 @@ def paint_body(canvas: Canvas, level: Field, rng: np.random.Generator) -> None:
         window = slice(k, k + 1), rows, columns
         depth = level[window]
         canvas.blend(window, canvas.coverage(depth), SKIN)
-        canvas.blend(window, canvas.coverage(depth - np.float32(2)), FAT)
+        canvas.blend(window, canvas.coverage(depth - np.float32(SKIN_MM)), FAT)
         depth = depth - np.float32(fat_mm) - np.float32(1.2) * canvas.noise(thickness, window)
         muscle = np.clip(np.abs(canvas.noise(bundles, window)) * np.float32(7) - np.float32(0.25), 0, 1)
         canvas.blend(window, canvas.coverage(depth), muscle * np.float32(MUSCLE - SEPTA) + np.float32(SEPTA))

@@ -12,6 +12,8 @@ from common.phantom_shapes import Bounds, Box, Field, Shape
 
 COUCH_TOP_MM = 128.0
 """Anatomical y of the couch's surface under the spine; backs that reach further are flattened by it."""
+SHELL_MM = 2.8
+"""Thickness of the mask shell."""
 _CURVE_RADIUS_MM = 620.0
 _CARBON, _FOAM, _PLASTIC = -90.0, -945.0, -20.0
 
@@ -95,7 +97,15 @@ def _head_rest(canvas: Canvas, window: Window, couch: CouchTop, body: Field, gap
 
 
 def _mask_shell(canvas: Canvas, window: Window, body: Field, gap_mm: float) -> Field:
-    """Returns the level of a 2.8 mm sheet over face and neck, ending at the sides of the head rest."""
+    """Returns the level of a sheet over face and neck, ending at the sides of the head rest."""
     z, y, _ = canvas.coordinates(window)
-    sheet = np.float32(1.4) - np.abs(body + np.float32(1.4 + gap_mm))
+    half_mm = np.float32(SHELL_MM / 2)
+    sheet = half_mm - np.abs(_distance_mm(body, canvas.geometry.spacing_mm) + half_mm + np.float32(gap_mm))
     return np.asarray(np.minimum(sheet, np.minimum(60 - y, np.minimum(z + 110, 142 - z))))
+
+
+def _distance_mm(level: Field, spacing_mm: tuple[float, float, float]) -> Field:
+    """Returns a level as the distance from its surface: parts that melt into one another change by less than 1 a mm."""
+    slopes = np.gradient(level, *spacing_mm)
+    steepness = np.sqrt(sum(np.square(slope) for slope in slopes))
+    return np.asarray(level / np.maximum(steepness, np.float32(0.2)), np.float32)

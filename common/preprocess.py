@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.alignment import channel_onto, finite, label_inside
-from common.body import Slices, body_mask, region_of_interest
+from common.body import body_mask
 from common.config import PreprocessConfig
 from common.errors import LabelError
+from common.region import Slices, region_of_interest
 from common.resample import Float32, reached_spacing, resample_linear, resample_spline, target_shape
 from common.statistics import AIR_HU
 from common.volume import Geometry, Volume, from_lps, index_to_patient, lps_geometry, to_lps

@@ -43,6 +43,26 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def ellipse_body():
+    """A function that returns a body of ellipses on a grid: shoulders end at 100 mm, neck at 130, head 160 to 330 mm.
+
+    It lies with its back 220 mm from the front of the grid.
+    """
+
+    def make(shape, spacing_mm):
+        z, y, x = (np.arange(n) * s for n, s in zip(shape, spacing_mm, strict=True))
+        knots = [0, 90, 110, 130, 160, 220, 300, 330]
+        width = np.interp(z, knots, [210, 210, 90, 62, 70, 82, 70, 5])[:, None, None]
+        depth = np.interp(z, knots, [90, 90, 70, 62, 80, 98, 80, 5])[:, None, None]
+        centre_x = shape[2] * spacing_mm[2] / 2
+        inside = ((x - centre_x) / width) ** 2 + ((y[:, None] - (220.0 - depth)) / depth) ** 2 <= 1
+        inside[z > 335] = False
+        return inside
+
+    return make
+
+
 def _file(path, sop_class, syntax):
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop_class

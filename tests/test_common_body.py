@@ -4,48 +4,17 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import ndimage
 
-from common.body import (
-    CHEST_IN_VIEW,
-    COUCH_CUT,
-    NO_HEAD,
-    NO_SHOULDERS,
-    PRONE,
-    TRUNCATED,
-    body_mask,
-    largest_component,
-    neck_slice,
-    padding_value,
-    region_of_interest,
-)
+from common.body import COUCH_CUT, MASK_SHELL, PRONE, TRUNCATED, body_mask, padding_value
 from common.config import RoiConfig
 from common.errors import ImageError
 from common.phantom import make_phantom
+from common.region import CHEST_IN_VIEW, NO_HEAD, NO_SHOULDERS, neck_slice, region_of_interest
 
 SPACING_MM = (4.0, 2.0, 2.0)
 SHAPE = (90, 140, 220)
 ROI = RoiConfig()
-
-
-def half_widths_mm(z_mm):
-    """Of a body whose shoulders end at 100 mm, with the neck at 130 mm and the head from 160 to 330 mm."""
-    knots = [0, 90, 110, 130, 160, 220, 300, 330]
-    return np.interp(z_mm, knots, [210, 210, 90, 62, 70, 82, 70, 5]), np.interp(
-        z_mm, knots, [90, 90, 70, 62, 80, 98, 80, 5]
-    )
-
-
-def ellipses(shape=SHAPE, spacing_mm=SPACING_MM):
-    """The body, lying with its back on row 110 of 140 at 2 mm (220 mm from the front)."""
-    z, y, x = (np.arange(n) * s for n, s in zip(shape, spacing_mm, strict=True))
-    width, depth = (part[:, None, None] for part in half_widths_mm(z))
-    centre_x, back_y = shape[2] * spacing_mm[2] / 2, 220.0
-    inside = ((x - centre_x) / width) ** 2 + ((y[:, None] - (back_y - depth)) / depth) ** 2 <= 1
-    inside[z > 335] = False
-    return inside
 
 
 def scan(body, **structures):
@@ -60,8 +29,8 @@ def dice(a, b):
 
 
 @pytest.fixture(scope="module")
-def body():
-    return ellipses()
+def body(ellipse_body):
+    return ellipse_body(SHAPE, SPACING_MM)
 
 
 def rows(start, stop, columns=slice(10, 210)):
@@ -125,9 +94,9 @@ def test_inner_air_is_filled_and_a_hand_apart_dropped(body):
 
 
 @pytest.mark.parametrize("spacing_mm", [(3.0, 4.0, 4.0), (3.0, 4.7, 4.7), (6.0, 6.0, 6.0)])
-def test_coarse_grids(spacing_mm):
+def test_coarse_grids(spacing_mm, ellipse_body):
     shape = tuple(int(n * fine / coarse) for n, fine, coarse in zip(SHAPE, SPACING_MM, spacing_mm, strict=True))
-    body = ellipses(shape, spacing_mm)
+    body = ellipse_body(shape, spacing_mm)
     couch = np.zeros(shape, bool)
     couch[:, int(224 / spacing_mm[1]) + 1 :][:, :2, 3:-3] = True
     result = body_mask(scan(body, couch=(0, couch)), spacing_mm, ROI)
@@ -161,70 +130,6 @@ def test_specks_alone_are_refused():
         body_mask(hu, (3.0, 1.0, 1.0), ROI)
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0.1, 0.6))
-@settings(deadline=None, max_examples=40)
-def test_largest_component_agrees_with_scipy(seed, density):
-    mask = np.random.default_rng(seed).uniform(size=(5, 8, 9)) < density
-    structure = np.zeros((3, 3, 3), bool)
-    structure[1] = structure[:, 1, 1] = True
-    labels, count = ndimage.label(mask, structure)
-    result = largest_component(mask).astype(bool)
-    if not count:
-        assert not result.any()
-        return
-    assert np.count_nonzero(result) == np.bincount(labels.ravel())[1:].max()
-    assert len(np.unique(labels[result])) == 1
-
-
-def test_neck_is_between_head_and_shoulders_and_not_the_vertex(body):
-    index, flags = neck_slice(body, SPACING_MM)
-    assert flags == ()
-    assert abs(index * SPACING_MM[0] - 130) <= SPACING_MM[0]
-
-
-def test_neck_of_a_scan_that_begins_below_the_vertex(body):
-    index, flags = neck_slice(body[:60], SPACING_MM)
-    assert flags == ()
-    assert abs(index * SPACING_MM[0] - 130) <= SPACING_MM[0]
-
-
-def test_without_shoulders_the_lowest_slice_is_kept(body):
-    cut = body.copy()
-    cut[:33] = False
-    assert neck_slice(cut, SPACING_MM) == (33, (NO_SHOULDERS,))
-    box, flags = region_of_interest(cut, SPACING_MM, ROI)
-    assert flags == (NO_SHOULDERS,)
-    assert box[0].start <= 33
-
-
-def test_region_holds_the_head_with_its_margins():
-    """A head of 20 x 20 on slices 20-39, a neck of 10 x 10 on 15-19, shoulders of 60 x 30 below: all 2 mm."""
-    mask = np.zeros((40, 60, 80), bool)
-    mask[20:, 20:40, 30:50] = True
-    mask[10:20, 25:35, 35:45] = True
-    mask[:10, 15:45, 10:70] = True
-    config = RoiConfig(neck_margin_mm=4.0, margin_mm=6.0)
-    index, _ = neck_slice(mask, (2.0, 2.0, 2.0))
-    assert 13 <= index <= 18
-    box, flags = region_of_interest(mask, (2.0, 2.0, 2.0), config)
-    assert flags == ()
-    assert box == (slice(index - 2, 40), slice(17, 43), slice(27, 53))
-    whole, _ = region_of_interest(mask, (2.0, 2.0, 2.0), RoiConfig(crop_at_neck=False, margin_mm=6.0))
-    assert whole == (slice(0, 40), slice(12, 48), slice(7, 73))
-
-
-def test_region_without_neck_leaves_out_empty_slices():
-    mask = np.zeros((40, 30, 30), bool)
-    mask[10:20, 10:20, 10:20] = True
-    box, _ = region_of_interest(mask, (3.0, 1.0, 1.0), RoiConfig(crop_at_neck=False, margin_mm=6.0))
-    assert box == (slice(8, 22), slice(4, 26), slice(4, 26))
-
-
-def test_empty_mask_is_refused():
-    with pytest.raises(ImageError, match="body mask is empty"):
-        region_of_interest(np.zeros((4, 4, 4), bool), SPACING_MM, ROI)
-
-
 # --- phantoms: truth is known ---------------------------------------------------------------------------------------
 
 
@@ -255,13 +160,34 @@ def test_no_couch_or_head_rest_in_the_mask(institution, seed):
     assert np.count_nonzero(case.truth[box]) == np.count_nonzero(case.truth)
 
 
-def test_touching_mask_shell_adds_only_itself():
-    """It is as dense as skin: what it adds is no deeper than its 2.8 mm and a voxel."""
+def test_mask_shell_on_a_coarse_grid_adds_only_itself():
+    """At 1.8 mm a pixel skin and fat blur: what stays is no deeper than its 2.8 mm and a voxel."""
     case = phantom("C", 0)
-    mask, neck, _, _ = found(case.image.array, spacing_of(case))
+    mask, neck, _, flags = found(case.image.array, spacing_of(case))
+    assert MASK_SHELL not in flags
     assert np.count_nonzero(mask & case.body) > 0.98 * np.count_nonzero(case.body)
     assert np.count_nonzero(mask & case.couch) < 0.03 * np.count_nonzero(mask)
     assert abs(neck - case.neck_slice) <= 2
+
+
+@pytest.mark.parametrize(("seed", "touches"), [(0, True), (2, False)])
+def test_no_couch_head_rest_or_mask_shell_in_the_mask(seed, touches):
+    """At 1.2 mm a pixel. Where it is pressed on, the shell takes a voxel of the skin along."""
+    case = make_phantom("C", seed, 0.75)
+    assert case.info["couch_touches"] == touches
+    mask, neck, box, flags = found(case.image.array, spacing_of(case))
+    assert MASK_SHELL in flags
+    assert not (mask & case.couch).any()
+    assert np.count_nonzero(mask & case.body) > 0.93 * np.count_nonzero(case.body)
+    assert abs(neck - case.neck_slice) <= 2
+    assert np.count_nonzero(case.truth[box]) == np.count_nonzero(case.truth)
+
+
+def test_a_bare_head_keeps_its_skin():
+    case = make_phantom("B", 1, 0.75)
+    mask, _, _, flags = found(case.image.array, spacing_of(case))
+    assert MASK_SHELL not in flags
+    assert np.count_nonzero(mask & case.body) > 0.97 * np.count_nonzero(case.body)
 
 
 def test_phantom_head_without_shoulders():

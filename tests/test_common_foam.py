@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.foam import holder
+from common.foam import clear_holder
 
 SPACING_MM = (3.0, 2.0, 2.0)
 
@@ -20,11 +20,22 @@ def scan(filling_hu):
 
 def test_wall_before_foam_is_the_holders():
     hu, mask = scan(-945)
-    left = mask & ~holder(hu, mask, -300.0, SPACING_MM)
-    assert not left[:, 60].any()
-    assert left[:, 20:57, 23:77].all()  # two pixels deep; at its sides, where air beside the box counts as hollow, too
+    clear_holder(hu, mask, -300.0, SPACING_MM)
+    assert not mask[:, 60].any()
+    assert mask[:, 20:57, 23:77].all()  # two pixels deep; at its sides, where air beside the box counts as hollow, too
 
 
 def test_wall_before_air_stays():
     hu, mask = scan(-1000)
-    assert not holder(hu, mask, -300.0, SPACING_MM).any()
+    before = mask.copy()
+    clear_holder(hu, mask, -300.0, SPACING_MM)
+    assert np.array_equal(mask, before)
+
+
+def test_a_post_between_foam_goes_whole():
+    """Where two walls meet there is no foam below, but foam on both sides."""
+    hu, mask = scan(-945)
+    hu[:, 61:90, 46:53] = -90
+    mask[:, 61:66, 46:53] = True
+    clear_holder(hu, mask, -300.0, SPACING_MM)
+    assert not mask[:, 60:].any()

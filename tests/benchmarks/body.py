@@ -1,6 +1,6 @@
 """Body, bed and neck on phantoms of three institutions against their truth, and on real CTs; and the time they take.
 
-Run by hand: OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/body.py [--phantoms 200] [--scale 0.5]
+Run by hand: OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/body.py [--phantoms 200] [--scale 1]
 Accuracy on phantoms of `scale`, time on one of 512 x 512 pixels. With FEDGTV_DATA, the CTs in its dicom/ follow.
 """
 
@@ -13,11 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.body import body_mask, region_of_interest
+from common.body import body_mask
 from common.config import RoiConfig
 from common.dicom import find_ct_series, read_ct_series
 from common.errors import ImageError
 from common.phantom import make_phantom
+from common.region import region_of_interest
 from common.volume import to_lps
 
 ROI = RoiConfig()
@@ -117,7 +118,7 @@ def main():
     """Prints all of it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--phantoms", type=int, default=200)
-    parser.add_argument("--scale", type=float, default=0.5)
+    parser.add_argument("--scale", type=float, default=1.0)
     arguments = parser.parse_args()
     cv2.setNumThreads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if arguments.phantoms:
