@@ -3,7 +3,7 @@
 Headers are read with pydicom, pixels with SimpleITK's GDCM, which decodes JPEG, JPEG-LS and JPEG 2000.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from common.dicom_files import NoDicomError, bytes_after_header, open_dicom, reading
 from common.errors import ImageError
 from common.volume import Geometry, Volume
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"  # SOP classes, DICOM PS3.4 B.5
 ENHANCED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.1"
+CT_CLASSES = (CT_IMAGE, ENHANCED_CT_IMAGE)
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 
+EXPECTED = "a CT slice"
 LOWEST_HU = -1024  # vendors pad outside the reconstruction circle with -2000 or -3024
 SPACING_TOLERANCE_MM = 0.1  # positions are often written with one decimal
 COSINE_TOLERANCE = 1e-3
@@ -29,6 +32,9 @@ TAGS = [  # what tells a file's kind, and what is checked of a slice; anything e
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
     *("SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "RescaleIntercept", "RescaleSlope"),
 ]
+
+NUM_VALUES = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
+UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 
 Slice = tuple[Path, Dataset]
 
@@ -59,6 +65,8 @@ class DicomFolder:
     structure_sets: tuple[Path, ...]
     num_files: int
     """All files below the folder, DICOM or not."""
+    unreadable: tuple[tuple[Path, str], ...] = ()
+    """DICOM files that are damaged, and any file that cannot be read at all, each with the reason in one line."""
 
 
 def scan_folder(folder: Path) -> DicomFolder:
@@ -67,9 +75,7 @@ def scan_folder(folder: Path) -> DicomFolder:
     Raises:
         ImageError: `folder` is no folder.
     """
-    series, structure_sets, num_files = _scan(folder)
-    ct_series = {uid: tuple(path for path, _ in slices) for uid, slices in series.items()}
-    return DicomFolder(ct_series, structure_sets, num_files)
+    return _scan(folder)[0]
 
 
 def find_ct_series(folder: Path) -> dict[str, tuple[Path, ...]]:
@@ -93,9 +99,11 @@ def read_ct_series(source: Path | Sequence[Path]) -> CtSeries:
     """
     slices = _slices(source)
     for path, header in slices:
-        _check_slice(path, header)
-    _check_alike(slices)
-    slices, geometry = _stack(slices)
+        with reading(path, ImageError, EXPECTED):
+            _check_slice(path, header)
+    with reading(slices[0][0].parent, ImageError, EXPECTED):
+        _check_alike(slices)
+        slices, geometry = _stack(slices)
     first = slices[0][1]
     return CtSeries(
         volume=Volume(_read_hu(slices), geometry),
@@ -104,7 +112,7 @@ def read_ct_series(source: Path | Sequence[Path]) -> CtSeries:
         series_uid=str(first.SeriesInstanceUID),
         study_uid=str(first.StudyInstanceUID),
         frame_uid=str(first.get("FrameOfReferenceUID", "")),
-        header=dcmread(slices[0][0], stop_before_pixels=True),
+        header=_whole_header(slices[0][0]),
     )
 
 
@@ -114,50 +122,64 @@ def _slices(source: Path | Sequence[Path]) -> list[Slice]:
     return _only_series(files) if isinstance(files, Path) else [_given_slice(path) for path in files]
 
 
-def _scan(folder: Path) -> tuple[dict[str, list[Slice]], tuple[Path, ...], int]:
-    """Returns the CT slices below `folder` by series, the structure sets, and the number of files."""
+def _scan(folder: Path) -> tuple[DicomFolder, dict[str, list[Slice]]]:
+    """Returns what is below `folder`, and its CT slices by series."""
     if not Path(folder).is_dir():
         raise ImageError(f"{folder}: no such folder; expected a folder of DICOM files")
     series: dict[str, list[Slice]] = {}
-    structure_sets = []
+    structure_sets, unreadable = [], []
     paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    for path, header in _headers(paths):
+    for path in paths:
+        try:
+            header = _header(path)
+        except NoDicomError:
+            continue
+        except ImageError as error:
+            unreadable.append((path, str(error)))
+            continue
         if header.get("SOPClassUID") == RT_STRUCTURE_SET:
             structure_sets.append(path)
         elif _is_ct_slice(header):
             series.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
-    return series, tuple(structure_sets), len(paths)
+    files = {uid: tuple(path for path, _ in slices) for uid, slices in series.items()}
+    return DicomFolder(files, tuple(structure_sets), len(paths), tuple(unreadable)), series
 
 
 def _ct_series(folder: Path) -> dict[str, list[Slice]]:
-    series, _, num_files = _scan(folder)
+    found, series = _scan(folder)
     if not series:
-        raise ImageError(f"{folder}: no CT slice among {num_files} files; export the planning CT into this folder")
+        raise ImageError(
+            f"{folder}: no CT slice among {found.num_files} files; export the planning CT into this folder"
+        )
     return series
 
 
-def _headers(paths: Sequence[Path]) -> Iterator[Slice]:
-    for path in paths:
-        try:
-            yield path, _header(path)
-        except (InvalidDicomError, EOFError):
-            continue
-
-
 def _header(path: Path) -> Dataset:
-    return dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
+    """Returns a file's `TAGS`, decoded (NoDicomError: it is no DICOM file; ImageError: it is damaged)."""
+    with reading(path, ImageError, EXPECTED):
+        header = open_dicom(path, TAGS, stop_before_pixels=True)
+        for tag in TAGS:
+            header.get(tag)
+        if header.get("SOPClassUID") in CT_CLASSES and not header.get("SeriesInstanceUID"):
+            raise ImageError(f"{path}: a CT slice without SeriesInstanceUID; it was cut short, copy it again")
+        return header
+
+
+def _whole_header(path: Path) -> Dataset:
+    with reading(path, ImageError, EXPECTED):
+        return open_dicom(path, stop_before_pixels=True)
 
 
 def _is_ct_slice(header: Dataset) -> bool:
     kind = header.get("SOPClassUID")
     is_localiser = "LOCALIZER" in (header.get("ImageType") or ())
-    return kind in (CT_IMAGE, ENHANCED_CT_IMAGE) and not is_localiser and "SeriesInstanceUID" in header
+    return kind in CT_CLASSES and not is_localiser
 
 
 def _given_slice(path: Path) -> Slice:
     try:
         return path, _header(path)
-    except (InvalidDicomError, EOFError) as error:
+    except NoDicomError as error:
         raise ImageError(f"{path}: is no DICOM file; expected a CT slice, a folder of them, or NIfTI") from error
 
 
@@ -172,7 +194,7 @@ def _only_series(folder: Path) -> list[Slice]:
 def _check_slice(path: Path, header: Dataset) -> None:
     if header.get("SOPClassUID") == ENHANCED_CT_IMAGE or int(header.get("NumberOfFrames") or 1) > 1:
         raise ImageError(f"{path}: a multi-frame CT; expected one slice a file; export as classic CT images")
-    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "StudyInstanceUID"):
+    for tag in ("SOPInstanceUID", "StudyInstanceUID", "Rows", "Columns", *NUM_VALUES):
         if not header.get(tag):
             raise ImageError(f"{path}: has no {tag}; expected it in a CT slice; export the series again")
     for tag in ("RescaleSlope", "RescaleIntercept"):
@@ -180,22 +202,47 @@ def _check_slice(path: Path, header: Dataset) -> None:
             raise ImageError(f"{path}: has no {tag}, so its Hounsfield units are unknown; export the series again")
     if int(header.get("SamplesPerPixel", 1)) != 1:
         raise ImageError(f"{path}: {header.SamplesPerPixel} samples a pixel; expected 1; remove the colour image")
+    _check_numbers(path, header)
     _check_whole(path, header)
+
+
+def _check_numbers(path: Path, header: Dataset) -> None:
+    """Raises unless place, size and rescaling of a slice are numbers that can be computed with."""
+    for tag, num_values in NUM_VALUES.items():
+        values = np.array(header.get(tag), np.float64)
+        if values.shape != (num_values,) or not np.isfinite(values).all():
+            raise ImageError(
+                f"{path}: {tag} is {header.get(tag)}; expected {num_values} finite numbers; export the series again"
+            )
+    for tag, values in {
+        "PixelSpacing": np.array(header.PixelSpacing, np.float64),
+        "RescaleSlope": np.abs(np.array([header.RescaleSlope], np.float64)),
+    }.items():
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise ImageError(f"{path}: {tag} is {header.get(tag)}; expected it above zero; export the series again")
 
 
 def _check_whole(path: Path, header: Dataset) -> None:
     """Raises if an uncompressed file is too short for its pixels, which GDCM would fill with rubbish in silence."""
+    if header.file_meta.get("TransferSyntaxUID") not in UNCOMPRESSED:
+        return
     num_bytes = int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
-    if not header.file_meta.TransferSyntaxUID.is_compressed and path.stat().st_size < num_bytes:
-        raise ImageError(
-            f"{path}: {path.stat().st_size} bytes; expected {num_bytes} and more; it was cut short, copy it again"
-        )
+    found = bytes_after_header(path)
+    if found < num_bytes:
+        raise ImageError(f"{path}: {found} bytes of pixels; expected {num_bytes}; it was cut short, copy it again")
 
 
 def _check_alike(slices: Sequence[Slice]) -> None:
     """Raises unless all slices share series, size, in-plane spacing and orientation with the first."""
     first_path, first = slices[0]
+    known: dict[str, Path] = {}
     for path, header in slices:
+        other = known.setdefault(str(header.SOPInstanceUID), path)
+        if other != path:
+            raise ImageError(
+                f"{path}: has the SOPInstanceUID of {other.name}; expected one of its own; remove the copy, or export "
+                "the series again"
+            )
         for tag in ("SeriesInstanceUID", "Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"):
             value, expected = header[tag].value, first[tag].value
             if value != expected and not _nearly_equal(value, expected):
