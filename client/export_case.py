@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from common.config import IngestConfig
 from common.dicom import read_ct_series
 from common.errors import InputError, LabelError
-from common.rtstruct import choose_structure, contours_to_mask, read_rtstruct
+from common.gaps import WIDEST_GAP_MM, interpolate_gaps, num_empty_slices
+from common.rtstruct import choose_structure, draw_structure, read_rtstruct
 from common.volume import Geometry, Volume, read_nifti
 
 TRUTH_NAME = "truth.nii.gz"
@@ -58,14 +59,15 @@ class DicomCase:
         structures = [item for path in self.structure_sets for item in read_rtstruct(path).structures]
         structure = choose_structure(structures, config.structures)
         series = read_ct_series(self.ct_files)
-        mask = contours_to_mask(structure, series.volume.geometry)
+        drawn = draw_structure(structure, series.volume.geometry)
+        mask, warnings = _bridged(drawn.mask, series.volume.geometry, config)
         info = _info(series.volume.geometry)
         for key, tag in {"manufacturer": "Manufacturer", "kernel": "ConvolutionKernel"}.items():
             value = series.header.get(tag)
             if value:
                 info[key] = (value if isinstance(value, str) else "/".join(map(str, value)))[:64]
         label = Volume(mask.astype(np.uint8), series.volume.geometry)
-        return LoadedCase(series.volume, label, info, (*self.warnings, *_gaps(mask)))
+        return LoadedCase(series.volume, label, info, (*self.warnings, *drawn.remarks, *warnings))
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,10 @@ class NiftiCase:
         image = read_nifti(self.folder / config.image_name)
         label = read_nifti(self.folder / config.label_name)
         _check_same_grid(image.geometry, label.geometry, config)
-        mask = _binary(label.array, config.label_name)
+        mask, warnings = _bridged(_binary(label.array, config.label_name), image.geometry, config)
         compact = Volume(_compact(image.array), image.geometry)
-        return LoadedCase(compact, Volume(mask, image.geometry), _info(image.geometry), _gaps(mask))
+        label = Volume(mask.astype(np.uint8), image.geometry)
+        return LoadedCase(compact, label, _info(image.geometry), warnings)
 
     def _check_there(self, key: str, name: str) -> None:
         if not (self.folder / name).is_file():
@@ -121,16 +124,25 @@ def _info(geometry: Geometry) -> dict[str, Any]:
     return {"spacing_mm": [round(value, 4) for value in geometry.spacing_mm], "size": list(geometry.size)}
 
 
-def _gaps(mask: NDArray[Any]) -> tuple[str, ...]:
-    """Returns a warning if empty slices lie within the target's extent: contours skipped, or two separate targets."""
-    slices = np.flatnonzero(mask.any(axis=(1, 2)))
-    num_empty = int(slices[-1] - slices[0] + 1 - len(slices))
-    if not num_empty:
-        return ()
-    return (
-        f"{num_empty} of the slices that the target spans have no contour; expected one on each, unless there are two "
-        "targets; draw what was skipped and import again",
-    )
+def _bridged(
+    mask: NDArray[np.bool_], geometry: Geometry, config: IngestConfig
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Returns the mask, its gaps filled if `config` asks for it, and a warning if it has gaps."""
+    num_empty = num_empty_slices(mask)
+    if num_empty and config.interpolate_gaps:
+        mask = interpolate_gaps(mask, geometry)
+        num_left = num_empty_slices(mask)
+        return mask, (
+            f"{num_empty - num_left} slices without a contour were filled between their neighbours"
+            + (f", {num_left} stay empty in gaps wider than {WIDEST_GAP_MM:g} mm" if num_left else "")
+            + "; see them in the pictures of the check",
+        )
+    if num_empty:
+        return mask, (
+            f"{num_empty} of the slices that the target spans have no contour; expected one on each, unless there are "
+            "two targets; draw what was skipped, or set ingest.interpolate_gaps in site.yaml, and import again",
+        )
+    return mask, ()
 
 
 def _check_same_grid(image: Geometry, label: Geometry, config: IngestConfig) -> None:
@@ -141,15 +153,14 @@ def _check_same_grid(image: Geometry, label: Geometry, config: IngestConfig) -> 
         )
 
 
-def _binary(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Returns a label as 0 and 1; it may hold 0 and one other value."""
+def _binary(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
+    """Returns where a label is not 0; it may hold 0 and one other value."""
     values = np.unique(array)
     others = values[values != 0]
     if len(others) != 1:
         shown = ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
         raise LabelError(f"{name} holds the values {shown}; expected 0 and 1, both; write the target alone")
-    mask: NDArray[np.uint8] = (array != 0).astype(np.uint8)
-    return mask
+    return np.asarray(array != 0)
 
 
 def _compact(array: NDArray[Any]) -> NDArray[Any]:
