@@ -12,7 +12,12 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
 
 from common.dicom_files import NoDicomError, bytes_after_header, open_dicom, reading
 from common.errors import ImageError
@@ -160,9 +165,17 @@ def _header(path: Path) -> Dataset:
         header = open_dicom(path, TAGS, stop_before_pixels=True)
         for tag in TAGS:
             header.get(tag)
-        if header.get("SOPClassUID") in CT_CLASSES and not header.get("SeriesInstanceUID"):
-            raise ImageError(f"{path}: a CT slice without SeriesInstanceUID; it was cut short, copy it again")
+        _check_identity(path, header)
         return header
+
+
+def _check_identity(path: Path, header: Dataset) -> None:
+    """Raises for what must be a damaged file: without SOP class (a DICOMDIR has none), or a CT slice of no series."""
+    kind = header.get("SOPClassUID")
+    if not kind and header.file_meta.get("MediaStorageSOPClassUID") != MediaStorageDirectoryStorage:
+        raise ImageError(f"{path}: DICOM without SOPClassUID; it was cut short, copy it again")
+    if kind in CT_CLASSES and not header.get("SeriesInstanceUID"):
+        raise ImageError(f"{path}: a CT slice without SeriesInstanceUID; it was cut short, copy it again")
 
 
 def _whole_header(path: Path) -> Dataset:

@@ -48,7 +48,7 @@ def open_dicom(path: Path, tags: Sequence[str] | None = None, stop_before_pixels
         NoDicomError: the file is something else.
         EOFError: the file ends within an element.
     """
-    specific = list(tags) if tags is not None else None
+    specific = ["SOPClassUID", *tags] if tags is not None else None
     try:
         dataset = dcmread(path, specific_tags=specific, stop_before_pixels=stop_before_pixels)
     except InvalidDicomError as error:
@@ -67,7 +67,7 @@ def bytes_after_header(path: Path) -> int:
     with Path(path).open("rb") as file:
         header = dcmread(file, specific_tags=[], stop_before_pixels=True, force=True)  # stops at the pixel data's tag
         length = HEADER_BYTES - 4 * header.original_encoding[0]
-        return int(os.fstat(file.fileno()).st_size - file.tell() - length)
+        return max(0, int(os.fstat(file.fileno()).st_size - file.tell() - length))
 
 
 def _check_complete(dataset: Dataset) -> None:

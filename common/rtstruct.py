@@ -57,6 +57,7 @@ class RtStruct:
     path: Path
     structures: tuple[Structure, ...]
     references: References
+    patient_id: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,8 @@ def read_rtstruct(path: Path) -> RtStruct:
             for item in dataset.get("RTROIObservationsSequence") or ()
         }
         structures = tuple(_structure(item, drawn, types) for item in items)
-        return RtStruct(Path(path), structures, _references(dataset))
+        patient_id = str(dataset.get("PatientID") or "").strip()
+        return RtStruct(Path(path), structures, _references(dataset), patient_id)
 
 
 def read_references(path: Path) -> References:
