@@ -1,5 +1,6 @@
 """One case of an export, DICOM or NIfTI: the files it is made of, and how it is read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import IngestConfig
-from common.dicom import read_ct_series
+from common.dicom import CtSeries, read_ct_series
 from common.errors import InputError, LabelError
 from common.gaps import WIDEST_GAP_MM, interpolate_gaps, num_empty_slices
-from common.rtstruct import choose_structure, draw_structure, read_rtstruct
+from common.rtstruct import RtStruct, Structure, choose_structure, draw_structure, read_rtstruct
 from common.volume import Geometry, Volume, read_nifti
 
 TRUTH_NAME = "truth.nii.gz"
@@ -56,9 +57,11 @@ class DicomCase:
 
     def load(self, config: IngestConfig) -> LoadedCase:
         """Reads the target (looked for in all structure sets together), then the CT; ImageError or LabelError."""
-        structures = [item for path in self.structure_sets for item in read_rtstruct(path).structures]
-        structure = choose_structure(structures, config.structures)
+        sets = [read_rtstruct(path) for path in self.structure_sets]
+        structure = choose_structure([item for each in sets for item in each.structures], config.structures)
         series = read_ct_series(self.ct_files)
+        _check_same_patient(sets, series)
+        _check_same_frame(structure, series)
         drawn = draw_structure(structure, series.volume.geometry)
         mask, warnings = _bridged(drawn.mask, series.volume.geometry, config)
         info = _info(series.volume.geometry)
@@ -124,6 +127,26 @@ def _info(geometry: Geometry) -> dict[str, Any]:
     return {"spacing_mm": [round(value, 4) for value in geometry.spacing_mm], "size": list(geometry.size)}
 
 
+def _check_same_patient(sets: Sequence[RtStruct], series: CtSeries) -> None:
+    """Raises if a structure set names another patient than the CT; an ID that is missing says nothing."""
+    patient_id = str(series.header.get("PatientID") or "").strip()
+    for each in sets:
+        if patient_id and each.patient_id and each.patient_id != patient_id:
+            raise LabelError(
+                f"{each.path.name} is of another patient by its PatientID; expected the CT's; export both of one "
+                "patient, or anonymise them together"
+            )
+
+
+def _check_same_frame(structure: Structure, series: CtSeries) -> None:
+    """Raises if the target's points are in another frame of reference than the CT; without one nothing is known."""
+    if structure.frame_uid and series.frame_uid and structure.frame_uid != series.frame_uid:
+        raise LabelError(
+            f"structure {structure.name!r} is in the frame of reference {structure.frame_uid}; expected the CT's, "
+            f"{series.frame_uid}; export the CT that it was drawn on"
+        )
+
+
 def _bridged(
     mask: NDArray[np.bool_], geometry: Geometry, config: IngestConfig
 ) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
@@ -157,7 +180,7 @@ def _binary(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
     """Returns where a label is not 0; it may hold 0 and one other value."""
     values = np.unique(array)
     others = values[values != 0]
-    if len(others) != 1:
+    if len(others) != 1 or len(values) != 2:
         shown = ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
         raise LabelError(f"{name} holds the values {shown}; expected 0 and 1, both; write the target alone")
     return np.asarray(array != 0)
