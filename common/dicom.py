@@ -38,7 +38,8 @@ TAGS = [  # what tells a file's kind, and what is checked of a slice; anything e
     *("SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "RescaleIntercept", "RescaleSlope"),
 ]
 
-NUM_VALUES = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
+PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # numbers that each tag holds
+RESCALING = {"RescaleSlope": 1, "RescaleIntercept": 1}
 UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 
 Slice = tuple[Path, Dataset]
@@ -137,6 +138,8 @@ def _scan(folder: Path) -> tuple[DicomFolder, dict[str, list[Slice]]]:
     for path in paths:
         try:
             header = _header(path)
+            with reading(path, ImageError, EXPECTED):
+                is_ct_slice = _is_ct_slice(header)
         except NoDicomError:
             continue
         except ImageError as error:
@@ -144,7 +147,7 @@ def _scan(folder: Path) -> tuple[DicomFolder, dict[str, list[Slice]]]:
             continue
         if header.get("SOPClassUID") == RT_STRUCTURE_SET:
             structure_sets.append(path)
-        elif _is_ct_slice(header):
+        elif is_ct_slice:
             series.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
     files = {uid: tuple(path for path, _ in slices) for uid, slices in series.items()}
     return DicomFolder(files, tuple(structure_sets), len(paths), tuple(unreadable)), series
@@ -207,10 +210,10 @@ def _only_series(folder: Path) -> list[Slice]:
 def _check_slice(path: Path, header: Dataset) -> None:
     if header.get("SOPClassUID") == ENHANCED_CT_IMAGE or int(header.get("NumberOfFrames") or 1) > 1:
         raise ImageError(f"{path}: a multi-frame CT; expected one slice a file; export as classic CT images")
-    for tag in ("SOPInstanceUID", "StudyInstanceUID", "Rows", "Columns", *NUM_VALUES):
+    for tag in ("SOPInstanceUID", "StudyInstanceUID", "Rows", "Columns", *PLACE):
         if not header.get(tag):
             raise ImageError(f"{path}: has no {tag}; expected it in a CT slice; export the series again")
-    for tag in ("RescaleSlope", "RescaleIntercept"):
+    for tag in RESCALING:
         if header.get(tag) is None:
             raise ImageError(f"{path}: has no {tag}, so its Hounsfield units are unknown; export the series again")
     if int(header.get("SamplesPerPixel", 1)) != 1:
@@ -221,17 +224,14 @@ def _check_slice(path: Path, header: Dataset) -> None:
 
 def _check_numbers(path: Path, header: Dataset) -> None:
     """Raises unless place, size and rescaling of a slice are numbers that can be computed with."""
-    for tag, num_values in NUM_VALUES.items():
-        values = np.array(header.get(tag), np.float64)
+    for tag, num_values in (PLACE | RESCALING).items():
+        values = np.atleast_1d(np.array(header.get(tag), np.float64))
         if values.shape != (num_values,) or not np.isfinite(values).all():
             raise ImageError(
                 f"{path}: {tag} is {header.get(tag)}; expected {num_values} finite numbers; export the series again"
             )
-    for tag, values in {
-        "PixelSpacing": np.array(header.PixelSpacing, np.float64),
-        "RescaleSlope": np.abs(np.array([header.RescaleSlope], np.float64)),
-    }.items():
-        if not (np.isfinite(values) & (values > 0)).all():
+    for tag, values in {"PixelSpacing": header.PixelSpacing, "RescaleSlope": [abs(float(header.RescaleSlope))]}.items():
+        if not min(values) > 0:
             raise ImageError(f"{path}: {tag} is {header.get(tag)}; expected it above zero; export the series again")
 
 

@@ -20,6 +20,8 @@ from common.atomic import put_in_place
 from common.errors import ImageError
 from common.nifti_file import read_voxels
 
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's warnings name no remedy and would land on the terminal
+
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 COMPRESSION_LEVEL = 1  # a 51 MB CT: 0.7 s and 20.2 MB; ITK's own level 1.3 s and 18.4 MB; zlib's level 6 2.7 s
 

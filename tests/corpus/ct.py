@@ -63,12 +63,12 @@ def without(keyword, index=6):
     return change
 
 
-def raw(keyword, value):
+def raw(keyword, value, vr="DS"):
     """Sets what pydicom would not write."""
 
     def change(slices, _):
         for dataset in slices:
-            dataset[keyword] = RawDataElement(Tag(keyword), "DS", len(value), value, 0, False, True)
+            dataset[keyword] = RawDataElement(Tag(keyword), vr, len(value), value, 0, False, True)
 
     return change
 
@@ -264,6 +264,9 @@ ENTRIES = [
     dicom("a slope for every slice", sloped, case=lambda case: case.but(hu=coarsened(case.hu))),
     dicom("missing rescale slope", without("RescaleSlope"), refused="no RescaleSlope"),
     dicom("missing rescale intercept", without("RescaleIntercept"), refused="no RescaleIntercept"),
+    dicom("two rescale intercepts", every(RescaleIntercept=[-1024, 0]), refused="RescaleIntercept is"),
+    dicom("rescale intercept of text", raw("RescaleIntercept", b"CLOSED"), refused="not readable as DICOM (ValueError)"),
+    dicom("image type of bytes", raw("ImageType", b"ORIGINAL", "OB"), refused="no CT among 13 files"),
     dicom("slope of zero", every(RescaleSlope=0), refused="RescaleSlope is 0"),
     dicom("colour", every(SamplesPerPixel=3), refused="3 samples a pixel"),
     dicom("multi-frame", every(NumberOfFrames=12), refused="multi-frame"),

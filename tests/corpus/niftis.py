@@ -129,6 +129,8 @@ ENTRIES = [
     nifti("NIfTI without a form", after=set_header(CODES, "<2h", 0, 0), refused="left and right are unknown"),
     nifti("NIfTI sheared", after=lambda folder: (set_header(CODES, "<2h", 0, 1)(folder),
           set_header(SFORM, "<2f", -1.5, 0.5)(folder)), refused="not perpendicular"),
+    nifti("NIfTI scaled a little otherwise than its spacing", after=lambda folder: (
+          set_header(CODES, "<2h", 0, 1)(folder), set_header(SFORM, "<f", -1.501)(folder))),
     nifti("NIfTI with NaN in its form", after=set_header(SFORM, "<f", float("nan")), refused="qform and sform are nan"),
     # Label values
     nifti("NIfTI label of floats", label(values(lambda a: a.astype(np.float32)))),
