@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from common.contour_mask import DrawnMask, Structure, contours_to_mask, draw_structure
-from common.dicom import RT_STRUCTURE_SET
 from common.dicom_files import NoDicomError, open_dicom, reading
+from common.dicom_slices import RT_STRUCTURE_SET
 from common.errors import ConfigError, LabelError
 from common.rtstruct_writer import write_rtstruct
 
