@@ -70,10 +70,11 @@ def _series_heads(source: Path, series: Mapping[str, tuple[Path, ...]]) -> dict[
     for uid, files in sorted(series.items(), key=lambda item: item[1][0]):
         with reading(files[0], ImageError, "a CT slice"):
             header = open_dicom(files[0], ["PatientID", "StudyInstanceUID", "FrameOfReferenceUID"])
+            patient = str(header.get("PatientID") or "").strip() or str(header.get("StudyInstanceUID") or uid)
+            frame_uid = str(header.get("FrameOfReferenceUID") or "")
         folder = files[0].parent
         name = _shown(folder, source) + (f" (series {uid})" if folders.count(folder) > 1 else "")
-        patient = str(header.get("PatientID") or "").strip() or str(header.get("StudyInstanceUID") or uid)
-        heads[uid] = _SeriesHead(name, files, patient, str(header.get("FrameOfReferenceUID") or ""))
+        heads[uid] = _SeriesHead(name, files, patient, frame_uid)
     return heads
 
 

@@ -266,6 +266,7 @@ ENTRIES = [
     dicom("missing rescale intercept", without("RescaleIntercept"), refused="no RescaleIntercept"),
     dicom("two rescale intercepts", every(RescaleIntercept=[-1024, 0]), refused="RescaleIntercept is"),
     dicom("rescale intercept of text", raw("RescaleIntercept", b"CLOSED"), refused="not readable as DICOM"),
+    dicom("series UID that is a sequence", raw("SeriesInstanceUID", b"", "SQ"), refused="no CT among 13 files"),
     dicom("image type of bytes", raw("ImageType", b"ORIGINAL", "OB"), refused="no CT among 13 files"),
     dicom("slope of zero", every(RescaleSlope=0), refused="RescaleSlope is 0"),
     dicom("colour", every(SamplesPerPixel=3), refused="3 samples a pixel"),
