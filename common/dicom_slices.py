@@ -73,7 +73,8 @@ def check_slice(path: Path, header: Dataset) -> None:
 def _check_numbers(path: Path, header: Dataset) -> None:
     """Raises unless place, size and rescaling of a slice are numbers that can be computed with."""
     for tag, num_values in (PLACE | RESCALING).items():
-        values = np.atleast_1d(np.array(header.get(tag), np.float64))
+        value = header.get(tag)
+        values = np.array(value, np.float64) if tag in PLACE else np.array([float(value)])
         if values.shape != (num_values,) or not np.isfinite(values).all():
             raise ImageError(
                 f"{path}: {tag} is {header.get(tag)}; expected {num_values} finite numbers; export the series again"

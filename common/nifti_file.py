@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from common.errors import ImageError
 
 HEADER_BYTES = 348
+FARTHEST_BYTE = 1 << 30  # at which the voxels may begin, behind any extensions
 GZIP_MAGIC = b"\x1f\x8b"
 DTYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
@@ -65,7 +66,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
                     yield file  # type: ignore[misc]  # a binary file in all but name
             else:
                 yield raw
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, MemoryError, OverflowError) as error:
         raise _cut_short(path) from error
 
 
@@ -90,8 +91,9 @@ def _header(path: Path, file: BinaryIO) -> _Header:
     forms = tuple(_forms(data, order))
     _check_forms(path, shape, forms, np.array(struct.unpack_from(f"{order}3f", data, 80)))
     dtype = np.dtype(order + DTYPES[code])
-    place = int(offset) if np.isfinite(offset) else 0
-    return _Header(shape[2::-1], dtype, max(place, HEADER_BYTES), slope, intercept)
+    if not 0 <= offset < FARTHEST_BYTE:
+        raise _cut_short(path)
+    return _Header(shape[2::-1], dtype, max(int(offset), HEADER_BYTES), slope, intercept)
 
 
 def _forms(data: bytes, order: str) -> Iterator[NDArray[np.float64]]:

@@ -13,7 +13,7 @@ from common.volume import Geometry, Volume
 
 OBLIQUE = Geometry(GEOMETRY.size, (2.5, 0.75, 1.75), (3.0, 4.0, 5.0), (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0))
 FLIPPED = Geometry(GEOMETRY.size, GEOMETRY.spacing_mm, (9.0, 8.0, 7.0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, -1.0))
-DIMS, DATATYPE, SLOPE, UNITS, CODES, SFORM = 40, 70, 112, 123, 252, 280
+DIMS, DATATYPE, OFFSET, SLOPE, CODES, SFORM = 40, 70, 108, 112, 252, 280
 """Offsets of header fields."""
 
 
@@ -116,6 +116,9 @@ ENTRIES = [
     nifti("NIfTI 4-D with one volume", after=set_header(DIMS, "<8h", 4, 40, 48, 12, 1, 1, 1, 1)),
     nifti("NIfTI 2-D", after=set_header(DIMS, "<8h", 2, 40, 576, 1, 1, 1, 1, 1), refused="three-dimensional"),
     nifti("NIfTI with a negative size", after=set_header(DIMS, "<8h", 3, 40, -48, 12, 1, 1, 1, 1), refused="40 x -48"),
+    nifti("NIfTI of a size that no memory holds", after=set_header(DIMS, "<4h", 3, 32767, 32767, 32767),
+          refused="cut short or damaged"),
+    nifti("NIfTI with voxels far away", after=set_header(OFFSET, "<f", 1e30), refused="cut short or damaged"),
     nifti("NIfTI in colour", after=set_header(DATATYPE, "<2h", 128, 24), refused="data type 128"),
     nifti("NIfTI label of another size", label(lambda v: Volume(v.array[:-1], replace(GEOMETRY, size=(11, 48, 40)))),
           refused="gtv.nii.gz has size (11, 48, 40)"),
