@@ -12,6 +12,7 @@ import numpy as np
 from contourpy import FillType, contour_generator
 from numpy.typing import NDArray
 
+OUTLINE_LEVEL = 0.51  # between 1 at centres inside and 0 outside
 WITHIN = 0.9  # of a polygon's pixels: with this many in another it counts as a hole, though it may touch the rim
 DECIMALS = 6  # of a pixel: vertices that mean a pixel centre land on it in spite of rounding in patient coordinates
 
@@ -76,8 +77,9 @@ def _overlap_in_part(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
 def outline(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     """Returns closed polygons, one an island, that `fill_even_odd` turns back into exactly this mask.
 
-    Edges run half-way between pixel centres. Holes are joined to their island by a keyhole: a channel of no width
-    (DICOM PS3.3 C.8.8.6.3). An empty mask gives no polygon.
+    Edges run 0.49 pixels from the centres inside: half-way, but a little nearer to them, so that a reader that rounds
+    vertices to pixels and fills with the outline (cv2.fillPoly) finds the same mask. Holes are joined to their island
+    by a keyhole: a channel of no width (DICOM PS3.3 C.8.8.6.3). An empty mask gives no polygon.
     """
     if not mask.any():
         return []
@@ -86,7 +88,7 @@ def outline(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     box = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1).astype(np.float64)
     generator = contour_generator(z=box, fill_type=FillType.OuterOffset)
     islands = []
-    for points, offsets in zip(*generator.filled(0.5, np.inf), strict=True):
+    for points, offsets in zip(*generator.filled(OUTLINE_LEVEL, np.inf), strict=True):
         rings = [_without_collinear(points[a : b - 1, ::-1]) for a, b in pairwise(offsets)]
         islands.append(_keyhole(rings[0], rings[1:]) + np.array([top, left]))
     return islands

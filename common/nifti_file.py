@@ -47,10 +47,11 @@ def read_voxels(path: Path) -> NDArray[Any]:
     with _opened(path) as file:
         header = _header(path, file)
         array = _whole(path, file, header)
-    if header.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ImageError(f"{path}: holds values that are not finite; expected numbers alone; write air as -1000")
     if (header.slope, header.intercept) not in ((1.0, 0.0), (0.0, 0.0)) and header.slope:
-        return (array * header.slope + header.intercept).astype(np.float32)
+        with np.errstate(all="ignore"):
+            array = (array * header.slope + header.intercept).astype(np.float32)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ImageError(f"{path}: holds values that are not finite; expected numbers alone; write air as -1000")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -88,8 +89,9 @@ def _header(path: Path, file: BinaryIO) -> _Header:
             f"{path}: has dimensions {' x '.join(map(str, shape)) or 'none'} and data type {code}; expected one "
             "three-dimensional image of numbers; export a single volume"
         )
-    forms = tuple(_forms(data, order))
-    _check_forms(path, shape, forms, np.array(struct.unpack_from(f"{order}3f", data, 80)))
+    with np.errstate(all="ignore"):  # what is not finite fails the checks
+        forms = tuple(_forms(data, order))
+        _check_forms(path, shape, forms, np.array(struct.unpack_from(f"{order}3f", data, 80)))
     dtype = np.dtype(order + DTYPES[code])
     if not 0 <= offset < FARTHEST_BYTE:
         raise _cut_short(path)

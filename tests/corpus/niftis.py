@@ -13,7 +13,7 @@ from common.volume import Geometry, Volume
 
 OBLIQUE = Geometry(GEOMETRY.size, (2.5, 0.75, 1.75), (3.0, 4.0, 5.0), (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0))
 FLIPPED = Geometry(GEOMETRY.size, GEOMETRY.spacing_mm, (9.0, 8.0, 7.0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, -1.0))
-DIMS, DATATYPE, OFFSET, SLOPE, CODES, SFORM = 40, 70, 108, 112, 252, 280
+DIMS, DATATYPE, SPACING, OFFSET, SLOPE, CODES, QUATERNION, SFORM = 40, 70, 80, 108, 112, 252, 256, 280
 """Offsets of header fields."""
 
 
@@ -134,6 +134,9 @@ ENTRIES = [
           set_header(SFORM, "<2f", -1.5, 0.5)(folder)), refused="not perpendicular"),
     nifti("NIfTI scaled a little otherwise than its spacing", after=lambda folder: (
           set_header(CODES, "<2h", 0, 1)(folder), set_header(SFORM, "<f", -1.501)(folder))),
+    nifti("NIfTI with an infinite quaternion", after=set_header(QUATERNION, "<f", float("inf")), refused="nan mm"),
+    nifti("NIfTI with an infinite slope", after=set_header(SLOPE, "<f", float("inf")), refused="not finite"),
+    nifti("NIfTI with a spacing of zero", after=set_header(SPACING, "<f", 0.0), refused="qform and sform are"),
     nifti("NIfTI with NaN in its form", after=set_header(SFORM, "<f", float("nan")), refused="qform and sform are nan"),
     # Label values
     nifti("NIfTI label of floats", label(values(lambda a: a.astype(np.float32)))),
