@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+INTEROP := .venv-interop
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
-.PHONY: demo test test-all lint seeds openkbp bench clean
+.PHONY: demo test test-all lint seeds openkbp bench interop fuzz clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +17,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 $(BENCH)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
+
+$(INTEROP)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[interop]'
 	touch $@
 
 demo: $(VENV)/installed  ## Three hospitals' phantoms through a real TLS federation, minutes on two cores.
@@ -32,6 +38,12 @@ bench: $(BENCH)/installed  ## Every benchmark against its peers, one core each: 
 		OMP_NUM_THREADS=1 $(BENCH)/bin/python $$script || failed="$$failed $$script"; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
+interop: $(INTEROP)/installed  ## RTSTRUCTs that we write, read by independent packages.
+	PYTHONPATH=.:tests $(INTEROP)/bin/python tests/interop/readers.py
+
+fuzz: $(VENV)/installed  ## Ten minutes of damaged files through the readers; findings land in runs/fuzz.
+	PYTHONPATH=.:tests $(BIN)/python tests/fuzz/run.py
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +57,4 @@ test-all: lint  ## Everything, the slow checks too.
 	$(BIN)/python -m pytest -m ''
 
 clean:
-	rm -rf demo runs build dist *.egg-info $(BENCH)
+	rm -rf demo runs build dist *.egg-info $(BENCH) $(INTEROP)

@@ -1,5 +1,6 @@
 """One case of an export, DICOM or NIfTI: the files it is made of, and how it is read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import IngestConfig
-from common.dicom import read_ct_series
+from common.dicom import CtSeries, read_ct_series
 from common.errors import InputError, LabelError
-from common.rtstruct import choose_structure, contours_to_mask, read_rtstruct
+from common.gaps import WIDEST_GAP_MM, interpolate_gaps, num_empty_slices
+from common.rtstruct import RtStruct, Structure, choose_structure, draw_structure, read_rtstruct
 from common.volume import Geometry, Volume, read_nifti
 
 TRUTH_NAME = "truth.nii.gz"
@@ -55,17 +57,20 @@ class DicomCase:
 
     def load(self, config: IngestConfig) -> LoadedCase:
         """Reads the target (looked for in all structure sets together), then the CT; ImageError or LabelError."""
-        structures = [item for path in self.structure_sets for item in read_rtstruct(path).structures]
-        structure = choose_structure(structures, config.structures)
+        sets = [read_rtstruct(path) for path in self.structure_sets]
+        structure = choose_structure([item for each in sets for item in each.structures], config.structures)
         series = read_ct_series(self.ct_files)
-        mask = contours_to_mask(structure, series.volume.geometry)
+        _check_same_patient(sets, series)
+        _check_same_frame(structure, series)
+        drawn = draw_structure(structure, series.volume.geometry)
+        mask, warnings = _bridged(drawn.mask, series.volume.geometry, config)
         info = _info(series.volume.geometry)
         for key, tag in {"manufacturer": "Manufacturer", "kernel": "ConvolutionKernel"}.items():
             value = series.header.get(tag)
             if value:
                 info[key] = (value if isinstance(value, str) else "/".join(map(str, value)))[:64]
         label = Volume(mask.astype(np.uint8), series.volume.geometry)
-        return LoadedCase(series.volume, label, info, (*self.warnings, *_gaps(mask)))
+        return LoadedCase(series.volume, label, info, (*self.warnings, *drawn.remarks, *warnings))
 
 
 @dataclass(frozen=True)
@@ -102,9 +107,10 @@ class NiftiCase:
         image = read_nifti(self.folder / config.image_name)
         label = read_nifti(self.folder / config.label_name)
         _check_same_grid(image.geometry, label.geometry, config)
-        mask = _binary(label.array, config.label_name)
+        mask, warnings = _bridged(_binary(label.array, config.label_name), image.geometry, config)
         compact = Volume(_compact(image.array), image.geometry)
-        return LoadedCase(compact, Volume(mask, image.geometry), _info(image.geometry), _gaps(mask))
+        label = Volume(mask.astype(np.uint8), image.geometry)
+        return LoadedCase(compact, label, _info(image.geometry), warnings)
 
     def _check_there(self, key: str, name: str) -> None:
         if not (self.folder / name).is_file():
@@ -121,16 +127,45 @@ def _info(geometry: Geometry) -> dict[str, Any]:
     return {"spacing_mm": [round(value, 4) for value in geometry.spacing_mm], "size": list(geometry.size)}
 
 
-def _gaps(mask: NDArray[Any]) -> tuple[str, ...]:
-    """Returns a warning if empty slices lie within the target's extent: contours skipped, or two separate targets."""
-    slices = np.flatnonzero(mask.any(axis=(1, 2)))
-    num_empty = int(slices[-1] - slices[0] + 1 - len(slices))
-    if not num_empty:
-        return ()
-    return (
-        f"{num_empty} of the slices that the target spans have no contour; expected one on each, unless there are two "
-        "targets; draw what was skipped and import again",
-    )
+def _check_same_patient(sets: Sequence[RtStruct], series: CtSeries) -> None:
+    """Raises if a structure set names another patient than the CT; an ID that is missing says nothing."""
+    patient_id = str(series.header.get("PatientID") or "").strip()
+    for each in sets:
+        if patient_id and each.patient_id and each.patient_id != patient_id:
+            raise LabelError(
+                f"{each.path.name} is of another patient by its PatientID; expected the CT's; export both of one "
+                "patient, or anonymise them together"
+            )
+
+
+def _check_same_frame(structure: Structure, series: CtSeries) -> None:
+    """Raises if the target's points are in another frame of reference than the CT; without one nothing is known."""
+    if structure.frame_uid and series.frame_uid and structure.frame_uid != series.frame_uid:
+        raise LabelError(
+            f"structure {structure.name!r} is in the frame of reference {structure.frame_uid}; expected the CT's, "
+            f"{series.frame_uid}; export the CT that it was drawn on"
+        )
+
+
+def _bridged(
+    mask: NDArray[np.bool_], geometry: Geometry, config: IngestConfig
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Returns the mask, its gaps filled if `config` asks for it, and a warning if it has gaps."""
+    num_empty = num_empty_slices(mask)
+    if num_empty and config.interpolate_gaps:
+        mask = interpolate_gaps(mask, geometry)
+        num_left = num_empty_slices(mask)
+        return mask, (
+            f"{num_empty - num_left} slices without a contour were filled between their neighbours"
+            + (f", {num_left} stay empty in gaps wider than {WIDEST_GAP_MM:g} mm" if num_left else "")
+            + "; see them in the pictures of the check",
+        )
+    if num_empty:
+        return mask, (
+            f"{num_empty} of the slices that the target spans have no contour; expected one on each, unless there are "
+            "two targets; draw what was skipped, or set ingest.interpolate_gaps in site.yaml, and import again",
+        )
+    return mask, ()
 
 
 def _check_same_grid(image: Geometry, label: Geometry, config: IngestConfig) -> None:
@@ -141,15 +176,14 @@ def _check_same_grid(image: Geometry, label: Geometry, config: IngestConfig) -> 
         )
 
 
-def _binary(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Returns a label as 0 and 1; it may hold 0 and one other value."""
+def _binary(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
+    """Returns where a label is not 0; it may hold 0 and one other value."""
     values = np.unique(array)
     others = values[values != 0]
-    if len(others) != 1:
+    if len(others) != 1 or len(values) != 2:
         shown = ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
         raise LabelError(f"{name} holds the values {shown}; expected 0 and 1, both; write the target alone")
-    mask: NDArray[np.uint8] = (array != 0).astype(np.uint8)
-    return mask
+    return np.asarray(array != 0)
 
 
 def _compact(array: NDArray[Any]) -> NDArray[Any]:

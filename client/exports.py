@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import dcmread
-
 from client.export_case import DicomCase, ExportedCase, NiftiCase
 from common.config import IngestConfig
 from common.dicom import scan_folder
+from common.dicom_files import open_dicom, reading
 from common.errors import ImageError, InputError, LabelError
 from common.rtstruct import read_references
 
@@ -52,7 +51,8 @@ def find_cases(source: Path, config: IngestConfig) -> Export:
         if drawn[uid]
     ]
     left_out, without = _undrawn(heads, {case.key for case in dicom})
-    return Export((*dicom, *nifti), (*refused, *without), left_out)
+    damaged = [(_shown(path, source), reason) for path, reason in found.unreadable]
+    return Export((*dicom, *nifti), (*damaged, *refused, *without), left_out)
 
 
 def _nifti_cases(source: Path, config: IngestConfig) -> tuple[NiftiCase, ...]:
@@ -68,11 +68,13 @@ def _series_heads(source: Path, series: Mapping[str, tuple[Path, ...]]) -> dict[
     folders = [files[0].parent for files in series.values()]
     heads = {}
     for uid, files in sorted(series.items(), key=lambda item: item[1][0]):
-        header = dcmread(files[0], specific_tags=["PatientID", "StudyInstanceUID", "FrameOfReferenceUID"])
+        with reading(files[0], ImageError, "a CT slice"):
+            header = open_dicom(files[0], ["PatientID", "StudyInstanceUID", "FrameOfReferenceUID"])
+            patient = str(header.get("PatientID") or "").strip() or str(header.get("StudyInstanceUID") or uid)
+            frame_uid = str(header.get("FrameOfReferenceUID") or "")
         folder = files[0].parent
         name = _shown(folder, source) + (f" (series {uid})" if folders.count(folder) > 1 else "")
-        patient = str(header.get("PatientID") or "").strip() or str(header.get("StudyInstanceUID") or uid)
-        heads[uid] = _SeriesHead(name, files, patient, str(header.get("FrameOfReferenceUID") or ""))
+        heads[uid] = _SeriesHead(name, files, patient, frame_uid)
     return heads
 
 

@@ -330,6 +330,8 @@ class IngestConfig(Frozen):
     """File name of the image in a NIfTI export's case folder."""
     label_name: str = "gtv.nii.gz"
     """File name of the label beside it."""
+    interpolate_gaps: bool = False
+    """Whether slices of the target without a contour, such as every second, are filled between their neighbours."""
 
 
 class SimulationConfig(Frozen):

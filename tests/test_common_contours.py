@@ -1,11 +1,12 @@
+import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from matplotlib.path import Path as MplPath
 
-from common.contours import fill_even_odd, outline
+from common.contours import fill_areas, fill_even_odd, outline
 
 SQUARE = np.array([[1, 1], [1, 4], [4, 4], [4, 1]], float)
 
@@ -13,6 +14,14 @@ SQUARE = np.array([[1, 1], [1, 4], [4, 4], [4, 1]], float)
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9)))
 def test_an_outline_filled_is_the_mask_again(mask):
     np.testing.assert_array_equal(fill_even_odd(outline(mask), mask.shape), mask)
+
+
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9)))
+def test_readers_that_round_vertices_and_fill_with_the_outline_find_the_mask_too(mask):
+    filled = np.zeros(mask.shape, np.uint8)
+    rounded = [np.around(polygon[:, ::-1]).astype(np.int32) for polygon in outline(mask)]
+    cv2.fillPoly(filled, rounded, 1)
+    np.testing.assert_array_equal(filled, mask)
 
 
 @given(st.lists(st.tuples(st.floats(-3, 15), st.floats(-3, 15)), min_size=3, max_size=9))
@@ -68,3 +77,69 @@ def test_islands_with_holes_give_one_keyhole_polygon_each_with_few_points():
     assert len(polygons) == 2
     assert sum(map(len, polygons)) < 70
     np.testing.assert_array_equal(fill_even_odd(polygons, mask.shape), mask)
+
+
+def square(low, high):
+    return np.array([[low, low], [low, high], [high, high], [high, low]]) - 0.5
+
+
+def test_areas_that_overlap_in_part_are_joined_and_told():
+    mask, partial = fill_areas([square(1, 5), square(3, 8)], (9, 9))
+    assert partial
+    assert mask.sum() == 16 + 25 - 4
+    assert fill_even_odd([square(1, 5), square(3, 8)], (9, 9)).sum() == 16 + 25 - 2 * 4
+
+
+def test_areas_within_areas_are_holes_and_islands_in_any_order():
+    outer, hole, island = square(0, 9), square(2, 7), square(4, 5)
+    for order in ([outer, hole, island], [island, hole, outer], [hole, outer, island]):
+        mask, partial = fill_areas(order, (9, 9))
+        assert (mask.sum(), partial) == (81 - 25 + 1, False)
+
+
+def test_a_hole_that_touches_the_rim_or_pokes_through_it_a_little_stays_a_hole():
+    outer = np.array([[0, 0], [0, 10], [10, 10], [10, 0]]) - 0.5
+    touching = np.array([[0, 2], [0, 8], [6, 8], [6, 2]]) - 0.5
+    poking = np.array([[-0.6, 2], [-0.6, 8], [6, 8], [6, 2]]) - 0.5
+    for hole in (touching, poking):
+        mask, partial = fill_areas([outer, hole], (12, 12))
+        assert (mask.sum(), partial) == (100 - 36, False)
+
+
+def test_an_area_given_twice_another_way_round_counts_once():
+    ring = square(1, 5)
+    mask, partial = fill_areas([ring, np.roll(ring[::-1], 1, axis=0)], (9, 9))
+    assert (mask.sum(), partial) == (16, False)
+
+
+def test_two_that_cross_like_a_plus_are_joined_with_the_hole_of_one():
+    lying, standing = np.array([[3, 0], [3, 9], [6, 9], [6, 0]]) - 0.5, np.array([[0, 3], [0, 6], [9, 6], [9, 3]]) - 0.5
+    mask, partial = fill_areas([lying, standing, square(4, 5)], (9, 9))
+    assert (mask.sum(), partial) == (27 + 27 - 9 - 1, True)
+
+
+@pytest.mark.parametrize(
+    ("polygon", "num_pixels"),
+    [
+        ([[1, 1], [1, 4]], 0),  # a line there and back
+        ([[1, 1]], 0),
+        ([[1, 1], [1, 1], [1, 1]], 0),
+        ([[0.5, 0.5], [0.5, 2.5], [2.5, 2.5], [2.5, 4.5], [4.5, 4.5], [4.5, 2.5], [2.5, 2.5], [2.5, 0.5]], 8),
+        ([[0.5, 0.5], [4.5, 4.5], [4.5, 0.5], [0.5, 4.5]], 8),  # a figure of eight: two triangles
+        ([[0.5, 0.5], [0.5, 0.5], [0.5, 3.5], [3.5, 3.5], [3.5, 3.5], [3.5, 0.5]], 9),  # points given twice
+        ([[0.5, 0.5], [0.5, 3.5], [0.5, 5.5], [0.5, 3.5], [3.5, 3.5], [3.5, 0.5]], 9),  # a spike of no width
+    ],
+)
+def test_degenerate_and_self_touching_polygons(polygon, num_pixels):
+    assert fill_even_odd([np.array(polygon, float)], (6, 6)).sum() == num_pixels
+
+
+@given(arrays(bool, (9, 9)), arrays(bool, (9, 9)))
+def test_disjoint_or_nested_areas_fill_as_even_odd_does(one, other):
+    """Random masks' outlines, one within the other: what the planning systems' holes are."""
+    inner = one & other
+    assume(not inner.all())  # the same area twice counts once
+    polygons = [*outline(np.pad(np.ones((9, 9), bool), 1)), *outline(np.pad(inner, 1))]
+    filled, partial = fill_areas(polygons, (11, 11))
+    np.testing.assert_array_equal(filled, fill_even_odd(polygons, (11, 11)))
+    assert not partial

@@ -146,7 +146,7 @@ def test_a_written_structure_set_says_what_it_is_and_refers_to_its_ct(tmp_path, 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
 def test_contour_data_are_decimal_strings_to_a_micrometre_of_even_length(tmp_path, write_ct, size):
-    """Of a bar of voxels, outlined half a pixel round their centres; PS3.5 6.2: at most 16 characters, space-padded."""
+    """Of a bar of voxels, outlined 0.49 pixels round their centres; PS3.5 6.2: at most 16 characters, space-padded."""
     write_ct(tmp_path / "ct", np.zeros((4, 8, 8)), spacing_mm=(3.0, 0.3333, 0.25), origin_mm=(-1000.1234, 0.5, 30))
     mask = np.zeros((4, 8, 8), bool)
     mask[1, 1 : 1 + size, 2] = True
@@ -157,8 +157,8 @@ def test_contour_data_are_decimal_strings_to_a_micrometre_of_even_length(tmp_pat
     assert max(map(len, text.split("\\"))) <= 16
     assert contour.NumberOfContourPoints * 3 == len(contour.ContourData)
     x, y, z = (sorted(set(contour.ContourData[axis::3])) for axis in range(3))
-    assert x == [round(-1000.1234 + 0.25 * column, 3) for column in (1.5, 2.0, 2.5)]
-    assert (y[0], y[-1]) == (round(0.5 + 0.3333 * 0.5, 3), round(0.5 + 0.3333 * (size + 0.5), 3))
+    assert x == [round(-1000.1234 + 0.25 * column, 3) for column in (1.51, 2.0, 2.49)]
+    assert (y[0], y[-1]) == (round(0.5 + 0.3333 * 0.51, 3), round(0.5 + 0.3333 * (size + 0.49), 3))
     assert z == [33.0]
 
 
