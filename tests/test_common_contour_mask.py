@@ -95,14 +95,14 @@ def test_exclusive_contours_cut_each_other_and_others_are_joined_with_a_remark()
     drawn = draw_structure(structure(*contours), GRID)
     assert drawn.mask[1].sum() == 16 + 16 - 4
     (remark,) = drawn.remarks
-    assert "overlap in part on 1 slices (the first is slice 1, counted from 0); they were joined; " in remark
+    assert "overlap in part on 1 slice (the first is slice 1, counted from 0); they were joined; " in remark
 
 
 def test_holes_draw_no_remark_and_left_out_contours_do():
     hole = draw_structure(structure(square(3, 0.5, 6.5), square(3, 2.5, 4.5)), GRID)
     assert (hole.mask[1].sum(), hole.remarks) == (36 - 4, ())
     (remark,) = draw_structure(structure(square(3, 0.5, 6.5), num_left_out=2), GRID).remarks
-    assert remark.startswith("structure 'GTV' has 2 contours that bound no area")
+    assert remark.startswith("structure 'GTV' has 2 contours bounding no area")
 
 
 @pytest.fixture(scope="module", params="ABC")
