@@ -85,15 +85,19 @@ def _remarks(structure: Structure, overlapping: Sequence[int]) -> list[str]:
     found = []
     if structure.num_left_out:
         found.append(
-            f"structure {structure.name!r} has {structure.num_left_out} contours that bound no area (points, open, "
-            "or fewer than three points); they were left out; delete them in the planning system"
+            f"structure {structure.name!r} has {_counted(structure.num_left_out, 'contour')} bounding no area (points, "
+            "open lines, fewer than three points); left out; delete what is not meant in the planning system"
         )
     if overlapping:
         found.append(
-            f"structure {structure.name!r} has contours that overlap in part on {len(overlapping)} slices (the first "
-            f"is slice {min(overlapping)}, counted from 0); they were joined; see that no hole was meant"
+            f"structure {structure.name!r} has contours that overlap in part on {_counted(len(overlapping), 'slice')} "
+            f"(the first is slice {min(overlapping)}, counted from 0); they were joined; see that no hole was meant"
         )
     return found
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _check_inside(name: str, polygons: Sequence[Polygon], geometry: Geometry) -> None:

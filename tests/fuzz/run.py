@@ -24,20 +24,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="RTSTRUCT, CT slice or NIfTI")
     parser.add_argument("--out", type=Path, default=Path("runs/fuzz"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     faulthandler.enable()
-    sys.exit(1 if fuzz(options.out, options.seed, 60 * options.minutes) else 0)
+    sys.exit(1 if fuzz(options.out, options.seed, 60 * options.minutes, options.only) else 0)
 
 
-def fuzz(out, seed, seconds):
+def fuzz(out, seed, seconds, only=""):
     """Runs until the time is over; returns the number of different findings."""
     targets = make_targets(out)
+    turns = [targets[share] for share in SHARES if only in ("", targets[share].name)]
     counts, found = collections.Counter(), {}
     started, number = time.monotonic(), 0
     while time.monotonic() - started < seconds:
-        target = targets[SHARES[number % len(SHARES)]]
+        target = turns[number % len(turns)]
         began = time.monotonic()
         try:
             read = try_one(target, np.random.default_rng([seed, number]), out)
