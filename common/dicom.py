@@ -26,6 +26,7 @@ SPACING_TOLERANCE_MM = 0.1  # positions are often written with one decimal
 COSINE_TOLERANCE = 1e-3
 TAGS = [  # what tells a file's kind, and what is checked of a slice; anything else is passed over
     *("SOPClassUID", "SOPInstanceUID", "ImageType", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
+    *("PatientID", "SeriesDescription"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
     *("SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "RescaleIntercept", "RescaleSlope"),
 ]
@@ -57,6 +58,8 @@ class DicomFolder:
     ct_series: Mapping[str, tuple[Path, ...]]
     """Files of each CT series, by SeriesInstanceUID; localisers and secondary captures are left out."""
     structure_sets: tuple[Path, ...]
+    headers: Mapping[Path, Dataset]
+    """`TAGS` of each of these files, as far as it has them."""
     num_files: int
     """All files below the folder, DICOM or not."""
 
@@ -69,7 +72,8 @@ def scan_folder(folder: Path) -> DicomFolder:
     """
     series, structure_sets, num_files = _scan(folder)
     ct_series = {uid: tuple(path for path, _ in slices) for uid, slices in series.items()}
-    return DicomFolder(ct_series, structure_sets, num_files)
+    headers = dict(structure_sets) | dict(each for slices in series.values() for each in slices)
+    return DicomFolder(ct_series, tuple(path for path, _ in structure_sets), headers, num_files)
 
 
 def find_ct_series(folder: Path) -> dict[str, tuple[Path, ...]]:
@@ -114,7 +118,7 @@ def _slices(source: Path | Sequence[Path]) -> list[Slice]:
     return _only_series(files) if isinstance(files, Path) else [_given_slice(path) for path in files]
 
 
-def _scan(folder: Path) -> tuple[dict[str, list[Slice]], tuple[Path, ...], int]:
+def _scan(folder: Path) -> tuple[dict[str, list[Slice]], list[Slice], int]:
     """Returns the CT slices below `folder` by series, the structure sets, and the number of files."""
     if not Path(folder).is_dir():
         raise ImageError(f"{folder}: no such folder; expected a folder of DICOM files")
@@ -123,10 +127,10 @@ def _scan(folder: Path) -> tuple[dict[str, list[Slice]], tuple[Path, ...], int]:
     paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     for path, header in _headers(paths):
         if header.get("SOPClassUID") == RT_STRUCTURE_SET:
-            structure_sets.append(path)
+            structure_sets.append((path, header))
         elif _is_ct_slice(header):
             series.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
-    return series, tuple(structure_sets), len(paths)
+    return series, structure_sets, len(paths)
 
 
 def _ct_series(folder: Path) -> dict[str, list[Slice]]:
