@@ -6,7 +6,7 @@ BENCH := .venv-bench
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
-.PHONY: demo test test-all lint seeds openkbp bench clean
+.PHONY: demo test test-all lint seeds openkbp bench fuzz clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ bench: $(BENCH)/installed  ## Every benchmark against its peers, one core each: 
 	failed=; for script in tests/benchmarks/[!_]*.py; do \
 		OMP_NUM_THREADS=1 $(BENCH)/bin/python $$script || failed="$$failed $$script"; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+fuzz: $(VENV)/installed  ## Ten minutes of damaged files through the readers; findings land in runs/fuzz.
+	PYTHONPATH=.:tests $(BIN)/python tests/fuzz/run.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

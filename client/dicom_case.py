@@ -10,9 +10,9 @@ from client.loaded_case import (
     TRUTH_NAME,
     LoadedCase,
     Tell,
+    bridged,
     check_overlap,
     described,
-    gap_warnings,
     grid_info,
     read_truth,
 )
@@ -21,7 +21,7 @@ from client.target import choose_target, list_structures
 from common.config import IngestConfig
 from common.dicom import CtSeries, read_ct_series
 from common.errors import InputError, LabelError
-from common.rtstruct import Structure, contours_to_mask, read_rtstruct
+from common.rtstruct import Structure, draw_structure, read_rtstruct
 from common.volume import Geometry, Volume
 
 
@@ -85,13 +85,15 @@ class DicomCase:
         plain = read_ct_series(self.ct_files)
         geometry = plain.volume.geometry
         contrast = [self._contrast(geometry)] if self.contrast_files else []
-        mask = contours_to_mask(target, geometry)
+        _check_same_frame(target, plain)
+        drawn = draw_structure(target, geometry)
+        mask, warnings = bridged(drawn.mask, geometry, config)
         return LoadedCase(
             images=(plain.volume, *contrast),
             label=Volume(mask.astype(np.uint8), geometry),
             truth=read_truth(self.truth, geometry),
             info=grid_info(geometry) | _scanner(plain),
-            warnings=(*self.warnings, *gap_warnings(mask)),
+            warnings=(*self.warnings, *drawn.remarks, *warnings),
         )
 
     def _contrast(self, plain: Geometry) -> Volume:
@@ -104,6 +106,15 @@ class DicomCase:
             )
         check_overlap(plain, contrast.geometry)
         return contrast
+
+
+def _check_same_frame(structure: Structure, series: CtSeries) -> None:
+    """Raises if the target's points are in another frame of reference than the CT; without one nothing is known."""
+    if structure.frame_uid and series.frame_uid and structure.frame_uid != series.frame_uid:
+        raise LabelError(
+            f"structure {structure.name!r} is in the frame of reference {structure.frame_uid}; expected the CT's, "
+            f"{series.frame_uid}; export the CT that it was drawn on"
+        )
 
 
 def _scanner(series: CtSeries) -> dict[str, str]:

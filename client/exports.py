@@ -24,7 +24,7 @@ class Export:
 
     cases: tuple[ExportedCase, ...]
     refused: tuple[tuple[str, str], ...] = ()
-    """Structure sets and series without the other, by name, and the reason."""
+    """Damaged files, and structure sets and series without the other, by name, and the reason."""
     warnings: tuple[str, ...] = ()
 
 
@@ -57,7 +57,8 @@ def find_cases(source: Path, config: IngestConfig) -> Export:
     dicom = [_dicom_case(series[uid], drawn[uid], images[uid], refusals.get(uid, "")) for uid in drawn]
     used = {each.uid for chosen in images.values() for each in (chosen.plain, chosen.contrast) if each} | set(drawn)
     left_out, without = _undrawn(series, used)
-    return Export((*dicom, *nifti), (*refused, *without), left_out)
+    damaged = [(shown(path, source), reason) for path, reason in found.unreadable]
+    return Export((*dicom, *nifti), (*damaged, *refused, *without), left_out)
 
 
 def _nifti_cases(source: Path, config: IngestConfig) -> tuple[NiftiCase, ...]:
@@ -113,7 +114,7 @@ def _dicom_case(series: Series, drawn: _Drawn, images: Images, refusal: str) -> 
         contrast_files=images.contrast.files if images.contrast else (),
         drawn_on_contrast=images.contrast is series,
         warnings=(*(warning for pairing in drawn.pairings for warning in pairing.warnings), *images.warnings),
-        refusal=refusal,
+        refusal=next((pairing.refusal for pairing in drawn.pairings if pairing.refusal), refusal),
     )
 
 

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.target import Found
+from common.config import IngestConfig
 from common.errors import ImageError, LabelError
+from common.gaps import WIDEST_GAP_MM, interpolate_gaps, num_empty_slices
 from common.volume import Geometry, Volume, index_to_patient, read_nifti
 
 TRUTH_NAME = "truth.nii.gz"
@@ -47,16 +49,25 @@ def read_truth(path: Path | None, geometry: Geometry) -> Volume | None:
     return Volume((truth.array > 0).astype(np.uint8), truth.geometry)
 
 
-def gap_warnings(mask: NDArray[Any]) -> tuple[str, ...]:
-    """Returns a warning if empty slices lie within the target's extent: contours skipped, or two separate targets."""
-    slices = np.flatnonzero(mask.any(axis=(1, 2)))
-    num_empty = int(slices[-1] - slices[0] + 1 - len(slices))
-    if not num_empty:
-        return ()
-    return (
-        f"{num_empty} of the slices that the target spans have no contour; expected one on each, unless there are two "
-        "targets; draw what was skipped and import again",
-    )
+def bridged(
+    mask: NDArray[np.bool_], geometry: Geometry, config: IngestConfig
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Returns the mask, its gaps filled if `config` asks for it, and a warning if it has gaps."""
+    num_empty = num_empty_slices(mask)
+    if num_empty and config.interpolate_gaps:
+        mask = interpolate_gaps(mask, geometry)
+        num_left = num_empty_slices(mask)
+        return mask, (
+            f"{num_empty - num_left} slices without a contour were filled between their neighbours"
+            + (f", {num_left} stay empty in gaps wider than {WIDEST_GAP_MM:g} mm" if num_left else "")
+            + "; see them in the pictures of the check",
+        )
+    if num_empty:
+        return mask, (
+            f"{num_empty} of the slices that the target spans have no contour; expected one on each, unless there are "
+            "two targets; draw what was skipped, or set ingest.interpolate_gaps in site.yaml, and import again",
+        )
+    return mask, ()
 
 
 def check_same_grid(image: Geometry, label: Geometry, label_name: str, image_name: str) -> None:

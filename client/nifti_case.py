@@ -11,9 +11,9 @@ from client.loaded_case import (
     TRUTH_NAME,
     LoadedCase,
     Tell,
+    bridged,
     check_overlap,
     check_same_grid,
-    gap_warnings,
     grid_info,
     read_truth,
 )
@@ -78,14 +78,14 @@ class NiftiCase:
         image = read_nifti(self._there("image_name", config.image_name))
         label = read_nifti(self.find_target(config, tell))
         check_same_grid(image.geometry, label.geometry, config.label_name, config.image_name)
-        mask = _binary(label.array, config.label_name)
-        contrast, warnings = self._contrast(config, image.geometry)
+        mask, warnings = bridged(_binary(label.array, config.label_name), image.geometry, config)
+        contrast, lacking = self._contrast(config, image.geometry)
         return LoadedCase(
             images=tuple(Volume(_compact(each.array), each.geometry) for each in (image, *contrast)),
-            label=Volume(mask, image.geometry),
+            label=Volume(mask.astype(np.uint8), image.geometry),
             truth=read_truth(self.folder / TRUTH_NAME, image.geometry),
             info=grid_info(image.geometry),
-            warnings=(*warnings, *gap_warnings(mask)),
+            warnings=(*lacking, *warnings),
         )
 
     def _contrast(self, config: IngestConfig, plain: Geometry) -> tuple[list[Volume], tuple[str, ...]]:
@@ -109,15 +109,14 @@ class NiftiCase:
         return self.folder / name
 
 
-def _binary(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Returns a label as 0 and 1; it may hold 0 and one other value."""
+def _binary(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
+    """Returns where a label is not 0; it may hold 0 and one other value."""
     values = np.unique(array)
     others = values[values != 0]
-    if len(others) != 1:
+    if len(others) != 1 or len(values) != 2:
         shown = ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
         raise LabelError(f"{name} holds the values {shown}; expected 0 and 1, both; write the target alone")
-    mask: NDArray[np.uint8] = (array != 0).astype(np.uint8)
-    return mask
+    return np.asarray(array != 0)
 
 
 def _compact(array: NDArray[Any]) -> NDArray[Any]:

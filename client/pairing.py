@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 
 from client.series import Series
 from client.target import candidates
+from common.dicom_files import open_dicom, reading
 from common.errors import LabelError
 from common.rtstruct import read_references, read_rtstruct
 
@@ -25,6 +25,8 @@ class Pairing:
     series_uid: str
     reason: str
     warnings: tuple[str, ...] = ()
+    refusal: str = ""
+    """Why the two cannot be a case all the same; empty if they can."""
 
 
 def pair(path: Path, patient_id: str, series: Mapping[str, Series], patterns: Sequence[str]) -> Pairing:
@@ -40,9 +42,9 @@ def pair(path: Path, patient_id: str, series: Mapping[str, Series], patterns: Se
     references = read_references(path)
     named = [series[uid] for uid in references.series_uids if uid in series]
     if len(named) == 1:
-        return Pairing(named[0].uid, BY_SERIES, _other_patient(path, patient_id, named[0]))
+        return Pairing(named[0].uid, BY_SERIES, refusal=_other_patient(path, patient_id, named[0]))
     if named:
-        return _by_contours(path, named)
+        return _by_contours(path, patient_id, named)
     told = ", ".join(references.series_uids) or "none"
     in_frame = [each for each in series.values() if each.frame_uid and each.frame_uid in references.frame_uids]
     if not in_frame:
@@ -64,12 +66,12 @@ def pair(path: Path, patient_id: str, series: Mapping[str, Series], patterns: Se
     return Pairing(found.uid, BY_PLACE, (warning,))
 
 
-def _by_contours(path: Path, named: Sequence[Series]) -> Pairing:
+def _by_contours(path: Path, patient_id: str, named: Sequence[Series]) -> Pairing:
     """Returns the one of several named series whose images the contours refer to."""
     images = _contour_images(path)
     drawn = [each for each in named if each.sop_uids & images]
     if len(drawn) == 1:
-        return Pairing(drawn[0].uid, BY_IMAGES)
+        return Pairing(drawn[0].uid, BY_IMAGES, refusal=_other_patient(path, patient_id, drawn[0]))
     raise LabelError(
         f"fits {len(drawn or named)} CT series: {_names(drawn or named)}; expected one; export only the series it was "
         "drawn on"
@@ -101,21 +103,23 @@ def _points(path: Path, patterns: Sequence[str]) -> NDArray[np.float64]:
 
 def _contour_images(path: Path) -> set[str]:
     """Returns the SOP instances that contours refer to (DICOM PS3.3 C.8.8.6)."""
-    dataset = dcmread(path, specific_tags=["ROIContourSequence"])
-    return {
-        str(image.get("ReferencedSOPInstanceUID"))
-        for item in dataset.get("ROIContourSequence") or ()
-        for contour in item.get("ContourSequence") or ()
-        for image in contour.get("ContourImageSequence") or ()
-    }
+    with reading(path, LabelError, "an RTSTRUCT"):
+        dataset = open_dicom(path, ["ROIContourSequence"])
+        return {
+            str(image.get("ReferencedSOPInstanceUID"))
+            for item in dataset.get("ROIContourSequence") or ()
+            for contour in item.get("ContourSequence") or ()
+            for image in contour.get("ContourImageSequence") or ()
+        }
 
 
-def _other_patient(path: Path, patient_id: str, series: Series) -> tuple[str, ...]:
+def _other_patient(path: Path, patient_id: str, series: Series) -> str:
+    """Returns why a structure set that names a series is not its own patient's; an ID that is missing says nothing."""
     if not patient_id or not series.patient_id or patient_id == series.patient_id:
-        return ()
+        return ""
     return (
-        f"{path.name} refers to this CT series but has another PatientID; paired all the same; see that both are of "
-        "one patient, else leave it out of the export",
+        f"{path.name} is of another patient by its PatientID; expected the CT's; export both of one patient, or "
+        "anonymise them together"
     )
 
 

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from common.dicom_files import reading
+from common.errors import ImageError
+
 HALF_SLICE = 0.5
 """Contours may lie this far beyond the outer slices' centres, in slices."""
 
@@ -63,6 +66,9 @@ def list_series(
         source: the export, which names are relative to.
         files: of each series.
         headers: of each of these files, as `scan_folder` gives them.
+
+    Raises:
+        ImageError: a header cannot be decoded.
     """
     folders = [paths[0].parent for paths in files.values()]
     return {
@@ -73,18 +79,19 @@ def list_series(
 
 def _series(uid: str, paths: tuple[Path, ...], headers: Sequence[Dataset], source: Path, beside: bool) -> Series:
     first = headers[0]
-    patient_id = str(first.get("PatientID") or "").strip()
-    return Series(
-        uid=uid,
-        name=shown(paths[0].parent, source) + (f" (series {uid})" if beside else ""),
-        files=paths,
-        patient_id=patient_id,
-        patient_key=patient_id or str(first.get("StudyInstanceUID") or uid),
-        description=str(first.get("SeriesDescription") or "").strip(),
-        frame_uid=str(first.get("FrameOfReferenceUID") or ""),
-        sop_uids=frozenset(str(header.get("SOPInstanceUID")) for header in headers),
-        extent=_extent(headers),
-    )
+    with reading(paths[0], ImageError, "a CT slice"):
+        patient_id = str(first.get("PatientID") or "").strip()
+        return Series(
+            uid=uid,
+            name=shown(paths[0].parent, source) + (f" (series {uid})" if beside else ""),
+            files=paths,
+            patient_id=patient_id,
+            patient_key=patient_id or str(first.get("StudyInstanceUID") or uid),
+            description=str(first.get("SeriesDescription") or "").strip(),
+            frame_uid=str(first.get("FrameOfReferenceUID") or ""),
+            sop_uids=frozenset(str(header.get("SOPInstanceUID")) for header in headers),
+            extent=_extent(headers),
+        )
 
 
 def shown(path: Path, source: Path) -> str:

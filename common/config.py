@@ -365,6 +365,8 @@ class IngestConfig(Frozen):
     have one image."""
     label_name: FileName = "gtv.nii.gz"
     """File name of the label beside it."""
+    interpolate_gaps: bool = False
+    """Whether slices of the target without a contour, such as every second, are filled between their neighbours."""
 
 
 class SimulationConfig(Frozen):

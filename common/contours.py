@@ -12,6 +12,7 @@ import numpy as np
 from contourpy import FillType, contour_generator
 from numpy.typing import NDArray
 
+WITHIN = 0.9  # of a polygon's pixels: with this many in another it counts as a hole, though it may touch the rim
 DECIMALS = 6  # of a pixel: vertices that mean a pixel centre land on it in spite of rounding in patient coordinates
 
 
@@ -36,6 +37,40 @@ def fill_even_odd(polygons: Sequence[NDArray[np.float64]], shape: tuple[int, int
     counts = np.bincount(row * (num_columns + 1) + column, minlength=num_rows * (num_columns + 1))
     inside = np.cumsum(counts.reshape(num_rows, num_columns + 1)[:, :-1], axis=1) % 2
     return inside.astype(bool)
+
+
+def fill_areas(polygons: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> tuple[NDArray[np.bool_], bool]:
+    """Returns the pixels of polygons that each bound an area (DICOM CLOSED_PLANAR), and whether any overlap in part.
+
+    A polygon within another is a hole, or an island in a hole: planning systems write them so although the standard
+    asks for keyholes. Polygons that overlap in part are joined first, those that cover the same pixels count once.
+    """
+    if not _boxes_overlap(polygons):
+        return fill_even_odd(polygons, shape), False
+    areas: list[NDArray[np.bool_]] = []
+    partial = False
+    for polygon in polygons:
+        area = fill_even_odd([polygon], shape)
+        for other in [other for other in areas if _overlap_in_part(area, other)]:
+            area, partial = area | other, True
+            areas = [kept for kept in areas if kept is not other]
+        if not any(np.array_equal(area, other) for other in areas):
+            areas.append(area)
+    return np.logical_xor.reduce(areas), partial
+
+
+def _boxes_overlap(polygons: Sequence[NDArray[np.float64]]) -> bool:
+    """Whether the bounding boxes of any two polygons share a point."""
+    low = np.array([polygon.min(axis=0) for polygon in polygons]).reshape(-1, 2)
+    high = np.array([polygon.max(axis=0) for polygon in polygons]).reshape(-1, 2)
+    shared = ((low[:, None] <= high[None]) & (low[None] <= high[:, None])).all(axis=2)
+    return bool(shared.sum() > len(polygons))
+
+
+def _overlap_in_part(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
+    """Whether two areas share pixels, but neither holds (nearly) all of the other."""
+    num_shared = int(np.count_nonzero(one & other))
+    return bool(0 < num_shared < WITHIN * min(np.count_nonzero(one), np.count_nonzero(other)))
 
 
 def outline(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:

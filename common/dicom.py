@@ -3,7 +3,7 @@
 Headers are read with pydicom, pixels with SimpleITK's GDCM, which decodes JPEG, JPEG-LS and JPEG 2000.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,27 +11,24 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 
+from common.dicom_files import NoDicomError, open_dicom, reading
+from common.dicom_slices import (
+    RT_STRUCTURE_SET,
+    TAGS,
+    Slice,
+    check_alike,
+    check_identity,
+    check_slice,
+    is_ct_slice,
+    stack,
+)
 from common.errors import ImageError
-from common.volume import Geometry, Volume
+from common.volume import Volume
 
-CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"  # SOP classes, DICOM PS3.4 B.5
-ENHANCED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.1"
-RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
-
+EXPECTED = "a CT slice"
 LOWEST_HU = -1024  # vendors pad outside the reconstruction circle with -2000 or -3024
-SPACING_TOLERANCE_MM = 0.1  # positions are often written with one decimal
-COSINE_TOLERANCE = 1e-3
-TAGS = [  # what tells a file's kind, and what is checked of a slice; anything else is passed over
-    *("SOPClassUID", "SOPInstanceUID", "ImageType", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
-    *("PatientID", "SeriesDescription"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
-    *("SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "RescaleIntercept", "RescaleSlope"),
-]
-
-Slice = tuple[Path, Dataset]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +59,8 @@ class DicomFolder:
     """`TAGS` of each of these files, as far as it has them."""
     num_files: int
     """All files below the folder, DICOM or not."""
+    unreadable: tuple[tuple[Path, str], ...] = ()
+    """DICOM files that are damaged, and any file that cannot be read at all, each with the reason in one line."""
 
 
 def scan_folder(folder: Path) -> DicomFolder:
@@ -70,10 +69,7 @@ def scan_folder(folder: Path) -> DicomFolder:
     Raises:
         ImageError: `folder` is no folder.
     """
-    series, structure_sets, num_files = _scan(folder)
-    ct_series = {uid: tuple(path for path, _ in slices) for uid, slices in series.items()}
-    headers = dict(structure_sets) | dict(each for slices in series.values() for each in slices)
-    return DicomFolder(ct_series, tuple(path for path, _ in structure_sets), headers, num_files)
+    return _scan(folder)[0]
 
 
 def find_ct_series(folder: Path) -> dict[str, tuple[Path, ...]]:
@@ -97,9 +93,11 @@ def read_ct_series(source: Path | Sequence[Path]) -> CtSeries:
     """
     slices = _slices(source)
     for path, header in slices:
-        _check_slice(path, header)
-    _check_alike(slices)
-    slices, geometry = _stack(slices)
+        with reading(path, ImageError, EXPECTED):
+            check_slice(path, header)
+    with reading(slices[0][0].parent, ImageError, EXPECTED):
+        check_alike(slices)
+        slices, geometry = stack(slices)
     first = slices[0][1]
     return CtSeries(
         volume=Volume(_read_hu(slices), geometry),
@@ -108,7 +106,7 @@ def read_ct_series(source: Path | Sequence[Path]) -> CtSeries:
         series_uid=str(first.SeriesInstanceUID),
         study_uid=str(first.StudyInstanceUID),
         frame_uid=str(first.get("FrameOfReferenceUID", "")),
-        header=dcmread(slices[0][0], stop_before_pixels=True),
+        header=_whole_header(slices[0][0]),
     )
 
 
@@ -118,50 +116,61 @@ def _slices(source: Path | Sequence[Path]) -> list[Slice]:
     return _only_series(files) if isinstance(files, Path) else [_given_slice(path) for path in files]
 
 
-def _scan(folder: Path) -> tuple[dict[str, list[Slice]], list[Slice], int]:
-    """Returns the CT slices below `folder` by series, the structure sets, and the number of files."""
+def _scan(folder: Path) -> tuple[DicomFolder, dict[str, list[Slice]]]:
+    """Returns what is below `folder`, and its CT slices by series."""
     if not Path(folder).is_dir():
         raise ImageError(f"{folder}: no such folder; expected a folder of DICOM files")
     series: dict[str, list[Slice]] = {}
-    structure_sets = []
+    structure_sets, unreadable = [], []
     paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    for path, header in _headers(paths):
+    for path in paths:
+        try:
+            header = _header(path)
+            with reading(path, ImageError, EXPECTED):
+                is_ct = is_ct_slice(header)
+        except NoDicomError:
+            continue
+        except ImageError as error:
+            unreadable.append((path, str(error)))
+            continue
         if header.get("SOPClassUID") == RT_STRUCTURE_SET:
             structure_sets.append((path, header))
-        elif _is_ct_slice(header):
+        elif is_ct:
             series.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
-    return series, structure_sets, len(paths)
+    files = {uid: tuple(path for path, _ in slices) for uid, slices in series.items()}
+    headers = dict(structure_sets) | dict(each for slices in series.values() for each in slices)
+    found = DicomFolder(files, tuple(path for path, _ in structure_sets), headers, len(paths), tuple(unreadable))
+    return found, series
 
 
 def _ct_series(folder: Path) -> dict[str, list[Slice]]:
-    series, _, num_files = _scan(folder)
+    found, series = _scan(folder)
     if not series:
-        raise ImageError(f"{folder}: no CT slice among {num_files} files; export the planning CT into this folder")
+        raise ImageError(
+            f"{folder}: no CT slice among {found.num_files} files; export the planning CT into this folder"
+        )
     return series
 
 
-def _headers(paths: Sequence[Path]) -> Iterator[Slice]:
-    for path in paths:
-        try:
-            yield path, _header(path)
-        except (InvalidDicomError, EOFError):
-            continue
-
-
 def _header(path: Path) -> Dataset:
-    return dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
+    """Returns a file's `TAGS`, decoded (NoDicomError: it is no DICOM file; ImageError: it is damaged)."""
+    with reading(path, ImageError, EXPECTED):
+        header = open_dicom(path, TAGS, stop_before_pixels=True)
+        for tag in TAGS:
+            header.get(tag)
+        check_identity(path, header)
+        return header
 
 
-def _is_ct_slice(header: Dataset) -> bool:
-    kind = header.get("SOPClassUID")
-    is_localiser = "LOCALIZER" in (header.get("ImageType") or ())
-    return kind in (CT_IMAGE, ENHANCED_CT_IMAGE) and not is_localiser and "SeriesInstanceUID" in header
+def _whole_header(path: Path) -> Dataset:
+    with reading(path, ImageError, EXPECTED):
+        return open_dicom(path, stop_before_pixels=True)
 
 
 def _given_slice(path: Path) -> Slice:
     try:
         return path, _header(path)
-    except (InvalidDicomError, EOFError) as error:
+    except NoDicomError as error:
         raise ImageError(f"{path}: is no DICOM file; expected a CT slice, a folder of them, or NIfTI") from error
 
 
@@ -171,109 +180,6 @@ def _only_series(folder: Path) -> list[Slice]:
         listed = ", ".join(f"{uid} ({len(slices)} slices)" for uid, slices in series.items())
         raise ImageError(f"{folder}: {len(series)} CT series: {listed}; expected one; keep one in the folder")
     return next(iter(series.values()))
-
-
-def _check_slice(path: Path, header: Dataset) -> None:
-    if header.get("SOPClassUID") == ENHANCED_CT_IMAGE or int(header.get("NumberOfFrames") or 1) > 1:
-        raise ImageError(f"{path}: a multi-frame CT; expected one slice a file; export as classic CT images")
-    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "StudyInstanceUID"):
-        if not header.get(tag):
-            raise ImageError(f"{path}: has no {tag}; expected it in a CT slice; export the series again")
-    for tag in ("RescaleSlope", "RescaleIntercept"):
-        if header.get(tag) is None:
-            raise ImageError(f"{path}: has no {tag}, so its Hounsfield units are unknown; export the series again")
-    if int(header.get("SamplesPerPixel", 1)) != 1:
-        raise ImageError(f"{path}: {header.SamplesPerPixel} samples a pixel; expected 1; remove the colour image")
-    _check_whole(path, header)
-
-
-def _check_whole(path: Path, header: Dataset) -> None:
-    """Raises if an uncompressed file is too short for its pixels, which GDCM would fill with rubbish in silence."""
-    num_bytes = int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
-    if not header.file_meta.TransferSyntaxUID.is_compressed and path.stat().st_size < num_bytes:
-        raise ImageError(
-            f"{path}: {path.stat().st_size} bytes; expected {num_bytes} and more; it was cut short, copy it again"
-        )
-
-
-def _check_alike(slices: Sequence[Slice]) -> None:
-    """Raises unless all slices share series, size, in-plane spacing and orientation with the first."""
-    first_path, first = slices[0]
-    for path, header in slices:
-        for tag in ("SeriesInstanceUID", "Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"):
-            value, expected = header[tag].value, first[tag].value
-            if value != expected and not _nearly_equal(value, expected):
-                raise ImageError(
-                    f"{path}: {tag} is {value}; expected {expected} as in {first_path.name}; "
-                    "export the series as one set of equal slices"
-                )
-
-
-def _nearly_equal(value: Any, expected: Any) -> bool:
-    if isinstance(value, str | int):
-        return False
-    return bool(np.allclose(np.array(value, float), np.array(expected, float), rtol=0, atol=COSINE_TOLERANCE))
-
-
-def _stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
-    """Returns the slices sorted along their normal, and the grid they make."""
-    first_path, first = slices[0]
-    if len(slices) < 2:
-        raise ImageError(f"{first_path}: the only slice of its series; expected at least 2; export the whole series")
-    cosines = _cosines(first_path, first)
-    places = np.array([header.ImagePositionPatient for _, header in slices], np.float64) @ cosines
-    order = np.argsort(places[:, 2], kind="stable")
-    ordered = [slices[index] for index in order]
-    _check_steps(places[order], [path for path, _ in ordered], tuple(map(float, first.PixelSpacing)))
-    step = float(places[order[-1], 2] - places[order[0], 2]) / (len(slices) - 1)
-    row_mm, column_mm = (float(value) for value in first.PixelSpacing)
-    x, y, z = (float(value) for value in ordered[0][1].ImagePositionPatient)
-    geometry = Geometry(
-        size=(len(slices), int(first.Rows), int(first.Columns)),
-        spacing_mm=(step, row_mm, column_mm),
-        origin_mm=(x, y, z),
-        direction=tuple(float(value) for value in (cosines + 0.0).ravel()),
-    )
-    return ordered, geometry
-
-
-def _cosines(path: Path, header: Dataset) -> NDArray[np.float64]:
-    """Returns orthonormal directions of a slice's columns, rows and normal, as columns of a matrix."""
-    row, column = np.array(header.ImageOrientationPatient, np.float64).reshape(2, 3)
-    lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
-    if abs(row @ column) > COSINE_TOLERANCE or np.abs(lengths - 1).max() > COSINE_TOLERANCE:
-        raise ImageError(
-            f"{path}: ImageOrientationPatient is {header.ImageOrientationPatient}; expected two perpendicular unit "
-            "vectors; export the series again"
-        )
-    row = row / lengths[0]
-    column = column - (column @ row) * row
-    column = column / np.linalg.norm(column)
-    return np.stack([row, column, np.cross(row, column)], axis=1)
-
-
-def _check_steps(places: NDArray[np.float64], paths: Sequence[Path], pixel_mm: tuple[float, ...]) -> None:
-    """Raises unless the slices stand at equal steps straight above each other; `places` is (N, 3) in their frame."""
-    gaps = np.diff(places[:, 2])
-    usual = float(np.median(gaps))
-    twice = np.flatnonzero(gaps < 1e-3)
-    if twice.size:
-        raise ImageError(
-            f"{paths[twice[0]]}: at the same position as {paths[twice[0] + 1].name}; expected one slice a position; "
-            "remove the copies or the second acquisition"
-        )
-    worst = int(np.abs(gaps - usual).argmax())
-    if abs(gaps[worst] - usual) > SPACING_TOLERANCE_MM:
-        raise ImageError(
-            f"{paths[worst]}: {gaps[worst]:.2f} mm to the next slice {paths[worst + 1].name}; expected {usual:.2f} mm "
-            "as between the others; export the series without gaps"
-        )
-    shift = float(np.abs(places[:, :2] - places[0, :2]).max())
-    if shift > max(SPACING_TOLERANCE_MM, 0.5 * min(pixel_mm)):
-        raise ImageError(
-            f"{paths[-1]}: shifted by {shift:.1f} mm across the slices' normal; expected slices straight above each "
-            "other, without gantry tilt; export a resampled series"
-        )
 
 
 def _read_hu(slices: Sequence[Slice]) -> NDArray[Any]:

@@ -1,51 +1,43 @@
-"""RTSTRUCTs: reading their structures, choosing the target by name, filling contours (DICOM PS3.3 C.8.8.5, C.8.8.6).
+"""RTSTRUCTs: reading their structures and choosing the target by name (DICOM PS3.3 C.8.8.5, C.8.8.6).
 
-Writing stands in `rtstruct_writer` and is offered here too.
+Filling contours stands in `contour_mask`, writing in `rtstruct_writer`; both are offered here too.
 """
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 
-from common.contours import fill_even_odd
-from common.dicom import RT_STRUCTURE_SET
+from common.contour_mask import DrawnMask, Structure, contours_to_mask, draw_structure
+from common.dicom_files import NoDicomError, open_dicom, reading
+from common.dicom_slices import RT_STRUCTURE_SET
 from common.errors import ConfigError, LabelError
 from common.rtstruct_writer import write_rtstruct
-from common.volume import Geometry, patient_to_index
 
 __all__ = [
+    "DrawnMask",
     "References",
     "RtStruct",
     "Structure",
     "choose_structure",
     "contours_to_mask",
+    "draw_structure",
     "read_references",
     "read_rtstruct",
     "write_rtstruct",
 ]
 
-AREAS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")  # contour types that bound an area; points and open lines do not
-OFF_PLANE_SLICES = 0.5  # a contour may leave its plane by this much, in slices
-SAME_PLANE_SLICES = 0.01
-
-
-@dataclass(frozen=True, eq=False)
-class Structure:
-    """A region of interest."""
-
-    number: int
-    name: str
-    contours: tuple[NDArray[np.float64], ...]
-    """Closed polygons, points (N, 3) as (x, y, z) in mm; points and open lines are left out."""
-    interpreted_type: str
-    """Such as GTV or ORGAN; empty if not given. Not to be trusted: planning systems type whole breasts GTV."""
+EXCLUSIVE = "CLOSEDPLANAR_XOR"
+AREAS = ("CLOSED_PLANAR", EXCLUSIVE)  # contour types that bound an area; points and open lines do not
+EXPECTED = "an RTSTRUCT"
+EXACTLY = "name the target exactly under ingest.structures in site.yaml"
+REFERENCE_TAGS = ["SOPClassUID", "ReferencedFrameOfReferenceSequence", "StructureSetROISequence"]
 
 
 @dataclass(frozen=True)
@@ -65,33 +57,41 @@ class RtStruct:
     path: Path
     structures: tuple[Structure, ...]
     references: References
+    patient_id: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Contour:
+    kind: str
+    points: NDArray[np.float64] | None
+    """None for a contour that bounds no area."""
 
 
 def read_rtstruct(path: Path) -> RtStruct:
     """Returns the structure set in a file.
 
     Raises:
-        LabelError: the file is missing, no RTSTRUCT, or holds a contour that is not a list of triples.
+        LabelError: the file is missing, damaged or no RTSTRUCT, gives two structures one number, or holds a contour
+            that is no list of finite triples or of another length than it says.
     """
-    dataset = _dataset(path)
-    types = {
-        int(item.ReferencedROINumber): str(item.get("RTROIInterpretedType") or "")
-        for item in dataset.get("RTROIObservationsSequence") or ()
-    }
-    contours: dict[int, tuple[NDArray[np.float64], ...]] = {
-        int(item.ReferencedROINumber): _areas(item, path) for item in dataset.get("ROIContourSequence") or ()
-    }
-    structures = []
-    for item in dataset.get("StructureSetROISequence") or ():
-        number = int(item.ROINumber)
-        name = str(item.get("ROIName") or "").strip()
-        structures.append(Structure(number, name, contours.get(number, ()), types.get(number, "")))
-    return RtStruct(Path(path), tuple(structures), _references(dataset))
+    with reading(path, LabelError, EXPECTED):
+        dataset = _dataset(path)
+        items = list(dataset.get("StructureSetROISequence") or ())
+        _check_numbers(items, path)
+        drawn = _contours(dataset, path)
+        types = {
+            int(item.ReferencedROINumber): str(item.get("RTROIInterpretedType") or "")
+            for item in dataset.get("RTROIObservationsSequence") or ()
+        }
+        structures = tuple(_structure(item, drawn, types) for item in items)
+        patient_id = str(dataset.get("PatientID") or "").strip()
+        return RtStruct(Path(path), structures, _references(dataset), patient_id)
 
 
 def read_references(path: Path) -> References:
     """Returns what the structure set in a file refers to, without its contours; errors as `read_rtstruct`."""
-    return _references(_dataset(path, ["SOPClassUID", "ReferencedFrameOfReferenceSequence", "StructureSetROISequence"]))
+    with reading(path, LabelError, EXPECTED):
+        return _references(_dataset(path, REFERENCE_TAGS))
 
 
 def choose_structure(structures: Sequence[Structure], patterns: Sequence[str]) -> Structure:
@@ -109,9 +109,10 @@ def choose_structure(structures: Sequence[Structure], patterns: Sequence[str]) -
         if len(matching) == 1:
             return matching[0]
         if matching:
+            alike = len({structure.name for structure in matching}) == 1
+            remedy = "rename or delete one in the planning system" if alike else EXACTLY
             raise LabelError(
-                f"pattern {pattern!r} matches {len(matching)} structures: {_listed(matching)}; expected one; "
-                "name the target exactly under ingest.structures in site.yaml"
+                f"pattern {pattern!r} matches {len(matching)} structures: {_listed(matching)}; expected one; {remedy}"
             )
     empty = [structure for structure in structures if not structure.contours]
     without = f" (without contours: {_listed(empty)})" if empty else ""
@@ -121,56 +122,70 @@ def choose_structure(structures: Sequence[Structure], patterns: Sequence[str]) -
     )
 
 
-def contours_to_mask(structure: Structure, geometry: Geometry) -> NDArray[np.bool_]:
-    """Returns the voxels (z, y, x) whose centres lie in the structure.
-
-    Contours of one plane combine by even-odd, so holes may be inner contours or keyholes; a contour given twice counts
-    once. Every plane goes to the slice nearest to it; where several planes fall on a slice (contours drawn on a finer
-    grid), the nearest plane counts. Slices between contours that were skipped stay empty.
-
-    Raises:
-        LabelError: no contours; a contour outside the image or not parallel to its slices; no voxel centre inside.
-    """
-    if not structure.contours:
-        raise LabelError(
-            f"structure {structure.name!r} has no contours; expected a drawn target; draw or choose another"
-        )
-    polygons = [patient_to_index(geometry, contour) for contour in structure.contours]
-    _check_inside(structure.name, polygons, geometry)
-    mask = np.zeros(geometry.size, bool)
-    for index, plane in _planes(structure.name, polygons).items():
-        mask[index] = fill_even_odd([polygon[:, 1:] for polygon in plane], geometry.size[1:])
-    if not mask.any():
-        raise LabelError(f"structure {structure.name!r} covers no voxel centre; expected a larger one; draw it again")
-    return mask
-
-
 def _dataset(path: Path, tags: list[str] | None = None) -> Dataset:
     try:
-        dataset = dcmread(path, specific_tags=tags)
-    except (OSError, InvalidDicomError, EOFError) as error:
-        raise LabelError(f"{path}: not readable as DICOM; expected an RTSTRUCT; export it again") from error
+        dataset = open_dicom(path, tags)
+    except NoDicomError as error:
+        raise LabelError(f"{path}: is no DICOM file; expected {EXPECTED}; give the structure set's file") from error
     if dataset.get("SOPClassUID") != RT_STRUCTURE_SET:
         raise LabelError(f"{path}: no RTSTRUCT by its SOP class; expected one; give the structure set's file")
     return dataset
 
 
-def _areas(item: Dataset, path: Path) -> tuple[NDArray[np.float64], ...]:
-    """Returns the closed contours of an item of the ROI Contour Sequence."""
-    found = []
-    for contour in item.get("ContourSequence") or ():
-        if contour.get("ContourGeometricType") not in AREAS:
-            continue
-        try:
-            points = _numbers(contour).reshape(-1, 3)
-        except ValueError as error:
+def _check_numbers(items: Sequence[Dataset], path: Path) -> None:
+    """Raises if two structures have one number: whose are the contours?"""
+    for number, count in Counter(int(item.ROINumber) for item in items).items():
+        if count > 1:
             raise LabelError(
-                f"{path}: ROI number {item.ReferencedROINumber} has contour data that is no list of x, y, z; "
+                f"{path}: {count} structures have the ROI number {number}; expected a number of its own for each; "
                 "export the structure set again"
-            ) from error
-        if len(points) >= 3:
-            found.append(points)
-    return tuple(found)
+            )
+
+
+def _structure(item: Dataset, drawn: Mapping[int, Sequence[_Contour]], types: Mapping[int, str]) -> Structure:
+    number = int(item.ROINumber)
+    contours = drawn.get(number, [])
+    areas = tuple(contour.points for contour in contours if contour.points is not None)
+    name = item.get("ROIName") or ""
+    return Structure(
+        number=number,
+        name=(name if isinstance(name, str) else "\\".join(map(str, name))).strip(),
+        contours=areas,
+        interpreted_type=types.get(number, ""),
+        exclusive=any(contour.kind == EXCLUSIVE for contour in contours),
+        num_left_out=len(contours) - len(areas),
+        frame_uid=str(item.get("ReferencedFrameOfReferenceUID") or ""),
+    )
+
+
+def _contours(dataset: Dataset, path: Path) -> dict[int, list[_Contour]]:
+    """Returns all contours by ROI number; several items of one number are added up."""
+    found: dict[int, list[_Contour]] = {}
+    for item in dataset.get("ROIContourSequence") or ():
+        number = int(item.ReferencedROINumber)
+        contours = [_contour(contour, number, path) for contour in item.get("ContourSequence") or ()]
+        found.setdefault(number, []).extend(contours)
+    return found
+
+
+def _contour(contour: Dataset, number: int, path: Path) -> _Contour:
+    kind = str(contour.get("ContourGeometricType") or "")
+    if kind not in AREAS:
+        return _Contour(kind, None)
+    try:
+        points = _numbers(contour).reshape(-1, 3)
+    except ValueError as error:
+        raise _odd_data(path, number, "contour data that is no list of x, y, z") from error
+    said = contour.get("NumberOfContourPoints")
+    if said is not None and int(said) != len(points):
+        raise _odd_data(path, number, f"a contour of {len(points)} points that says it has {said}")
+    if not np.isfinite(points).all():
+        raise _odd_data(path, number, "a contour with a coordinate that is no finite number")
+    return _Contour(kind, points if len(points) >= 3 else None)
+
+
+def _odd_data(path: Path, number: int, what: str) -> LabelError:
+    return LabelError(f"{path}: ROI number {number} has {what}; export the structure set again")
 
 
 def _numbers(contour: Dataset) -> NDArray[np.float64]:
@@ -210,35 +225,3 @@ def _matches(pattern: str, name: str) -> bool:
 
 def _listed(structures: Sequence[Structure]) -> str:
     return ", ".join(repr(structure.name) for structure in structures)
-
-
-def _check_inside(name: str, polygons: Sequence[NDArray[np.float64]], geometry: Geometry) -> None:
-    """Raises if a vertex lies beyond the faces of the image's outer voxels."""
-    points = np.concatenate(polygons)
-    size, spacing_mm = np.array(geometry.size), np.array(geometry.spacing_mm)
-    excess = np.maximum(-0.5 - points.min(axis=0), points.max(axis=0) - (size - 0.5)) * spacing_mm
-    axis = int(excess.argmax())
-    if excess[axis] > 1e-3:
-        raise LabelError(
-            f"structure {name!r} reaches {excess[axis]:.1f} mm outside the image along {'zyx'[axis]}; expected it "
-            "inside; export the CT series that it was drawn on, whole"
-        )
-
-
-def _planes(name: str, polygons: Sequence[NDArray[np.float64]]) -> dict[int, list[NDArray[np.float64]]]:
-    """Returns the polygons of the plane nearest to each slice that has any, by slice."""
-    nearest: dict[int, tuple[float, list[NDArray[np.float64]]]] = {}
-    for polygon in {polygon.tobytes(): polygon for polygon in polygons}.values():
-        if np.ptp(polygon[:, 0]) > OFF_PLANE_SLICES:
-            raise LabelError(
-                f"structure {name!r} has a contour that crosses {np.ptp(polygon[:, 0]):.1f} slices; expected contours "
-                "parallel to the slices; export it on the planning CT's slices"
-            )
-        place = float(polygon[:, 0].mean())
-        index = round(place)
-        known = nearest.get(index)
-        if known is None or abs(place - index) < abs(known[0] - index) - SAME_PLANE_SLICES:
-            nearest[index] = (place, [polygon])
-        elif abs(place - known[0]) <= SAME_PLANE_SLICES:
-            known[1].append(polygon)
-    return {index: plane for index, (_, plane) in nearest.items()}

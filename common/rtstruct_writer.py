@@ -2,6 +2,7 @@
 
 import datetime
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
+from common.atomic import write_bytes_atomically
 from common.contours import outline
-from common.dicom import CT_IMAGE, RT_STRUCTURE_SET, CtSeries
+from common.dicom import CtSeries
+from common.dicom_files import reading
+from common.dicom_slices import CT_IMAGE, RT_STRUCTURE_SET
 from common.errors import ImageError, LabelError
 from common.volume import index_to_patient
 
@@ -27,7 +31,11 @@ REPEATED = (  # of the CT, so that the structure set is filed with it
     *("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber"),
     *("ReferringPhysicianName", "PositionReferenceIndicator"),
 )
-REQUIRED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
+REQUIRED = (  # of these; empty where the CT has none (type 2)
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
+    *("AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator"),
+)
+UNICODE = "ISO_IR 192"
 
 
 def software_version() -> str:
@@ -39,14 +47,14 @@ def software_version() -> str:
 
 
 def write_rtstruct(mask: NDArray[np.bool_], series: CtSeries, path: Path, roi_name: str, description: str = "") -> None:
-    """Writes one structure of type GTV, outlined on the series' own slices.
+    """Writes one structure of type GTV, outlined on the series' own slices; the file appears whole or not at all.
 
     Args:
         mask: (z, y, x) on the series' grid. Contours run half-way between voxel centres, so that reading them back
             gives exactly this mask; holes are keyholes.
         series: The CT that the structure set refers to.
         path: The file to write.
-        roi_name: Up to 64 characters.
+        roi_name: Up to 64 printable characters; beyond ASCII the file is written in UTF-8.
         description: Stands before "not for clinical use" and the software's version.
 
     Raises:
@@ -54,7 +62,17 @@ def write_rtstruct(mask: NDArray[np.bool_], series: CtSeries, path: Path, roi_na
         ImageError: the series has no frame of reference.
     """
     _check(mask, series, roi_name)
-    dataset = _new_structure_set(series, f"{description}; " if description else "")
+    with reading(series.files[0], ImageError, "a CT slice"):  # whose header is decoded, and encoded again
+        dataset = _new_structure_set(series, f"{description}; " if description else "")
+        if not f"{roi_name}{description}".isascii():
+            dataset.SpecificCharacterSet = UNICODE
+        _add_structure(dataset, mask, series, roi_name)
+        written = BytesIO()
+        dataset.save_as(written, enforce_file_format=True)
+    write_bytes_atomically(Path(path), written.getvalue())
+
+
+def _add_structure(dataset: Dataset, mask: NDArray[np.bool_], series: CtSeries, roi_name: str) -> None:
     dataset.ReferencedFrameOfReferenceSequence = [_referenced_frame(series)]
     dataset.StructureSetROISequence = [
         _item(
@@ -70,7 +88,6 @@ def write_rtstruct(mask: NDArray[np.bool_], series: CtSeries, path: Path, roi_na
     dataset.RTROIObservationsSequence = [
         _item(ObservationNumber=1, ReferencedROINumber=1, RTROIInterpretedType="GTV", ROIInterpreter="")
     ]
-    dataset.save_as(path, enforce_file_format=True)
 
 
 def _check(mask: NDArray[np.bool_], series: CtSeries, roi_name: str) -> None:
@@ -81,9 +98,9 @@ def _check(mask: NDArray[np.bool_], series: CtSeries, roi_name: str) -> None:
         )
     if not mask.any():
         raise LabelError(f"mask for {roi_name!r} is empty; expected a target; write no RTSTRUCT for this case")
-    if not 0 < len(roi_name) <= 64 or "\\" in roi_name:
+    if not 0 < len(roi_name) <= 64 or "\\" in roi_name or not roi_name.isprintable():
         raise LabelError(
-            f"ROI name {roi_name!r} does not fit; expected 1 to 64 characters without backslash; rename it"
+            f"ROI name {roi_name!r} does not fit; expected 1 to 64 printable characters without backslash; rename it"
         )
     if not series.frame_uid:
         raise ImageError(

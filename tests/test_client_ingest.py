@@ -487,8 +487,8 @@ def test_a_neck_without_structures_is_refused_by_name(tmp_path, real_data):
 
 
 @pytest.mark.real_data
-def test_malformed_structure_sets_are_refused_and_the_good_one_is_taken(tmp_path, real_data):
-    """Contours of five slices on a series of two, references to nothing, an oblique series without contours."""
+def test_malformed_structure_sets_are_refused_each_for_its_own_reason(tmp_path, real_data):
+    """A frame of its own, contours of five slices on a series of two, references to nothing, no contours at all."""
     config = IngestConfig(structures=("^roi-1$",))
     said = {}
     for name in ("rt", "invalid_reference_rt", "non_existent_reference_rt"):
@@ -497,7 +497,7 @@ def test_malformed_structure_sets_are_refused_and_the_good_one_is_taken(tmp_path
             path = real_data / "dicom" / "rtutils_malformed" / "mock_data" / f"{file}.dcm"
             shutil.copy(path, tmp_path / name / path.name)
         said[name] = import_folder(tmp_path / name, tmp_path / f"{name}-cases", config, "A")
-    assert said["rt"].imported == ("A-0001",)
+    assert "'ROI-1' is in the frame of reference 1.2.826.0.1" in dict(said["rt"].refused)["rt"]
     assert (
         "reaches 2.5 mm outside the image along z" in dict(said["invalid_reference_rt"].refused)["invalid_reference_rt"]
     )

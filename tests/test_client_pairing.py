@@ -117,14 +117,15 @@ def test_another_patients_series_in_the_frame_is_not_taken(tmp_path, scan, paire
         paired()
 
 
-def test_another_patient_id_beside_a_right_reference_is_told(tmp_path, scan, paired, write_structures):
+def test_another_patient_id_beside_a_right_reference_refuses_the_case(tmp_path, scan, write_structures):
     path = write_structures(tmp_path / "rt.dcm", scan("ct"), {"GTV": [TARGET]})
     dataset = dcmread(path)
     dataset.PatientID = "q"
     dataset.save_as(path)
-    name, _, (warning,) = paired()
-    assert name == "ct"
-    assert "has another PatientID" in warning
+    found = scan_folder(tmp_path)
+    pairing = pair(path, "q", list_series(tmp_path, found.ct_series, found.headers), PATTERNS)
+    assert pairing.refusal.startswith("rt.dcm is of another patient by its PatientID; expected the CT's; ")
+    assert pairing.reason == BY_SERIES
 
 
 def test_nothing_that_fits_is_refused(tmp_path, scan, paired, write_structures):

@@ -89,7 +89,7 @@ def test_what_makes_no_volume_is_refused_in_one_line(tmp_path, write_ct, change,
 
 def test_a_file_cut_short_is_refused(tmp_path, write_ct):
     write_ct(tmp_path, np.zeros((3, 64, 64)), change=set_tag("PixelData", bytes(4000)))
-    with pytest.raises(ImageError, match=r"ct-001.dcm: .* expected 8192 and more"):
+    with pytest.raises(ImageError, match=r"ct-001.dcm: 4000 bytes of pixels; expected 8192"):
         read_ct_series(tmp_path)
 
 

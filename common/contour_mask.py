@@ -1,0 +1,133 @@
+"""Structures to masks: contours in patient coordinates onto the voxel grid of an image (DICOM PS3.3 C.8.8.6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.contours import fill_areas, fill_even_odd
+from common.errors import LabelError
+from common.volume import Geometry, patient_to_index
+
+OFF_PLANE_SLICES = 0.5  # a contour may leave its plane by this much, in slices
+SAME_PLANE_SLICES = 0.01
+
+Polygon = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """A region of interest."""
+
+    number: int
+    name: str
+    contours: tuple[Polygon, ...]
+    """Closed polygons, points (N, 3) as (x, y, z) in mm; points and open lines are left out."""
+    interpreted_type: str
+    """Such as GTV or ORGAN; empty if not given. Not to be trusted: planning systems type whole breasts GTV."""
+    exclusive: bool = False
+    """Whether its contours are of type CLOSEDPLANAR_XOR."""
+    num_left_out: int = 0
+    """Contours that bound no area: points, open lines, closed ones of fewer than three points."""
+    frame_uid: str = ""
+    """Frame of reference that its points are in; empty if not given."""
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnMask:
+    """A structure on a voxel grid."""
+
+    mask: NDArray[np.bool_]
+    """Voxels (z, y, x) whose centres lie in it."""
+    remarks: tuple[str, ...]
+    """What was odd about the contours, each as finding; what was done; remedy."""
+
+
+def contours_to_mask(structure: Structure, geometry: Geometry) -> NDArray[np.bool_]:
+    """Returns the mask of `draw_structure`, without its remarks."""
+    return draw_structure(structure, geometry).mask
+
+
+def draw_structure(structure: Structure, geometry: Geometry) -> DrawnMask:
+    """Returns the voxels whose centres lie in the structure.
+
+    Contours of one plane combine by even-odd, so that holes may be inner contours or keyholes. CLOSED_PLANAR contours
+    that overlap in part are joined instead, with a remark: the standard takes parts out by keyhole or by type
+    CLOSEDPLANAR_XOR alone (C.8.8.6.3). A contour given twice counts once. Every plane goes to the slice nearest to
+    it, the upper one at half-way; where several planes fall on a slice (contours drawn on a finer grid), the nearest
+    plane counts. Slices between contours that were skipped stay empty.
+
+    Raises:
+        LabelError: no contours; a contour outside the image or not parallel to its slices; no voxel centre inside.
+    """
+    if not structure.contours:
+        raise LabelError(
+            f"structure {structure.name!r} has no contours; expected a drawn target; draw or choose another"
+        )
+    polygons = [patient_to_index(geometry, contour) for contour in structure.contours]
+    _check_inside(structure.name, polygons, geometry)
+    mask = np.zeros(geometry.size, bool)
+    overlapping = []
+    for index, plane in _planes(structure.name, polygons, geometry.size[0]).items():
+        outlines, shape = [polygon[:, 1:] for polygon in plane], geometry.size[1:]
+        if structure.exclusive:
+            mask[index] = fill_even_odd(outlines, shape)
+        else:
+            mask[index], overlaps = fill_areas(outlines, shape)
+            overlapping += [index] if overlaps else []
+    if not mask.any():
+        raise LabelError(f"structure {structure.name!r} covers no voxel centre; expected a larger one; draw it again")
+    return DrawnMask(mask, tuple(_remarks(structure, overlapping)))
+
+
+def _remarks(structure: Structure, overlapping: Sequence[int]) -> list[str]:
+    found = []
+    if structure.num_left_out:
+        found.append(
+            f"structure {structure.name!r} has {structure.num_left_out} contours that bound no area (points, open, "
+            "or fewer than three points); they were left out; delete them in the planning system"
+        )
+    if overlapping:
+        found.append(
+            f"structure {structure.name!r} has contours that overlap in part on {len(overlapping)} slices (the first "
+            f"is slice {min(overlapping)}, counted from 0); they were joined; see that no hole was meant"
+        )
+    return found
+
+
+def _check_inside(name: str, polygons: Sequence[Polygon], geometry: Geometry) -> None:
+    """Raises if a vertex lies beyond the faces of the image's outer voxels."""
+    points = np.concatenate(polygons)
+    size, spacing_mm = np.array(geometry.size), np.array(geometry.spacing_mm)
+    excess = np.maximum(-0.5 - points.min(axis=0), points.max(axis=0) - (size - 0.5)) * spacing_mm
+    axis = int(excess.argmax())
+    if excess[axis] > 1e-3:
+        raise LabelError(
+            f"structure {name!r} reaches {excess[axis]:.1f} mm outside the image along {'zyx'[axis]}; expected it "
+            "inside; export the CT series that it was drawn on, whole"
+        )
+
+
+def _planes(name: str, polygons: Sequence[Polygon], num_slices: int) -> dict[int, list[Polygon]]:
+    """Returns the polygons of the plane nearest to each slice that has any, by slice."""
+    nearest: dict[int, tuple[float, list[Polygon]]] = {}
+    for polygon in {polygon.tobytes(): polygon for polygon in polygons}.values():
+        if np.ptp(polygon[:, 0]) > OFF_PLANE_SLICES:
+            raise LabelError(
+                f"structure {name!r} has a contour that crosses {np.ptp(polygon[:, 0]):.1f} slices; expected contours "
+                "parallel to the slices; export it on the planning CT's slices"
+            )
+        place = float(polygon[:, 0].mean())
+        index = _slice_of(place, num_slices)
+        known = nearest.get(index)
+        if known is None or abs(place - index) < abs(known[0] - index) - SAME_PLANE_SLICES:
+            nearest[index] = (place, [polygon])
+        elif abs(place - known[0]) <= SAME_PLANE_SLICES:
+            known[1].append(polygon)
+    return {index: plane for index, (_, plane) in nearest.items()}
+
+
+def _slice_of(place: float, num_slices: int) -> int:
+    """Returns the slice nearest to a plane; at half-way always the upper one, whatever was rounded on the way."""
+    return min(int(np.floor(place + 0.5 + SAME_PLANE_SLICES)), num_slices - 1)
