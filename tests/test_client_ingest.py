@@ -520,3 +520,17 @@ def test_openkbp_is_imported(tmp_path, real_data):
     assert entry.info == {"spacing_mm": [3.0, 3.906, 3.906], "size": [128, 128, 128]}
     source = read_nifti(real_data / "openkbp" / "C" / "pt_90" / "ptv70.nii.gz")
     np.testing.assert_array_equal(read_nifti(tmp_path / "cases" / entry.label).array, source.array)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_all_100_openkbp_cases_are_imported_voxel_by_voxel(tmp_path, real_data):
+    source = real_data / "openkbp"
+    report = import_folder(source, tmp_path / "cases", IngestConfig(label_name="ptv70.nii.gz"), "K", num_processes=2)
+    assert (len(report.imported), report.refused) == (100, ())
+    for line in report.cases:
+        image, label = (read_nifti(tmp_path / "cases" / line.case_id / f"{name}.nii.gz") for name in ("image", "label"))
+        ct, target = (read_nifti(source / line.name / f"{name}.nii.gz") for name in ("ct", "ptv70"))
+        np.testing.assert_array_equal(image.array, ct.array)
+        np.testing.assert_array_equal(label.array, target.array != 0)
+        assert image.geometry.matches(ct.geometry)
