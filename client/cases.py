@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from client.splits import keep_split
 from common.cache import CachedCase, CaseCache
-from common.config import PreprocessConfig, SplitConfig
+from common.config import Recipe, SplitConfig
 from common.dataset import CaseEntry, read_index
 from common.errors import ImageError, LabelError
 from common.volume import Volume, read_nifti
@@ -48,26 +48,33 @@ class Cases:
     num_refused: int
 
 
-def open_cases(folder: Path, state: Path, preprocess: PreprocessConfig, split: SplitConfig) -> Cases:
+def open_cases(folder: Path, state: Path, recipe: Recipe, split: SplitConfig) -> Cases:
     """Returns the cases of `folder` by part; what is not in the cache of `state` yet is made now.
+
+    A case with fewer images than the recipe's networks need is refused by name; of one with more, the first are taken.
 
     Raises:
         InputError: the folder's index is missing or damaged, or the split kept in `state` is damaged.
     """
-    cache = CaseCache(state / "cache", preprocess)
+    cache = CaseCache(_cache_folder(state, recipe.num_images), recipe.preprocess)
     parts = keep_split(read_index(folder), split, state)
     train, validation, test = (
-        tuple(case for entry in part if (case := _open(cache, folder, entry)) is not None)
+        tuple(case for entry in part if (case := _open(cache, folder, entry, recipe.num_images)) is not None)
         for part in (parts.train, parts.validation, parts.test)
     )
     num_entries = len(parts.train) + len(parts.validation) + len(parts.test)
     return Cases(train, validation, test, num_entries - len(train) - len(validation) - len(test))
 
 
-def _open(cache: CaseCache, folder: Path, entry: CaseEntry) -> OpenCase | None:
+def _cache_folder(state: Path, num_images: int) -> Path:
+    """Cases of two images lie apart: a case's cache takes the place of others of it that were made of other files."""
+    return state / "cache" if num_images == 1 else state / "cache" / f"{num_images}-images"
+
+
+def _open(cache: CaseCache, folder: Path, entry: CaseEntry, num_images: int) -> OpenCase | None:
     started = time.monotonic()
     try:
-        case = OpenCase(cache.open(folder, entry), folder)
+        case = OpenCase(cache.open(folder, _with_images(entry, num_images)), folder)
     except (ImageError, LabelError) as error:
         log.warning("case %s is left out: %s", entry.case_id, error)
         return None
@@ -75,3 +82,13 @@ def _open(cache: CaseCache, folder: Path, entry: CaseEntry) -> OpenCase | None:
     if seconds > WORTH_TELLING_S:
         log.info("case %s prepared in %.0f s", entry.case_id, seconds)
     return case
+
+
+def _with_images(entry: CaseEntry, num_images: int) -> CaseEntry:
+    """Returns the entry with as many images as the networks see, or raises an ImageError."""
+    if len(entry.images) < num_images:
+        raise ImageError(
+            f"has {len(entry.images)} image; expected {num_images} as in the recipe's in_channels; "
+            "import it again with its contrast CT (ingest.contrast or ingest.contrast_name in site.yaml)"
+        )
+    return replace(entry, images=entry.images[:num_images])

@@ -9,7 +9,9 @@ import typer
 from common.command import command_line
 
 if TYPE_CHECKING:
-    from client.ingest import ImportReport
+    from rich.console import Console
+
+    from client.import_report import ImportReport
     from client.quality import Finding
     from common.tasks import EvaluateResult
 
@@ -54,6 +56,10 @@ def init(
 def import_cases(
     source: Annotated[Path, typer.Argument(help="An export: DICOM CT + RTSTRUCT, or NIfTI case folders.")],
     config: ConfigOption = SITE_YAML,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read all, show the plan, write nothing.")] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="Show what was found in every case.")] = False,
+    stages: Annotated[Path | None, typer.Option(help="A CSV of the columns patient and stage (T1 to T4).")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Cases read at a time; 0: as cores and memory allow.")] = 0,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -66,36 +72,56 @@ def import_cases(
     from rich.progress import Progress
 
     from client.ingest import import_folder
+    from client.stages import read_stages
     from common.config import SiteConfig, load_yaml
     from common.private import close_to_others
 
     site = load_yaml(config, SiteConfig)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("import")
+        bar = progress.add_task("reading headers", total=None)
         report = import_folder(
             source,
             config.parent / site.cases,
             site.ingest,
             site.site,
             lambda done, total, name: progress.update(bar, completed=done, total=total, description=name or "import"),
+            num_processes=jobs,
+            dry_run=dry_run,
+            list_all=dry_run or list_all or as_json,
+            stages=read_stages(stages) if stages else {},
         )
-    still_open = [path for each in (site.cases, site.state) for path in close_to_others(config.parent / each)]
-    _print_import(report, still_open, as_json)
-    if report.refused and not (report.imported or report.skipped):
+    folders = [] if dry_run else [config.parent / each for each in (site.cases, site.state)]
+    report = report.with_warnings(_open_warning([path for each in folders for path in close_to_others(each)]))
+    _print_import(report, as_json, dry_run or list_all)
+    if report.cases and not report.num_usable:
         raise typer.Exit(2)
+    if not (as_json or dry_run):
+        shown = "" if config == SITE_YAML else f" --config {config}"
+        typer.echo(f"look at them: fedgtv-site check{shown}")
 
 
-def _print_import(report: "ImportReport", still_open: list[Path], as_json: bool) -> None:
-    warnings = [*report.warnings, *_open_warning(still_open)]
-    for warning in warnings:
+def _print_import(report: "ImportReport", as_json: bool, as_table: bool) -> None:
+    from client.import_table import plan_table, summary
+
+    for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    for name, reason in report.refused:
+    for name, reason in report.refused if as_json or not as_table else ():
         typer.echo(f"refused: {name}: {reason}", err=True)
     if as_json:
-        typer.echo(json.dumps(vars(report) | {"warnings": warnings}))
-    else:
-        typer.echo(f"{len(report.imported)} imported, {len(report.skipped)} unchanged, {len(report.refused)} refused")
+        typer.echo(json.dumps(report.to_dict()))
+        return
+    if as_table:
+        _wide_console().print(plan_table(report))
+    typer.echo(summary(report))
+
+
+def _wide_console() -> "Console":
+    """A table that is sent to a file has room for its sentences."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
 
 
 def _open_warning(still_open: list[Path]) -> list[str]:

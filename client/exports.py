@@ -1,15 +1,21 @@
 """What an export holds: CT series paired with RTSTRUCTs, and NIfTI case folders; found by headers, not yet read."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.export_case import DicomCase, ExportedCase, NiftiCase
+from client.contrast import Images, choose_images
+from client.dicom_case import DicomCase
+from client.import_report import unexpected
+from client.nifti_case import NiftiCase
+from client.pairing import Pairing, pair
+from client.series import Series, list_series, shown
 from common.config import IngestConfig
 from common.dicom import scan_folder
-from common.dicom_files import open_dicom, reading
-from common.errors import ImageError, InputError, LabelError
-from common.rtstruct import read_references
+from common.errors import ImageError, InputError
+
+ExportedCase = DicomCase | NiftiCase
 
 
 @dataclass(frozen=True)
@@ -18,19 +24,20 @@ class Export:
 
     cases: tuple[ExportedCase, ...]
     refused: tuple[tuple[str, str], ...] = ()
+    """Damaged files, and structure sets and series without the other, by name, and the reason."""
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _SeriesHead:
-    name: str
-    files: tuple[Path, ...]
-    patient_key: str
-    frame_uid: str
+@dataclass
+class _Drawn:
+    """What was drawn on a series."""
+
+    paths: list[Path] = field(default_factory=list)
+    pairings: list[Pairing] = field(default_factory=list)
 
 
 def find_cases(source: Path, config: IngestConfig) -> Export:
-    """Returns all cases anywhere below `source`, DICOM and NIfTI.
+    """Returns all cases anywhere below `source`, DICOM and NIfTI; every file's header is read once.
 
     Raises:
         ImageError: `source` is no folder, or holds neither a CT series nor an image of the configured name.
@@ -43,100 +50,86 @@ def find_cases(source: Path, config: IngestConfig) -> Export:
             f"{source}: no CT among {found.num_files} files; expected DICOM CT slices or <case>/{config.image_name}; "
             "export the planning CT into this folder"
         )
-    heads = _series_heads(source, found.ct_series)
-    drawn, warnings, refused = _pair_all(source, found.structure_sets, heads)
-    dicom = [
-        DicomCase(head.name, uid, head.patient_key, head.files, tuple(drawn[uid]), tuple(warnings[uid]))
-        for uid, head in heads.items()
-        if drawn[uid]
-    ]
-    left_out, without = _undrawn(heads, {case.key for case in dicom})
-    damaged = [(_shown(path, source), reason) for path, reason in found.unreadable]
+    series = list_series(source, found.ct_series, found.headers)
+    patients = {path: str(found.headers[path].get("PatientID") or "").strip() for path in found.structure_sets}
+    drawn, refused = _pair_all(source, patients, series, config)
+    images, refusals = _images(drawn, series, config)
+    dicom = [_dicom_case(series[uid], drawn[uid], images[uid], refusals.get(uid, "")) for uid in drawn]
+    used = {each.uid for chosen in images.values() for each in (chosen.plain, chosen.contrast) if each} | set(drawn)
+    left_out, without = _undrawn(series, used)
+    damaged = [(shown(path, source), reason) for path, reason in found.unreadable]
     return Export((*dicom, *nifti), (*damaged, *refused, *without), left_out)
 
 
 def _nifti_cases(source: Path, config: IngestConfig) -> tuple[NiftiCase, ...]:
-    names = (config.image_name, config.label_name)
-    folders = sorted({path.parent for name in names for path in source.rglob(name)})
+    names = {config.image_name, config.label_name}
+    folders = sorted(Path(where) for where, _, files in os.walk(source) if names.intersection(files))
     keys = [folder.relative_to(source).as_posix() for folder in folders]
     keys = [source.resolve().name if key == "." else key for key in keys]
     return tuple(NiftiCase(key, key, folder, config) for key, folder in zip(keys, folders, strict=True))
 
 
-def _series_heads(source: Path, series: Mapping[str, tuple[Path, ...]]) -> dict[str, _SeriesHead]:
-    """Returns what pairing needs to know of every series, ordered by folder."""
-    folders = [files[0].parent for files in series.values()]
-    heads = {}
-    for uid, files in sorted(series.items(), key=lambda item: item[1][0]):
-        with reading(files[0], ImageError, "a CT slice"):
-            header = open_dicom(files[0], ["PatientID", "StudyInstanceUID", "FrameOfReferenceUID"])
-            patient = str(header.get("PatientID") or "").strip() or str(header.get("StudyInstanceUID") or uid)
-            frame_uid = str(header.get("FrameOfReferenceUID") or "")
-        folder = files[0].parent
-        name = _shown(folder, source) + (f" (series {uid})" if folders.count(folder) > 1 else "")
-        heads[uid] = _SeriesHead(name, files, patient, frame_uid)
-    return heads
-
-
 def _pair_all(
-    source: Path, structure_sets: Sequence[Path], heads: Mapping[str, _SeriesHead]
-) -> tuple[dict[str, list[Path]], dict[str, list[str]], list[tuple[str, str]]]:
-    """Returns structure sets and warnings by series, and the structure sets that fit none, with reasons."""
-    drawn: dict[str, list[Path]] = {uid: [] for uid in heads}
-    warnings: dict[str, list[str]] = {uid: [] for uid in heads}
+    source: Path, patients: Mapping[Path, str], series: Mapping[str, Series], config: IngestConfig
+) -> tuple[dict[str, _Drawn], list[tuple[str, str]]]:
+    """Returns what was drawn by series, in the order of `series`, and the structure sets that fit none, with reasons.
+
+    `patients` are the PatientIDs of the structure sets.
+    """
+    drawn: dict[str, _Drawn] = {uid: _Drawn() for uid in series}
     refused = []
-    for path in structure_sets:
+    for path, patient_id in patients.items():
         try:
-            uid, warning = _pair(path, heads)
-        except InputError as error:
-            refused.append((_shown(path, source), str(error)))
+            pairing = pair(path, patient_id, series, config.structures)
+        except Exception as error:
+            reason = str(error) if isinstance(error, InputError) else unexpected(error)
+            refused.append((shown(path, source), reason))
             continue
-        drawn[uid].append(path)
-        warnings[uid] += warning
-    return drawn, warnings, refused
+        drawn[pairing.series_uid].paths.append(path)
+        drawn[pairing.series_uid].pairings.append(pairing)
+    return {uid: each for uid, each in drawn.items() if each.paths}, refused
 
 
-def _pair(path: Path, heads: Mapping[str, _SeriesHead]) -> tuple[str, list[str]]:
-    """Returns the series a structure set was drawn on, by name or else by frame of reference, and any warning."""
-    references = read_references(path)
-    named = [uid for uid in references.series_uids if uid in heads]
-    if len(named) == 1:
-        return named[0], []
-    in_frame = [uid for uid, head in heads.items() if head.frame_uid and head.frame_uid in references.frame_uids]
-    candidates = named or in_frame
-    if len(candidates) == 1:
-        return candidates[0], [
-            f"{path.name} refers to CT series {', '.join(references.series_uids) or 'none'}, which is not in the "
-            f"export; paired with {candidates[0]} by frame of reference; see that it was drawn on this CT, else leave "
-            "it out of the export"
-        ]
-    if candidates:
-        raise LabelError(
-            f"{path.name} fits {len(candidates)} CT series: {', '.join(heads[uid].name for uid in candidates)}; "
-            "expected one; export only the series it was drawn on"
-        )
-    raise LabelError(
-        f"{path.name} refers to CT series {', '.join(references.series_uids) or 'none'}, and no CT in the export has "
-        "that identity or its frame of reference; export the CT with it"
+def _images(
+    drawn: Mapping[str, _Drawn], series: Mapping[str, Series], config: IngestConfig
+) -> tuple[dict[str, Images], dict[str, str]]:
+    """Returns the images of every series drawn on, and the reasons of those whose second image is at fault."""
+    images, refusals = {}, {}
+    for uid in drawn:
+        try:
+            images[uid] = choose_images(series[uid], series.values(), config.contrast)
+        except ImageError as error:
+            images[uid], refusals[uid] = Images(series[uid]), str(error)
+    return images, refusals
+
+
+def _dicom_case(series: Series, drawn: _Drawn, images: Images, refusal: str) -> DicomCase:
+    return DicomCase(
+        name=series.name,
+        key=series.uid,
+        patient_key=series.patient_key,
+        ct_files=images.plain.files,
+        structure_sets=tuple(drawn.paths),
+        pairing=", ".join(dict.fromkeys(pairing.reason for pairing in drawn.pairings)),
+        contrast_files=images.contrast.files if images.contrast else (),
+        drawn_on_contrast=images.contrast is series,
+        warnings=(*(warning for pairing in drawn.pairings for warning in pairing.warnings), *images.warnings),
+        refusal=next((pairing.refusal for pairing in drawn.pairings if pairing.refusal), refusal),
     )
 
 
-def _undrawn(heads: Mapping[str, _SeriesHead], drawn: set[str]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+def _undrawn(series: Mapping[str, Series], used: set[str]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Returns warnings for series beside their patient's drawn one, and refusals for patients with none drawn."""
-    patients = {heads[uid].patient_key for uid in drawn}
-    rest = [head for uid, head in heads.items() if uid not in drawn]
+    patients = {series[uid].patient_key for uid in used}
+    rest = [each for uid, each in series.items() if uid not in used]
     beside = [
-        f"{head.name}: left out, no RTSTRUCT refers to it; export one that does if it shall be a case too"
-        for head in rest
-        if head.patient_key in patients
+        f"{each.name}: left out, no RTSTRUCT refers to it; export one that does if it shall be a case too"
+        for each in rest
+        if each.patient_key in patients
     ]
     without = [
-        (head.name, "no RTSTRUCT refers to this CT series; expected one with the target; export it with the CT")
-        for head in rest
-        if head.patient_key not in patients
+        (each.name, "no RTSTRUCT refers to this CT series; expected one with the target; export it with the CT")
+        for each in rest
+        if each.patient_key not in patients
     ]
     return tuple(beside), tuple(without)
-
-
-def _shown(path: Path, source: Path) -> str:
-    return source.resolve().name if path == source else path.relative_to(source).as_posix()

@@ -1,145 +1,143 @@
 """Import: an export becomes a folder of pseudonymous cases with an index, whole or not at all, case by case."""
 
 import hashlib
-import os
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
-from client.export_case import TRUTH_NAME, ExportedCase, LoadedCase, NiftiCase
-from client.exports import find_cases
-from client.pseudonyms import KnownCase, Pseudonyms
+from client.case_jobs import CaseOutcome, Job, Task, run_jobs, suitable_processes
+from client.case_store import CaseStore, opened
+from client.exports import ExportedCase, find_cases
+from client.import_report import Action, CaseLine, ImportReport
 from common.config import IngestConfig, fingerprint
-from common.dataset import INDEX_NAME, CaseEntry, read_index, write_index
 from common.errors import InputError
-from common.private import close_to_others, private_folder
-from common.volume import write_nifti
 
-IMAGE_NAME = "image.nii.gz"
-LABEL_NAME = "label.nii.gz"
-FORMAT = 1  # of an imported case; a higher number imports all again
+FORMAT = 2  # of an imported case; a higher number imports all again
+NO_STAGES: Mapping[str, str] = MappingProxyType({})
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of cases done, the number in all, and the name of the next (empty at the end)."""
 
 
-@dataclass(frozen=True)
-class ImportReport:
-    """What became of an export; names are the export's own, so it stays on the site."""
-
-    imported: tuple[str, ...]
-    """Pseudonyms of new and changed cases."""
-    skipped: tuple[str, ...]
-    """Pseudonyms of cases that have not changed since an earlier import."""
-    refused: tuple[tuple[str, str], ...]
-    """Folder (or file) and the reason, in one line."""
-    warnings: tuple[str, ...]
-
-
 def import_folder(
-    source: Path, cases: Path, config: IngestConfig, site: str, progress: Progress | None = None
+    source: Path,
+    cases: Path,
+    config: IngestConfig,
+    site: str,
+    progress: Progress = lambda done, total, name: None,
+    *,
+    num_processes: int = 1,
+    dry_run: bool = False,
+    list_all: bool = False,
+    stages: Mapping[str, str] = NO_STAGES,
 ) -> ImportReport:
     """Imports what is new or changed in an export, DICOM or NIfTI, into `cases`.
 
-    Every case becomes `cases`/PSEUDONYM/image.nii.gz and label.nii.gz (and truth.nii.gz if the export has one), for
-    their owner alone, and an entry of the index; a refused one leaves nothing, and an earlier import of it stays as it
-    was. Interrupted, it goes on where it stopped when called again. Cases are told apart by series UID (DICOM) or
-    folder name (NIfTI).
+    Every case becomes `cases`/PSEUDONYM/image.nii.gz and label.nii.gz (contrast.nii.gz with a second image,
+    truth.nii.gz if the export has one), for their owner alone, and an entry of the index; a refused one leaves nothing,
+    and an earlier import of it stays as it was. Interrupted, it goes on where it stopped when called again. Cases are
+    told apart by series UID (DICOM) or folder name (NIfTI); pseudonyms are counted in the order of the export.
+
+    Args:
+        source: the export.
+        cases: made if it is missing.
+        config: what is the target, and what the images are.
+        site: its name begins every pseudonym.
+        progress: is told before every case.
+        num_processes: cases that are read at a time; 0: as many as suit the machine and the work.
+        dry_run: everything is read and nothing is written.
+        list_all: cases that have not changed are looked into too, to list their structures.
+        stages: of patients, by PatientID or NIfTI case folder.
 
     Raises:
         ImageError: there is no such folder, or nothing in it that could be a case.
         InputError: the cases folder's index or pseudonyms are damaged.
+        WorkError: another import is at work in the folder, the disk is full, or a process was ended by the system.
     """
     export = find_cases(source, config)
-    store = _Store(Path(cases), site)
-    imported, skipped, refused, warnings = [], [], list(export.refused), list(export.warnings)
-    for number, case in enumerate(export.cases):
-        if progress:
-            progress(number, len(export.cases), case.name)
-        content = _content(case, config)
-        known = store.unchanged(case, content)
-        if known:
-            skipped.append(known)
-            continue
-        try:
-            store.check_source(case)
-            loaded = case.load(config)
-        except InputError as error:
-            refused.append((case.name, str(error)))
-            continue
-        imported.append(store.add(case, loaded, content))
-        warnings += [f"{case.name}: {warning}" for warning in loaded.warnings]
-    if progress:
-        progress(len(export.cases), len(export.cases), "")
-    return ImportReport(tuple(imported), tuple(skipped), tuple(refused), tuple(warnings))
+    lines = [CaseLine(name, "refused", reason) for name, reason in export.refused]
+    warnings = list(export.warnings)
+    with _store(Path(cases), site, dry_run) as store:
+        plans = [_plan(case, store, config) for case in export.cases]
+        jobs = [_job(number, plan, store, config, dry_run, list_all) for number, plan in enumerate(plans)]
+        with closing(run_jobs(jobs, num_processes or suitable_processes(jobs))) as outcomes:
+            for number, (plan, job) in enumerate(zip(plans, jobs, strict=True)):
+                progress(number, len(plans), plan.case.name)
+                outcome = next(outcomes)
+                lines.append(_line(plan, outcome, store))
+                warnings += [f"{plan.case.name}: {warning}" for warning in outcome.warnings]
+                if job.task == "write" and not outcome.refusal:
+                    case_id = store.add(plan.case, job.folder, outcome.num_images, outcome.info, plan.content)
+                    lines[-1] = replace(lines[-1], case_id=case_id)
+        warnings += _strangers(stages, export.cases, store)
+        if not dry_run:
+            store.set_stages(stages)
+    progress(len(plans), len(plans), "")
+    return ImportReport(tuple(lines), tuple(warnings), dry_run)
 
 
-class _Store:
-    """A cases folder: index, pseudonyms and case folders, in step after every case."""
+def _store(cases: Path, site: str, dry_run: bool) -> AbstractContextManager[CaseStore]:
+    return nullcontext(CaseStore(cases, site)) if dry_run else opened(cases, site)
 
-    def __init__(self, folder: Path, site: str) -> None:
-        self.folder = folder
-        self.site = site
-        self.pseudonyms = Pseudonyms.load(folder)
-        entries = read_index(folder) if (folder / INDEX_NAME).exists() else ()
-        self.entries = {entry.case_id: entry for entry in entries}
-        for unfinished in folder.glob(".import-*"):
-            shutil.rmtree(unfinished)
 
-    def unchanged(self, case: ExportedCase, content: str) -> str | None:
-        """Returns the pseudonym of a case that was imported from the same files and is still there."""
-        known = self.pseudonyms.cases.get(case.key)
-        if known is None or known.content != content or known.case_id not in self.entries:
-            return None
-        there = all((self.folder / known.case_id / name).is_file() for name in (IMAGE_NAME, LABEL_NAME))
-        return known.case_id if there else None
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done with a case, before it is read."""
 
-    def check_source(self, case: ExportedCase) -> None:
-        """Raises InputError rather than let a NIfTI folder of another export replace one of the same name."""
-        known = self.pseudonyms.cases.get(case.key)
-        if known is None or not isinstance(case, NiftiCase):
-            return
-        if known.source != _origin(case) and Path(known.source).exists():
-            raise InputError(
-                f"{case.name} was imported from {known.source} before; expected one place for a case; rename the new "
-                "folder if it is another patient, remove the old one if it moved"
-            )
+    case: ExportedCase
+    action: Action
+    content: str
+    refusal: str = ""
 
-    def add(self, case: ExportedCase, loaded: LoadedCase, content: str) -> str:
-        """Writes a case, then its pseudonym, then the index; returns the pseudonym."""
-        patient_id = self.pseudonyms.patient_id(self.site, case.patient_key)
-        case_id = self.pseudonyms.case_id(case.key, patient_id)
-        self._write_folder(case_id, case, loaded)
-        self.pseudonyms.patients[case.patient_key] = patient_id
-        self.pseudonyms.cases[case.key] = KnownCase(case_id, patient_id, _origin(case), content)
-        self.pseudonyms.save(self.folder)
-        self.entries[case_id] = CaseEntry(
-            case_id=case_id,
-            patient_id=patient_id,
-            images=(f"{case_id}/{IMAGE_NAME}",),
-            label=f"{case_id}/{LABEL_NAME}",
-            info=loaded.info,
-        )
-        write_index(self.folder, self.entries.values())
-        return case_id
 
-    def _write_folder(self, case_id: str, case: ExportedCase, loaded: LoadedCase) -> None:
-        """Writes into a temporary folder and renames it, so that a case folder is always whole."""
-        temporary = self.folder / f".import-{os.getpid()}"
-        unfinished = private_folder(temporary / "new")
-        try:
-            write_nifti(loaded.image, unfinished / IMAGE_NAME)
-            write_nifti(loaded.label, unfinished / LABEL_NAME)
-            if case.truth:
-                shutil.copyfile(case.truth, unfinished / TRUTH_NAME)
-            close_to_others(unfinished)
-            target = self.folder / case_id
-            if target.exists():
-                target.rename(temporary / "old")
-            unfinished.rename(target)
-        finally:
-            shutil.rmtree(temporary)
+def _plan(case: ExportedCase, store: CaseStore, config: IngestConfig) -> _Plan:
+    content = _content(case, config)
+    if store.is_unchanged(case, content):
+        return _Plan(case, "unchanged", content)
+    try:
+        store.check_source(case)
+    except InputError as error:
+        return _Plan(case, "refused", content, str(error))
+    return _Plan(case, "changed" if store.known(case) else "new", content)
+
+
+def _job(number: int, plan: _Plan, store: CaseStore, config: IngestConfig, dry_run: bool, list_all: bool) -> Job:
+    task: Task = "read" if dry_run else "write"
+    if plan.action == "unchanged":
+        task = "list" if list_all else "nothing"
+    elif plan.refusal:
+        task = "list"
+    return Job(plan.case, config, task, store.staging / str(number))
+
+
+def _line(plan: _Plan, outcome: CaseOutcome, store: CaseStore) -> CaseLine:
+    """Returns a case's line; an unchanged case is not refused, whatever is found in it."""
+    known, case = store.known(plan.case), plan.case
+    reason = "" if plan.action == "unchanged" else plan.refusal or outcome.refusal
+    return CaseLine(
+        name=case.name,
+        action="refused" if reason else plan.action,
+        reason=reason,
+        case_id=known.case_id if known else "",
+        images=case.images,
+        structure_sets=tuple(path.name for path in case.structure_sets),
+        pairing=case.pairing,
+        found=outcome.found,
+    )
+
+
+def _strangers(stages: Mapping[str, str], cases: Sequence[ExportedCase], store: CaseStore) -> list[str]:
+    """Returns a warning if stages were given for nobody."""
+    known = {case.patient_key for case in cases} | set(store.pseudonyms.patients)
+    strangers = sorted(set(stages) - known)
+    if not strangers:
+        return []
+    return [
+        f"stages: {len(strangers)} of {len(stages)} patients, such as {strangers[0]!r}, are neither in this export nor "
+        "imported before; expected PatientIDs or NIfTI case folders; correct them in the table"
+    ]
 
 
 def _content(case: ExportedCase, config: IngestConfig) -> str:
@@ -149,7 +147,3 @@ def _content(case: ExportedCase, config: IngestConfig) -> str:
         status = path.stat()
         digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
-
-
-def _origin(case: ExportedCase) -> str:
-    return str(case.files[0].parent.resolve())

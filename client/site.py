@@ -65,7 +65,7 @@ class Site:
 
     def open_cases(self, task: StatisticsTask | TrainTask | EvaluateTask) -> Cases:
         """Returns the cases as the task's recipe prepares and its split parts them."""
-        return open_cases(self.cases_folder, self.state_folder, task.recipe.preprocess, task.split)
+        return open_cases(self.cases_folder, self.state_folder, task.recipe, task.split)
 
     def statistics(self, task: StatisticsTask) -> tuple[SiteStatistics, NDArray[np.int64] | None]:
         """Returns case counts and the HU histogram of the training cases' body voxels.

@@ -6,11 +6,12 @@ what the paper fixes is a default ([P]).
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from common.errors import ConfigError
 
@@ -21,6 +22,19 @@ TripleMm = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], A
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """Names of sites, models and experiments: they become file names."""
+FileName = Annotated[str, Field(pattern=r"^[^/*?\[\]]+$")]
+"""A file's own name, without folders and wildcards."""
+
+
+def _regular_expression(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression ({error}); correct it") from error
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_regular_expression)]
 
 
 class Frozen(BaseModel):
@@ -236,6 +250,21 @@ class Recipe(Frozen):
         """The stages present, by the prefix of their weights: `stage1`, and `stage2` in a cascade."""
         return {"stage1": self.stage1} | ({"stage2": self.stage2} if self.stage2 else {})
 
+    @property
+    def num_images(self) -> int:
+        """Images a case needs: 1 (plain CT), or 2 (contrast-enhanced CT too)."""
+        return self.stage1.network.in_channels
+
+    @model_validator(mode="after")
+    def _stages_see_the_same_images(self) -> Self:
+        for stage, config in self.stages.items():
+            if config.network.in_channels != self.num_images:
+                raise ValueError(
+                    f"{stage}.network.in_channels: {config.network.in_channels}; expected {self.num_images} as in "
+                    "stage1; both stages see the same images"
+                )
+        return self
+
 
 class StatisticsStep(Frozen):
     """Asks every site for its HU histogram and case counts."""
@@ -324,11 +353,17 @@ class RoundConfig(Frozen):
 class IngestConfig(Frozen):
     """How an export becomes cases."""
 
-    structures: tuple[str, ...] = (r"^gtv[-_ ]?(nx|t|p)$", r"^gtv")
+    structures: tuple[Pattern, ...] = (r"^gtv[-_ ]?(nx|t|p)$", r"^gtv")
     """Ordered, case-insensitive patterns of ROI names; the first that matches exactly one ROI is the target."""
-    image_name: str = "ct.nii.gz"
+    contrast: tuple[Pattern, ...] = ()
+    """Ordered, case-insensitive patterns of series descriptions; the first that matches exactly one other CT series in
+    the drawn one's frame of reference is the contrast-enhanced image. Empty: cases have one image."""
+    image_name: FileName = "ct.nii.gz"
     """File name of the image in a NIfTI export's case folder."""
-    label_name: str = "gtv.nii.gz"
+    contrast_name: FileName | Literal[""] = ""
+    """File name of the contrast-enhanced image beside it, on any grid of the same patient coordinates; empty: cases
+    have one image."""
+    label_name: FileName = "gtv.nii.gz"
     """File name of the label beside it."""
     interpolate_gaps: bool = False
     """Whether slices of the target without a contour, such as every second, are filled between their neighbours."""

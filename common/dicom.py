@@ -55,6 +55,8 @@ class DicomFolder:
     ct_series: Mapping[str, tuple[Path, ...]]
     """Files of each CT series, by SeriesInstanceUID; localisers and secondary captures are left out."""
     structure_sets: tuple[Path, ...]
+    headers: Mapping[Path, Dataset]
+    """`TAGS` of each of these files, as far as it has them."""
     num_files: int
     """All files below the folder, DICOM or not."""
     unreadable: tuple[tuple[Path, str], ...] = ()
@@ -132,11 +134,13 @@ def _scan(folder: Path) -> tuple[DicomFolder, dict[str, list[Slice]]]:
             unreadable.append((path, str(error)))
             continue
         if header.get("SOPClassUID") == RT_STRUCTURE_SET:
-            structure_sets.append(path)
+            structure_sets.append((path, header))
         elif is_ct:
             series.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
     files = {uid: tuple(path for path, _ in slices) for uid, slices in series.items()}
-    return DicomFolder(files, tuple(structure_sets), len(paths), tuple(unreadable)), series
+    headers = dict(structure_sets) | dict(each for slices in series.values() for each in slices)
+    found = DicomFolder(files, tuple(path for path, _ in structure_sets), headers, len(paths), tuple(unreadable))
+    return found, series
 
 
 def _ct_series(folder: Path) -> dict[str, list[Slice]]:

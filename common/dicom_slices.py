@@ -29,7 +29,7 @@ UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"
 PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # numbers that each tag holds
 RESCALING = {"RescaleSlope": 1, "RescaleIntercept": 1}
 TAGS = [  # what tells a file's kind, and what is checked of a slice; anything else is passed over
-    *(*UIDS, "ImageType", *PLACE, "Rows", "Columns"),
+    *(*UIDS, "ImageType", *PLACE, "Rows", "Columns", "PatientID", "SeriesDescription"),
     *("SamplesPerPixel", "NumberOfFrames", "BitsAllocated", *RESCALING),
 ]
 UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)

@@ -89,7 +89,7 @@ def write_ct():
             "StudyInstanceUID": generate_uid(),
             "SeriesInstanceUID": generate_uid(),
             "FrameOfReferenceUID": generate_uid(),
-            "Manufacturer": "Maker",
+            "Manufacturer": "SIEMENS",
             "ConvolutionKernel": "B30",
         } | tags
         slices = []

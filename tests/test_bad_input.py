@@ -120,7 +120,7 @@ def test_a_label_outside_the_image_does_not_stop_the_others(work, command, site_
     drawn_case("p1", TARGET + FAR_UP_MM)
     drawn_case("p2", TARGET)
     ended = command(site_main, "import", work / "export")
-    assert (ended.code, ended.out) == (0, "1 imported, 0 unchanged, 1 refused\n")
+    assert (ended.code, ended.out) == (0, "1 imported, 0 unchanged, 1 refused\nlook at them: fedgtv-site check\n")
     assert ended.err.startswith("refused: p1: ")
     assert ended.err.count("\n") == 1
     assert sorted(path.name for path in (work / "cases").iterdir()) == ["A-0001", "cases.json", "pseudonyms.json"]

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pydicom import dcmread
 
+from client.case_store import opened
 from client.cli import main
 from common.volume import Geometry, Volume, write_nifti
 
@@ -73,7 +74,75 @@ def test_import_goes_on_after_a_refused_case_and_tells_scripts(tmp_path, site, t
     assert name == "p2"
     assert ended.err == f"refused: p2: {reason}\n"
     assert json.loads(site(*arguments).out)["skipped"] == ["A-0001"]
-    assert site(*arguments[:-1]).out == "0 imported, 1 unchanged, 1 refused\n"
+    assert site(*arguments[:-1]).out == (
+        f"0 imported, 1 unchanged, 1 refused\nlook at them: fedgtv-site check --config {tmp_path / 'site.yaml'}\n"
+    )
+
+
+@pytest.fixture
+def export(tmp_path, tiny_hu, tiny_label):
+    """A NIfTI export of a good case and of one with an empty label, and a site.yaml."""
+    for name, label in {"p1": tiny_label, "p2": tiny_label * 0}.items():
+        (tmp_path / "export" / name).mkdir(parents=True)
+        for file, array in {"ct": tiny_hu, "gtv": label}.items():
+            volume = Volume(array, Geometry(tiny_hu.shape, (4.0, 4.0, 4.0)))
+            write_nifti(volume, tmp_path / "export" / name / f"{file}.nii.gz")
+    (tmp_path / "site.yaml").write_text("site: A")
+    return tmp_path / "export"
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path, site, export):
+    before = files_below(tmp_path)
+    ended = site("import", export, "--config", tmp_path / "site.yaml", "--dry-run")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.endswith("dry run: 1 new, 0 changed, 0 unchanged, 1 refused; nothing was written\n")
+    assert "gtv.nii.gz holds the values 0; expected 0" in " ".join(ended.out.replace("│", " ").split())
+    told = json.loads(site("import", export, "--config", tmp_path / "site.yaml", "--dry-run", "--json").out)
+    assert [(case["name"], case["action"], case["found"]["chosen"]) for case in told["cases"]] == [
+        ("p1", "new", "gtv.nii.gz"),
+        ("p2", "refused", "gtv.nii.gz"),
+    ]
+    assert (told["dry_run"], told["imported"]) == (True, [])
+    assert files_below(tmp_path) == before
+    assert not (tmp_path / "cases").exists()
+
+
+def test_import_lists_what_it_found_on_request(tmp_path, site, export):
+    arguments = ("import", export, "--config", tmp_path / "site.yaml")
+    assert "new A-0001" in site(*arguments, "--list").out
+    assert "unchanged A-0001" in site(*arguments, "--list").out
+    told = json.loads(site(*arguments, "--json").out)
+    assert told["cases"][0]["found"] == {
+        "structures": ["gtv.nii.gz"],
+        "chosen": "gtv.nii.gz",
+        "pattern": "ingest.label_name",
+        "structure_set": "gtv.nii.gz",
+    }
+
+
+def test_import_takes_stages_from_a_table(tmp_path, site, export):
+    (tmp_path / "stages.csv").write_text("patient,stage\np1,T2\n")
+    arguments = ("import", export, "--config", tmp_path / "site.yaml", "--stages")
+    assert site(*arguments, tmp_path / "stages.csv").code == 0
+    assert json.loads((tmp_path / "cases" / "cases.json").read_text())["cases"][0]["info"]["stage"] == "T2"
+    (tmp_path / "stages.csv").write_text("patient,stage\np1,T9\n")
+    ended = site(*arguments, tmp_path / "stages.csv")
+    assert (ended.code, ended.out) == (2, "")
+    assert "line 2: stage is 'T9'" in ended.err
+
+
+def test_import_beside_another_import_is_code_1(tmp_path, site, export):
+    with opened(tmp_path / "cases", "A"):
+        ended = site("import", export, "--config", tmp_path / "site.yaml")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "another import is at work here" in ended.err
+
+
+def test_a_pattern_that_is_no_regular_expression_is_named(tmp_path, site, export):
+    (tmp_path / "site.yaml").write_text("{site: A, ingest: {structures: ['gtv', '(nx']}}")
+    ended = site("import", export, "--config", tmp_path / "site.yaml")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "ingest.structures.1: '(nx' is no regular expression" in ended.err
 
 
 def test_import_closes_what_earlier_releases_left_open(tmp_path, site, make_site, monkeypatch):

@@ -1,15 +1,19 @@
+import copy
+import errno
 import json
 import os
+import re
 import shutil
 
 import numpy as np
 import pytest
+from pydicom.uid import generate_uid
 
 from client.ingest import import_folder
 from client.pseudonyms import Pseudonyms
 from common.config import IngestConfig
 from common.dataset import read_index
-from common.errors import ImageError, InputError
+from common.errors import ImageError, InputError, WorkError
 from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 CONFIG = IngestConfig()
@@ -63,7 +67,7 @@ def files_below(folder):
 
 def test_a_dicom_export_becomes_pseudonymous_cases(tmp_path, export, run):
     export("p1")
-    export("p2", ct={"Manufacturer": "", "ConvolutionKernel": ["B30", "f"]})
+    export("p2", ct={"Manufacturer": "", "ConvolutionKernel": ["I30f", "3"]})
     seen = []
     report = run(progress=lambda done, total, name: seen.append((done, total, name)))
     assert report.imported == ("A-0001", "A-0002")
@@ -71,8 +75,8 @@ def test_a_dicom_export_becomes_pseudonymous_cases(tmp_path, export, run):
     assert seen == [(0, 2, "p1/dicom"), (1, 2, "p2/dicom"), (2, 2, "")]
     first, second = read_index(tmp_path / "cases")
     assert (first.case_id, first.patient_id) == ("A-0001", "A-0001")
-    assert first.info == {"spacing_mm": [3.0, 1.0, 1.0], "size": [4, 8, 9], "manufacturer": "Maker", "kernel": "B30"}
-    assert second.info["kernel"] == "B30/f"
+    assert first.info == {"spacing_mm": [3.0, 1.0, 1.0], "size": [4, 8, 9], "manufacturer": "Siemens", "kernel": "B30"}
+    assert second.info == {"spacing_mm": [3.0, 1.0, 1.0], "size": [4, 8, 9], "kernel": "I30f/3"}
     image = read_nifti(tmp_path / "cases" / first.images[0])
     np.testing.assert_array_equal(image.array, HU)
     assert image.array.dtype == np.int16
@@ -95,7 +99,7 @@ def test_no_identity_leaves_the_pseudonyms_file(tmp_path, export, run):
 
 def test_nobody_else_may_read_what_was_imported(tmp_path, export, run):
     export("p1")
-    (tmp_path / "export" / "p1" / "truth.nii.gz").touch(0o644)
+    write_nifti(Volume(np.ones((4, 8, 9), np.uint8), GRID), tmp_path / "export" / "p1" / "truth.nii.gz")
     before = os.umask(0o022)
     try:
         run()
@@ -147,8 +151,8 @@ def test_wrong_series_reference_is_mended_by_frame_of_reference(export, run):
 
 def test_structure_sets_that_fit_none_or_several_are_refused(tmp_path, export, run):
     export("p1", series_uid="1.2.3", frame_uid="1.2.4")
-    export("p2", ct={"FrameOfReferenceUID": "1.5"}, series_uid="1.2.3")
-    export("p3", ct={"FrameOfReferenceUID": "1.5"})
+    export("p2", ct={"FrameOfReferenceUID": "1.5", "PatientID": "same"}, series_uid="1.2.3")
+    export("p3", ct={"FrameOfReferenceUID": "1.5", "PatientID": "same"})
     report = run()
     assert report.imported == ("A-0001",)
     reasons = dict(report.refused)
@@ -199,7 +203,9 @@ def test_a_gap_in_the_series_is_refused_beside_good_cases(tmp_path, export, run)
 def test_the_same_name_in_two_structure_sets_is_not_chosen_from(tmp_path, export, run, write_structures):
     slices = export("p1")
     write_structures(tmp_path / "export" / "p1" / "second.dcm", slices, {"GTVnx": [TARGET]})
-    assert "matches 2 structures" in run().refused[0][1]
+    assert (
+        "2 structure sets of this CT hold a target: dicom/rt.dcm (GTVnx), p1/second.dcm (GTVnx)" in run().refused[0][1]
+    )
 
 
 def test_skipped_slices_are_told(export, run):
@@ -227,10 +233,10 @@ def test_a_failure_while_writing_leaves_the_earlier_import_whole(tmp_path, expor
 
     def full_disk(volume, path):
         path.write_bytes(b"half")
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr("client.ingest.write_nifti", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr("client.case_store.write_nifti", full_disk)
+    with pytest.raises(WorkError, match="no space"):
         run()
     assert {name: (tmp_path / "cases" / name).read_bytes() for name in files_below(tmp_path / "cases")} == before
 
@@ -247,7 +253,7 @@ def test_a_phantoms_truth_travels_along(tmp_path, export, run):
     truth = tmp_path / "export" / "p1" / "truth.nii.gz"
     write_nifti(Volume(np.ones((4, 8, 9), np.uint8), GRID), truth)
     assert run().imported == ("A-0001",)
-    assert (tmp_path / "cases" / "A-0001" / "truth.nii.gz").read_bytes() == truth.read_bytes()
+    assert read_nifti(tmp_path / "cases" / "A-0001" / "truth.nii.gz").array.all()
 
 
 def test_a_nifti_export_is_imported(tmp_path, run):
@@ -329,6 +335,109 @@ def test_pseudonyms_count_on_from_the_highest_and_keep_sites_with_dashes(tmp_pat
     assert json.loads((tmp_path / "pseudonyms.json").read_text())["patients"]["b"] == "site-1-0007"
 
 
+def test_a_dry_run_reads_all_and_writes_nothing(tmp_path, export, run, write_structures):
+    export("p1")
+    run()
+    slices = export("p2")
+    export("p3", {"Cord": [TARGET]})
+    export("p4", {"GTV": [TARGET + 10 * UP]})
+    write_structures(tmp_path / "export" / "p2" / "stray.dcm", slices, {"GTV": [TARGET]}, "", "1.2.3", "1.2.4")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    report = run(dry_run=True, list_all=True)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    lines = {line.name: (line.action, line.found.chosen, line.found.pattern, line.case_id) for line in report.cases}
+    assert lines == {
+        "p1/dicom": ("unchanged", "GTVnx", CONFIG.structures[0], "A-0001"),
+        "p2/dicom": ("new", "GTVnx", CONFIG.structures[0], ""),
+        "p2/stray.dcm": ("refused", "", "", ""),
+        "p3/dicom": ("refused", "", "", ""),
+        "p4/dicom": ("refused", "GTV", "^gtv", ""),
+    }
+    assert (report.imported, report.skipped, len(report.refused)) == ((), ("A-0001",), 3)
+    assert run().refused == report.refused
+
+
+def test_a_dry_run_of_a_first_import_makes_no_folder(tmp_path, export, run):
+    export("p1")
+    (line,) = run(dry_run=True).cases
+    assert (line.images, line.structure_sets, line.pairing) == ("4 slices", ("rt.dcm",), "series reference")
+    assert not (tmp_path / "cases").exists()
+
+
+@pytest.mark.parametrize("grid", [{}, {"spacing_mm": (1.5, 0.8, 0.8), "origin_mm": (-9.0, -18.0, 31.0)}])
+def test_a_contrast_ct_becomes_the_second_image_on_its_own_grid(tmp_path, export, run, write_ct, grid):
+    frame = "1.2.826.0.1.3680043.8.498.5"
+    export("p1", ct={"FrameOfReferenceUID": frame})
+    tags = {"PatientID": "secret-p1", "FrameOfReferenceUID": frame, "SeriesDescription": "H&N contrast 70s"}
+    write_ct(tmp_path / "export" / "p1" / "ce", HU + 30, **grid, **tags)
+    config = IngestConfig(contrast=("contrast",))
+    report = run(config)
+    assert (report.imported, report.warnings) == (("A-0001",), ())
+    assert report.cases[0].images == "4 slices + 4"
+    (entry,) = read_index(tmp_path / "cases")
+    assert entry.images == ("A-0001/image.nii.gz", "A-0001/contrast.nii.gz")
+    plain, contrast = (read_nifti(tmp_path / "cases" / name) for name in entry.images)
+    np.testing.assert_array_equal(plain.array, HU)
+    np.testing.assert_array_equal(contrast.array, HU + 30)
+    assert contrast.geometry.spacing_mm == pytest.approx(grid.get("spacing_mm", GRID.spacing_mm))
+    assert run(config).skipped == ("A-0001",)
+    assert run().imported == ("A-0001",)  # without the second image in site.yaml
+    assert read_index(tmp_path / "cases")[0].images == ("A-0001/image.nii.gz",)
+    assert not (tmp_path / "cases" / "A-0001" / "contrast.nii.gz").exists()
+
+
+def test_a_contrast_ct_in_another_frame_of_reference_refuses_its_case(tmp_path, export, run, write_ct):
+    export("p1")
+    write_ct(tmp_path / "export" / "p1" / "ce", HU, PatientID="secret-p1", SeriesDescription="contrast")
+    ((name, reason),) = run(IngestConfig(contrast=("contrast",))).refused
+    assert name == "p1/dicom"
+    assert reason.startswith("contrast CT p1/ce 'contrast' lies in another frame of reference than p1/dicom ''; ")
+
+
+@pytest.mark.parametrize(("z_mm", "words"), [(30.0, None), (31.0, "whose grid is not the plain CT's")])
+def test_structures_on_the_contrast_ct_need_the_plain_ones_grid(tmp_path, export, run, write_ct, z_mm, words):
+    frame = "1.2.826.0.1.3680043.8.498.5"
+    export("p1", ct={"FrameOfReferenceUID": frame, "SeriesDescription": "contrast"}, hu=HU + 30)
+    tags = {"PatientID": "secret-p1", "FrameOfReferenceUID": frame, "SeriesDescription": "native"}
+    write_ct(tmp_path / "export" / "p1" / "native", HU, origin_mm=(-10.0, -20.0, z_mm), **tags)
+    report = run(IngestConfig(contrast=("contrast",)))
+    if words:
+        assert words in report.refused[0][1]
+        return
+    first, second = (read_nifti(tmp_path / "cases" / name).array for name in read_index(tmp_path / "cases")[0].images)
+    np.testing.assert_array_equal(first, HU)
+    np.testing.assert_array_equal(second, HU + 30)
+
+
+def test_a_second_nifti_image_beside_the_first_is_refused_by_place(tmp_path, run):
+    write_case(tmp_path / "export" / "pt_1")
+    far = Volume(HU.astype(np.int16), Geometry(GRID.size, GRID.spacing_mm, (500.0, 0.0, 0.0)))
+    write_nifti(far, tmp_path / "export" / "pt_1" / "ce.nii.gz")
+    assert "lies beside the plain CT" in run(IngestConfig(contrast_name="ce.nii.gz")).refused[0][1]
+
+
+def test_other_modalities_beside_the_ct_play_no_part(tmp_path, export, run):
+    slices = export("p1")
+    classes = {"PT": "1.2.840.10008.5.1.4.1.1.128", "MR": "1.2.840.10008.5.1.4.1.1.4"}
+    classes |= {"RTPLAN": "1.2.840.10008.5.1.4.1.1.481.5", "RTDOSE": "1.2.840.10008.5.1.4.1.1.481.2"}
+    for modality, sop_class in classes.items():
+        other = copy.deepcopy(slices[0])
+        other.Modality, other.SOPClassUID, other.SeriesInstanceUID = modality, sop_class, generate_uid()
+        other.save_as(tmp_path / "export" / "p1" / f"{modality}.dcm")
+    (tmp_path / "export" / "DICOMDIR").write_bytes(b"no DICOM")
+    assert run().imported == ("A-0001",)
+
+
+def test_two_patients_mixed_in_one_flat_folder_are_told_apart(tmp_path, export, run):
+    for name in ("p1", "p2"):
+        export(name)
+        for path in (tmp_path / "export" / name / "dicom").iterdir():
+            path.rename(tmp_path / "export" / f"{name}-{path.name}")
+    report = run()
+    assert report.imported == ("A-0001", "A-0002")
+    assert [line.name.partition(" (series ")[0] for line in report.cases] == ["export", "export"]
+
+
 @pytest.mark.real_data
 def test_sarcomas_are_imported_though_every_reference_is_wrong(tmp_path, real_data):
     for case in ("sarcoma_mim_1", "sarcoma_mim_2"):
@@ -341,6 +450,67 @@ def test_sarcomas_are_imported_though_every_reference_is_wrong(tmp_path, real_da
 
 
 @pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("patterns", "words"),
+    [
+        (CONFIG.structures, "no structure matches .*; found 'BODY', .*'Breast'.*'Tumor Bed Block' .*: 'Areola'"),
+        (("breast|block",), "matches 2 structures: 'Breast', 'Tumor Bed Block'; expected one"),
+        (("^tumor bed",), "matches 2 structures: 'Tumor Bed', 'Tumor Bed Block'; expected one"),
+        (("^areola",), "without contours: 'Areola'"),
+    ],
+)
+def test_two_structures_typed_gtv_of_a_breast_are_not_chosen_from(tmp_path, real_data, patterns, words):
+    source = real_data / "dicom" / "breast_eclipse"
+    report = import_folder(source, tmp_path / "cases", IngestConfig(structures=patterns), "A")
+    assert re.search(words, report.refused[0][1])
+    assert len(report.cases[0].found.structures) == 10
+    assert not (tmp_path / "cases").exists()
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("pattern", "volume_ml"), [("^tumor bed block$", 64), ("^tumor bed$", 13)])
+def test_a_structure_of_the_breast_that_is_named_is_taken(tmp_path, real_data, pattern, volume_ml):
+    config = IngestConfig(structures=(pattern,))
+    report = import_folder(real_data / "dicom" / "breast_eclipse", tmp_path / "cases", config, "A")
+    assert (report.imported, report.warnings) == (("A-0001",), ())
+    label = read_nifti(tmp_path / "cases" / "A-0001" / "label.nii.gz")
+    assert label.array.sum() * label.geometry.voxel_ml == pytest.approx(volume_ml, rel=0.03)
+    assert read_index(tmp_path / "cases")[0].info == {"spacing_mm": [3.0, 1.0742, 1.0742], "size": [98, 512, 512]}
+
+
+@pytest.mark.real_data
+def test_a_neck_without_structures_is_refused_by_name(tmp_path, real_data):
+    report = import_folder(real_data / "dicom" / "neck_siemens", tmp_path / "cases", CONFIG, "A")
+    assert report.refused == (
+        ("neck_siemens", "no RTSTRUCT refers to this CT series; expected one with the target; export it with the CT"),
+    )
+
+
+@pytest.mark.real_data
+def test_malformed_structure_sets_are_refused_each_for_its_own_reason(tmp_path, real_data):
+    """A frame of its own, contours of five slices on a series of two, references to nothing, no contours at all."""
+    config = IngestConfig(structures=("^roi-1$",))
+    said = {}
+    for name in ("rt", "invalid_reference_rt", "non_existent_reference_rt"):
+        for file in ("ct_1", "ct_2", name):
+            (tmp_path / name).mkdir(exist_ok=True)
+            path = real_data / "dicom" / "rtutils_malformed" / "mock_data" / f"{file}.dcm"
+            shutil.copy(path, tmp_path / name / path.name)
+        said[name] = import_folder(tmp_path / name, tmp_path / f"{name}-cases", config, "A")
+    assert "'ROI-1' is in the frame of reference 1.2.826.0.1" in dict(said["rt"].refused)["rt"]
+    assert (
+        "reaches 2.5 mm outside the image along z" in dict(said["invalid_reference_rt"].refused)["invalid_reference_rt"]
+    )
+    reasons = dict(said["non_existent_reference_rt"].refused)
+    assert "its contours reach outside" in reasons["non_existent_reference_rt.dcm"]
+    whole = import_folder(real_data / "dicom" / "rtutils_malformed", tmp_path / "whole", config, "A")
+    reasons = dict(whole.refused)
+    assert "no RTSTRUCT refers to this CT series" in reasons["oriented_data"]
+    assert reasons["mock_data"].startswith("2 structure sets of this CT hold a target: ")
+    assert whole.imported == ()
+
+
+@pytest.mark.real_data
 def test_openkbp_is_imported(tmp_path, real_data):
     for case in ("pt_90", "pt_93"):
         shutil.copytree(real_data / "openkbp" / "C" / case, tmp_path / "export" / case)
@@ -350,3 +520,17 @@ def test_openkbp_is_imported(tmp_path, real_data):
     assert entry.info == {"spacing_mm": [3.0, 3.906, 3.906], "size": [128, 128, 128]}
     source = read_nifti(real_data / "openkbp" / "C" / "pt_90" / "ptv70.nii.gz")
     np.testing.assert_array_equal(read_nifti(tmp_path / "cases" / entry.label).array, source.array)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_all_100_openkbp_cases_are_imported_voxel_by_voxel(tmp_path, real_data):
+    source = real_data / "openkbp"
+    report = import_folder(source, tmp_path / "cases", IngestConfig(label_name="ptv70.nii.gz"), "K", num_processes=2)
+    assert (len(report.imported), report.refused) == (100, ())
+    for line in report.cases:
+        image, label = (read_nifti(tmp_path / "cases" / line.case_id / f"{name}.nii.gz") for name in ("image", "label"))
+        ct, target = (read_nifti(source / line.name / f"{name}.nii.gz") for name in ("ct", "ptv70"))
+        np.testing.assert_array_equal(image.array, ct.array)
+        np.testing.assert_array_equal(label.array, target.array != 0)
+        assert image.geometry.matches(ct.geometry)

@@ -115,7 +115,7 @@ ENTRIES = [
     dicom("no preamble and no meta group", after=without_meta),
     dicom("a DICOMDIR", after=with_dicomdir),
     dicom("plans, doses, captures and localisers beside", after=with_other_objects),
-    dicom("every file twice", after=a_copy_of_everything, refused="matches 2 structures"),
+    dicom("every file twice", after=a_copy_of_everything, refused="2 structure sets of this CT hold a target"),
     dicom("another patient's slices between", two_patients_mixed, beside="no RTSTRUCT refers to this CT series"),
     dicom("deep folders with odd names", after=deep),
 ]  # fmt: skip

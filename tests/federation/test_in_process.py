@@ -223,7 +223,7 @@ def test_federated_statistics_are_the_pooled_ones_exactly(make_sites, pooled, tm
 def test_statistics_are_those_of_the_voxels(pooled, tmp_path):
     config = experiment(STATISTICS, split=ALL_TRAIN, sites=("P",))
     (line,) = run(config, {"P": pooled}, tmp_path).find("statistics")
-    cases = open_cases(pooled.parent / "cases", pooled.parent / "state", RECIPE.preprocess, ALL_TRAIN).train
+    cases = open_cases(pooled.parent / "cases", pooled.parent / "state", RECIPE, ALL_TRAIN).train
     voxels = np.concatenate([case.cached.image[0][case.cached.body > 0] for case in cases]).astype(float)
     assert line["sites"]["P"]["voxels"] == len(voxels)
     assert line["mean"] == pytest.approx(voxels.mean(), rel=1e-12)

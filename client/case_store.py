@@ -1,0 +1,184 @@
+"""A cases folder: index, pseudonyms and case folders, in step after every case and whoever stops the import."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from client.exports import ExportedCase
+from client.loaded_case import TRUTH_NAME, LoadedCase
+from client.nifti_case import NiftiCase
+from client.pseudonyms import KnownCase, Pseudonyms
+from common.atomic import OWNERS
+from common.dataset import INDEX_NAME, CaseEntry, read_index, write_index
+from common.errors import InputError, WorkError
+from common.private import close_to_others, private_folder
+from common.volume import write_nifti
+
+IMAGE_NAMES = ("image.nii.gz", "contrast.nii.gz")
+"""By channel."""
+LABEL_NAME = "label.nii.gz"
+LOCK = ".import.lock"
+STAGING = ".import-"
+EARLIER = "earlier"
+STAGE = "stage"
+
+
+class CaseStore:
+    """The cases of a site as far as they are imported."""
+
+    def __init__(self, folder: Path, site: str) -> None:
+        """Reads what is there; InputError: index or pseudonyms are damaged."""
+        self.folder = folder
+        self.site = site
+        self.pseudonyms = Pseudonyms.load(folder)
+        entries = read_index(folder) if (folder / INDEX_NAME).exists() else ()
+        self.entries = {entry.case_id: entry for entry in entries}
+
+    @property
+    def staging(self) -> Path:
+        """Where this process's unfinished cases lie."""
+        return self.folder / f"{STAGING}{os.getpid()}"
+
+    def known(self, case: ExportedCase) -> KnownCase | None:
+        """Returns an earlier import of the case that is in the index."""
+        known = self.pseudonyms.cases.get(case.key)
+        return known if known and known.case_id in self.entries else None
+
+    def is_unchanged(self, case: ExportedCase, content: str) -> bool:
+        """Whether the case was imported from the same files and is still there."""
+        known = self.known(case)
+        if known is None or known.content != content:
+            return False
+        entry = self.entries[known.case_id]
+        return all((self.folder / name).is_file() for name in (*entry.images, *([entry.label] if entry.label else [])))
+
+    def check_source(self, case: ExportedCase) -> None:
+        """Raises InputError rather than let a NIfTI folder of another export replace one of the same name."""
+        known = self.pseudonyms.cases.get(case.key)
+        if known is None or not isinstance(case, NiftiCase):
+            return
+        if known.source != _origin(case) and Path(known.source).exists():
+            raise InputError(
+                f"{case.name} was imported from {known.source} before; expected one place for a case; rename the new "
+                "folder if it is another patient, remove the old one if it moved"
+            )
+
+    def add(self, case: ExportedCase, staged: Path, num_images: int, info: Mapping[str, Any], content: str) -> str:
+        """Takes over a case written by `write_case`: folder, then pseudonym, then index; returns the pseudonym."""
+        patient_id = self.pseudonyms.patient_id(self.site, case.patient_key)
+        case_id = self.pseudonyms.case_id(case.key, patient_id)
+        self._put(staged, case_id)
+        self.pseudonyms.patients[case.patient_key] = patient_id
+        self.pseudonyms.cases[case.key] = KnownCase(case_id, patient_id, _origin(case), content)
+        self.pseudonyms.save(self.folder)
+        earlier = self.entries[case_id].info if case_id in self.entries else {}
+        self.entries[case_id] = CaseEntry(
+            case_id=case_id,
+            patient_id=patient_id,
+            images=tuple(f"{case_id}/{name}" for name in IMAGE_NAMES[:num_images]),
+            label=f"{case_id}/{LABEL_NAME}",
+            info=dict(info) | {key: value for key, value in earlier.items() if key == STAGE},
+        )
+        write_index(self.folder, self.entries.values())
+        return case_id
+
+    def set_stages(self, stages: Mapping[str, str]) -> None:
+        """Notes the stages of patients by their keys in the exports; of others, what was noted stays."""
+        by_pseudonym = {self.pseudonyms.patients.get(key): stage for key, stage in stages.items()}
+        staged = {
+            case_id: replace(entry, info=entry.info | {STAGE: by_pseudonym[entry.patient_id]})
+            for case_id, entry in self.entries.items()
+            if entry.patient_id in by_pseudonym
+        }
+        if any(self.entries[case_id].info != entry.info for case_id, entry in staged.items()):
+            self.entries |= staged
+            write_index(self.folder, self.entries.values())
+
+    def _put(self, staged: Path, case_id: str) -> None:
+        """Gives a whole folder its case's name; what was there waits in the staging until then."""
+        target, earlier = self.folder / case_id, self.staging / EARLIER / case_id
+        if target.exists():
+            private_folder(earlier.parent)
+            target.rename(earlier)
+        staged.rename(target)
+        shutil.rmtree(earlier, ignore_errors=True)
+
+
+@contextmanager
+def opened(folder: Path, site: str) -> Iterator[CaseStore]:
+    """Gives the store to one import at a time, and leaves a folder behind only if there are cases in it.
+
+    Raises:
+        InputError: index or pseudonyms are damaged.
+        WorkError: another import is at work here.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    private_folder(folder)
+    try:
+        with _alone(folder):
+            _recover(folder)
+            try:
+                yield CaseStore(folder, site)
+            finally:
+                _recover(folder)
+    finally:
+        for path in made:
+            if not any(path.iterdir()):
+                path.rmdir()
+
+
+def write_case(loaded: LoadedCase, folder: Path) -> None:
+    """Writes a case's images, label and truth into a new `folder`, for its owner alone; nothing of their sources' text.
+
+    Raises:
+        WorkError: the disk is full or not writable.
+    """
+    try:
+        private_folder(folder)
+        for name, image in zip(IMAGE_NAMES, loaded.images, strict=False):
+            write_nifti(image, folder / name)
+        write_nifti(loaded.label, folder / LABEL_NAME)
+        if loaded.truth:
+            write_nifti(loaded.truth, folder / TRUTH_NAME)
+        close_to_others(folder)
+    except OSError as error:
+        raise WorkError(
+            f"{folder.parent.parent}: cannot be written ({error.strerror}); free space, then import again: it goes on "
+            "where it was"
+        ) from error
+
+
+def _recover(folder: Path) -> None:
+    """Takes away what an import left unfinished; a case's earlier folder that was waiting there goes back."""
+    for staging in folder.glob(f"{STAGING}*/"):
+        for earlier in staging.glob(f"{EARLIER}/*/"):
+            if not (folder / earlier.name).exists():
+                earlier.rename(folder / earlier.name)
+        shutil.rmtree(staging)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, or raises a WorkError; the lock's file goes while it is still held."""
+    path = folder / LOCK
+    with open(path, "a", opener=lambda name, flags: os.open(name, flags, OWNERS)) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            current = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        except OSError:
+            current = False
+        if not current:
+            raise WorkError(f"{folder}: another import is at work here; wait until it has ended, then import again")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _origin(case: ExportedCase) -> str:
+    return str(case.origin.resolve())

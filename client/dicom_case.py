@@ -1,0 +1,124 @@
+"""One case of a DICOM export: a CT series, the structure sets drawn on it, and a second series if there is one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client.loaded_case import (
+    GRID_TOLERANCE_MM,
+    TRUTH_NAME,
+    LoadedCase,
+    Tell,
+    bridged,
+    check_overlap,
+    described,
+    grid_info,
+    read_truth,
+)
+from client.scanner_names import known_kernel, known_manufacturer
+from client.target import choose_target, list_structures
+from common.config import IngestConfig
+from common.dicom import CtSeries, read_ct_series
+from common.errors import InputError, LabelError
+from common.rtstruct import Structure, draw_structure, read_rtstruct
+from common.volume import Geometry, Volume
+
+
+@dataclass(frozen=True)
+class DicomCase:
+    """A CT series, the structure sets drawn on it, and a second series if there is one."""
+
+    name: str
+    """For messages: the folder of the series drawn on, with the series where the folder holds several."""
+    key: str
+    """SeriesInstanceUID of the series drawn on."""
+    patient_key: str
+    """PatientID, or the study where that is empty."""
+    ct_files: tuple[Path, ...]
+    """Of the plain CT."""
+    structure_sets: tuple[Path, ...]
+    pairing: str = ""
+    """How the structure sets were paired with the series."""
+    contrast_files: tuple[Path, ...] = ()
+    drawn_on_contrast: bool = False
+    """Whether the structures were drawn on the second series."""
+    warnings: tuple[str, ...] = ()
+    refusal: str = ""
+    """Why it cannot be a case, found out before it was read; empty if it can."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the case is made of."""
+        truth = [self.truth] if self.truth else []
+        return (*self.ct_files, *self.contrast_files, *self.structure_sets, *truth)
+
+    @property
+    def origin(self) -> Path:
+        """The folder that tells where the case came from."""
+        return self.ct_files[0].parent
+
+    @property
+    def truth(self) -> Path | None:
+        """A phantom's true mask, beside the folder of its slices."""
+        path = self.ct_files[0].parent.parent / TRUTH_NAME
+        return path if path.is_file() else None
+
+    @property
+    def images(self) -> str:
+        """The images in words."""
+        return f"{len(self.ct_files)} slices" + (f" + {len(self.contrast_files)}" if self.contrast_files else "")
+
+    def find_target(self, config: IngestConfig, tell: Tell) -> Structure:
+        """Reads the structure sets and returns the target; LabelError."""
+        sets = [read_rtstruct(path) for path in self.structure_sets]
+        tell(list_structures(sets))
+        target, found = choose_target(sets, config.structures)
+        tell(found)
+        return target
+
+    def load(self, config: IngestConfig, tell: Tell) -> LoadedCase:
+        """Reads the target, then the images; ImageError or LabelError."""
+        target = self.find_target(config, tell)
+        if self.refusal:
+            raise InputError(self.refusal)
+        plain = read_ct_series(self.ct_files)
+        geometry = plain.volume.geometry
+        contrast = [self._contrast(geometry)] if self.contrast_files else []
+        _check_same_frame(target, plain)
+        drawn = draw_structure(target, geometry)
+        mask, warnings = bridged(drawn.mask, geometry, config)
+        return LoadedCase(
+            images=(plain.volume, *contrast),
+            label=Volume(mask.astype(np.uint8), geometry),
+            truth=read_truth(self.truth, geometry),
+            info=grid_info(geometry) | _scanner(plain),
+            warnings=(*self.warnings, *drawn.remarks, *warnings),
+        )
+
+    def _contrast(self, plain: Geometry) -> Volume:
+        contrast = read_ct_series(self.contrast_files).volume
+        if self.drawn_on_contrast and not contrast.geometry.matches(plain, GRID_TOLERANCE_MM):
+            raise LabelError(
+                f"the structures are drawn on the contrast CT ({described(contrast.geometry)}), whose grid is not the "
+                f"plain CT's ({described(plain)}); expected them on the plain CT; copy them to it in the planning "
+                "system"
+            )
+        check_overlap(plain, contrast.geometry)
+        return contrast
+
+
+def _check_same_frame(structure: Structure, series: CtSeries) -> None:
+    """Raises if the target's points are in another frame of reference than the CT; without one nothing is known."""
+    if structure.frame_uid and series.frame_uid and structure.frame_uid != series.frame_uid:
+        raise LabelError(
+            f"structure {structure.name!r} is in the frame of reference {structure.frame_uid}; expected the CT's, "
+            f"{series.frame_uid}; export the CT that it was drawn on"
+        )
+
+
+def _scanner(series: CtSeries) -> dict[str, str]:
+    """Returns manufacturer and kernel, as far as they are on our lists."""
+    manufacturer = known_manufacturer(series.header.get("Manufacturer"))
+    kernel = known_kernel(series.header.get("ConvolutionKernel"))
+    return ({"manufacturer": manufacturer} if manufacturer else {}) | ({"kernel": kernel} if kernel else {})

@@ -1,0 +1,82 @@
+"""What became of an export, or would become of it: a line a case, for people and for scripts at the site."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from client.target import Found
+
+Action = Literal["new", "changed", "unchanged", "refused"]
+
+
+def unexpected(error: Exception) -> str:
+    """Returns why a file or case is refused that our own code stumbled over: the others shall still be imported."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"cannot be read ({reason}); expected files that can; report this, and leave it out"
+
+
+@dataclass(frozen=True)
+class CaseLine:
+    """One case of an export and what is done with it."""
+
+    name: str
+    """Its folder, or the file of a structure set without a CT."""
+    action: Action
+    reason: str = ""
+    """Why it is refused."""
+    case_id: str = ""
+    """Its pseudonym, as far as it has one."""
+    images: str = ""
+    """Such as `130 slices`."""
+    structure_sets: tuple[str, ...] = ()
+    """File names."""
+    pairing: str = ""
+    """How structure sets and CT were brought together."""
+    found: Found = field(default_factory=Found)
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """All lines of an import; names are the export's own, so it stays on the site."""
+
+    cases: tuple[CaseLine, ...]
+    """Every case, and before them every structure set or series without the other."""
+    warnings: tuple[str, ...] = ()
+    dry_run: bool = False
+    """Nothing was written."""
+
+    @property
+    def imported(self) -> tuple[str, ...]:
+        """Pseudonyms of new and changed cases; none in a dry run."""
+        return () if self.dry_run else self._named("new", "changed")
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Pseudonyms of cases that have not changed since an earlier import."""
+        return self._named("unchanged")
+
+    @property
+    def refused(self) -> tuple[tuple[str, str], ...]:
+        """Folder (or file) and the reason, in one line."""
+        return tuple((line.name, line.reason) for line in self.cases if line.action == "refused")
+
+    @property
+    def num_usable(self) -> int:
+        """Cases that are in the data set now, or would be."""
+        return len(self.cases) - len(self.refused)
+
+    def count(self, action: Action) -> int:
+        """Returns how many cases have this action."""
+        return sum(line.action == action for line in self.cases)
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Returns plain values for JSON."""
+        totals = {"imported": self.imported, "skipped": self.skipped, "refused": self.refused}
+        return totals | asdict(self)
+
+    def with_warnings(self, warnings: Sequence[str]) -> "ImportReport":
+        """Returns the report with more warnings at its end."""
+        return replace(self, warnings=(*self.warnings, *warnings))
+
+    def _named(self, *actions: Action) -> tuple[str, ...]:
+        return tuple(line.case_id for line in self.cases if line.action in actions)

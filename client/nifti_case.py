@@ -1,0 +1,127 @@
+"""One case of a NIfTI export: a folder with an image, a second one if there is one, and their label."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.loaded_case import (
+    TRUTH_NAME,
+    LoadedCase,
+    Tell,
+    bridged,
+    check_overlap,
+    check_same_grid,
+    grid_info,
+    read_truth,
+)
+from client.target import Found
+from common.config import IngestConfig
+from common.errors import InputError, LabelError
+from common.volume import Geometry, Volume, read_nifti
+
+
+@dataclass(frozen=True)
+class NiftiCase:
+    """A folder with an image, a second one if there is one, and their label."""
+
+    name: str
+    key: str
+    """The folder's path within the export, which stands for the patient too."""
+    folder: Path
+    config: IngestConfig
+
+    @property
+    def patient_key(self) -> str:
+        """One folder is one patient."""
+        return self.key
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the case is made of and that are there."""
+        config = self.config
+        names = (config.image_name, config.contrast_name, config.label_name, TRUTH_NAME)
+        return tuple(self.folder / name for name in names if name and (self.folder / name).is_file())
+
+    @property
+    def structure_sets(self) -> tuple[Path, ...]:
+        """The label's file, if it is there."""
+        path = self.folder / self.config.label_name
+        return (path,) if path.is_file() else ()
+
+    @property
+    def origin(self) -> Path:
+        """The folder that tells where the case came from."""
+        return self.folder
+
+    @property
+    def pairing(self) -> str:
+        """Image and label belong together by lying together."""
+        return "folder"
+
+    @property
+    def images(self) -> str:
+        """The images in words."""
+        names = (self.config.image_name, self.config.contrast_name)
+        return " + ".join(name for name in names if name and (self.folder / name).is_file())
+
+    def find_target(self, config: IngestConfig, tell: Tell) -> Path:
+        """Returns the label's file; InputError if it is missing."""
+        path = self._there("label_name", config.label_name)
+        tell(Found((config.label_name,), config.label_name, "ingest.label_name", config.label_name))
+        return path
+
+    def load(self, config: IngestConfig, tell: Tell) -> LoadedCase:
+        """Reads images and label; InputError: one is missing, or as ImageError or LabelError says."""
+        image = read_nifti(self._there("image_name", config.image_name))
+        label = read_nifti(self.find_target(config, tell))
+        check_same_grid(image.geometry, label.geometry, config.label_name, config.image_name)
+        mask, warnings = bridged(_binary(label.array, config.label_name), image.geometry, config)
+        contrast, lacking = self._contrast(config, image.geometry)
+        return LoadedCase(
+            images=tuple(Volume(_compact(each.array), each.geometry) for each in (image, *contrast)),
+            label=Volume(mask.astype(np.uint8), image.geometry),
+            truth=read_truth(self.folder / TRUTH_NAME, image.geometry),
+            info=grid_info(image.geometry),
+            warnings=(*lacking, *warnings),
+        )
+
+    def _contrast(self, config: IngestConfig, plain: Geometry) -> tuple[list[Volume], tuple[str, ...]]:
+        if not config.contrast_name:
+            return [], ()
+        if not (self.folder / config.contrast_name).is_file():
+            return [], (
+                f"one image only: no {config.contrast_name} (ingest.contrast_name) in the folder; networks of two "
+                "images will leave this case out; put it there",
+            )
+        contrast = read_nifti(self.folder / config.contrast_name)
+        check_overlap(plain, contrast.geometry)
+        return [contrast], ()
+
+    def _there(self, key: str, name: str) -> Path:
+        if not (self.folder / name).is_file():
+            raise InputError(
+                f"{self.folder / name}: no such file; expected image and label side by side; put it there, or give its "
+                f"name as ingest.{key} in site.yaml"
+            )
+        return self.folder / name
+
+
+def _binary(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
+    """Returns where a label is not 0; it may hold 0 and one other value."""
+    values = np.unique(array)
+    others = values[values != 0]
+    if len(others) != 1 or len(values) != 2:
+        shown = ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
+        raise LabelError(f"{name} holds the values {shown}; expected 0 and 1, both; write the target alone")
+    return np.asarray(array != 0)
+
+
+def _compact(array: NDArray[Any]) -> NDArray[Any]:
+    """Returns whole-numbered HU as int16, others as float32."""
+    limits = np.iinfo(np.int16)
+    if limits.min <= array.min() and array.max() <= limits.max and (array == np.rint(array)).all():
+        return array.astype(np.int16)
+    return array.astype(np.float32)

@@ -1,0 +1,77 @@
+"""The target among a case's structures: chosen by the site's patterns, never by type, and listed with all others."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.errors import LabelError
+from common.rtstruct import RtStruct, Structure, choose_structure
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a case holds that could be its target; names are the export's own, so it stays on the site."""
+
+    structures: tuple[str, ...] = ()
+    """All of them, in the order of the files; those without contours say so."""
+    chosen: str = ""
+    """The target's name; empty where none could be chosen."""
+    pattern: str = ""
+    """Which entry of `ingest.structures` chose it."""
+    structure_set: str = ""
+    """The file name of the structure set that it is in."""
+
+
+def candidates(structures: Sequence[Structure], patterns: Sequence[str]) -> list[Structure]:
+    """Returns the drawn structures whose name matches any pattern, in any case."""
+    return [each for each in structures if each.contours and _first_match(each.name, patterns)]
+
+
+def list_structures(sets: Sequence[RtStruct]) -> Found:
+    """Returns what is there before anything is chosen."""
+    return Found(
+        tuple(_listed(each) for each_set in sets for each in each_set.structures),
+        structure_set=sets[0].path.name if len(sets) == 1 else "",
+    )
+
+
+def choose_target(sets: Sequence[RtStruct], patterns: Sequence[str]) -> tuple[Structure, Found]:
+    """Returns the target, and how it was found.
+
+    Raises:
+        LabelError: as `choose_structure`, or several structure sets hold a candidate: which one is valid, the newer or
+            the approved one, only the site can tell.
+    """
+    holding = [each for each in sets if candidates(each.structures, patterns)]
+    if len(holding) > 1:
+        shown = ", ".join(f"{_place(each)} ({_names(candidates(each.structures, patterns))})" for each in holding)
+        raise LabelError(
+            f"{len(holding)} structure sets of this CT hold a target: {shown}; expected one; leave out of the export "
+            "what is outdated, or name the target exactly under ingest.structures in site.yaml"
+        )
+    structures = [each for each_set in holding or sets for each in each_set.structures]
+    target = choose_structure(structures, patterns)
+    listed = list_structures(sets).structures
+    return target, Found(listed, printable(target.name), _first_match(target.name, patterns), holding[0].path.name)
+
+
+def printable(text: str) -> str:
+    """Returns a text from a file for a terminal: one line, no control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
+
+
+def _first_match(name: str, patterns: Sequence[str]) -> str:
+    return next((pattern for pattern in patterns if re.search(pattern, name, re.IGNORECASE)), "")
+
+
+def _listed(structure: Structure) -> str:
+    return (printable(structure.name) or "(no name)") + ("" if structure.contours else " (empty)")
+
+
+def _place(structure_set: RtStruct) -> str:
+    """Returns the file with its folder: exports often name all files of a kind alike."""
+    return "/".join(structure_set.path.parts[-2:])
+
+
+def _names(structures: Sequence[Structure]) -> str:
+    return ", ".join(printable(each.name) for each in structures)

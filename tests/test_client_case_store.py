@@ -1,0 +1,102 @@
+"""The cases folder: one import at a time, stages, and nothing left where nothing was imported."""
+
+import os
+
+import numpy as np
+import pytest
+
+from client.case_store import LOCK, opened
+from client.ingest import import_folder
+from common.config import IngestConfig
+from common.dataset import read_index
+from common.errors import WorkError
+from common.volume import Geometry, Volume, write_nifti
+
+CONFIG = IngestConfig()
+GRID = Geometry((2, 3, 4), (1.0, 1.0, 1.0))
+
+
+@pytest.fixture
+def write_case(tmp_path):
+    def write(name, value=1):
+        folder = tmp_path / "export" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_nifti(Volume(np.full(GRID.size, value, np.int16), GRID), folder / "ct.nii.gz")
+        label = np.zeros(GRID.size, np.uint8)
+        label[1, 1, 1] = 1
+        write_nifti(Volume(label, GRID), folder / "gtv.nii.gz")
+
+    return write
+
+
+@pytest.fixture
+def run(tmp_path):
+    return lambda **more: import_folder(tmp_path / "export", tmp_path / "cases", CONFIG, "A", **more)
+
+
+def stages(folder):
+    return {entry.case_id: entry.info.get("stage") for entry in read_index(folder)}
+
+
+def test_a_second_import_at_the_same_time_is_refused_and_changes_nothing(tmp_path, write_case, run):
+    write_case("p1")
+    run()
+    write_case("p2")
+    with opened(tmp_path / "cases", "A"), pytest.raises(WorkError, match="another import is at work here; wait"):
+        run()
+    assert sorted(os.listdir(tmp_path / "cases")) == ["A-0001", "cases.json", "pseudonyms.json"]
+    assert run().imported == ("A-0002",)
+
+
+def test_a_lock_that_a_killed_import_left_holds_nobody_up(tmp_path, write_case, run):
+    write_case("p1")
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / LOCK).touch()
+    assert run().imported == ("A-0001",)
+    assert not (tmp_path / "cases" / LOCK).exists()
+
+
+def test_a_lock_whose_name_is_gone_is_not_taken(tmp_path, monkeypatch):
+    """Between opening the lock's file and locking it, another import may have ended and taken the name away."""
+    monkeypatch.setattr("client.case_store.fcntl.flock", lambda *_: (tmp_path / "cases" / LOCK).unlink())
+    with pytest.raises(WorkError, match="another import"), opened(tmp_path / "cases", "A"):
+        pass
+
+
+def test_folders_are_left_only_with_cases_in_them(tmp_path):
+    with opened(tmp_path / "new" / "cases", "A"):
+        assert (tmp_path / "new" / "cases").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    with opened(tmp_path / "mine", "A"):
+        pass
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
+
+
+def test_stages_are_noted_without_reading_the_cases_again_and_stay(tmp_path, write_case, run):
+    write_case("p1")
+    write_case("p2")
+    run(stages={"p1": "T3"})
+    assert stages(tmp_path / "cases") == {"A-0001": "T3", "A-0002": None}
+    assert run(stages={"p2": "T1"}).skipped == ("A-0001", "A-0002")
+    assert stages(tmp_path / "cases") == {"A-0001": "T3", "A-0002": "T1"}
+    write_case("p1", value=2)
+    assert run().imported == ("A-0001",)
+    assert stages(tmp_path / "cases") == {"A-0001": "T3", "A-0002": "T1"}
+
+
+def test_stages_of_nobody_are_told(write_case, run):
+    write_case("p1")
+    (warning,) = run(stages={"p1": "T3", "p7": "T1"}).warnings
+    assert warning.startswith("stages: 1 of 2 patients, such as 'p7', are neither in this export nor imported before; ")
+
+
+def test_a_full_disk_is_told_with_a_remedy(tmp_path, write_case, run, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    write_case("p1")
+    monkeypatch.setattr("client.case_store.write_nifti", full)
+    with pytest.raises(WorkError, match=r"cases: cannot be written \(No space left on device\); free space, then impo"):
+        run()
+    assert not (tmp_path / "cases").exists()

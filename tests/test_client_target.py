@@ -1,0 +1,63 @@
+"""The target among the structures: by the site's patterns, over all structure sets, never by type."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.target import Found, choose_target, list_structures
+from common.errors import LabelError
+from common.rtstruct import References, RtStruct, Structure
+
+CONTOUR = (np.array([[0.0, 0, 0], [5, 0, 0], [5, 5, 0]]),)
+NPC = (r"^gtv[-_ ]?(nx|t|p)$", r"^gtv")
+
+
+def structure_set(name, *structures, empty=(), kind="GTV"):
+    found = [
+        Structure(number, each, () if each in empty else CONTOUR, kind) for number, each in enumerate(structures, 1)
+    ]
+    return RtStruct(Path(name), tuple(found), References((), ()))
+
+
+def test_two_structures_typed_gtv_are_not_chosen_by_type():
+    with pytest.raises(LabelError, match=r"no structure matches .*; found 'Breast', 'Tumor Bed Block'"):
+        choose_target([structure_set("a.dcm", "Breast", "Tumor Bed Block")], NPC)
+
+
+def test_the_first_pattern_that_matches_decides_and_is_told():
+    target, found = choose_target([structure_set("a.dcm", "BODY", "GTV-N", "gtv_p", "PTV", empty=("PTV",))], NPC)
+    assert target.name == "gtv_p"
+    assert found == Found(("BODY", "GTV-N", "gtv_p", "PTV (empty)"), "gtv_p", NPC[0], "a.dcm")
+
+
+@pytest.mark.parametrize("names", [("GTV 1", "GTV 2"), ("GTVnx", "GTVnx")])
+def test_two_that_match_are_refused(names):
+    with pytest.raises(LabelError, match=f"matches 2 structures: '{names[0]}', '{names[1]}'"):
+        choose_target([structure_set("a.dcm", *names)], NPC)
+
+
+def test_of_two_with_one_name_the_drawn_one_counts_and_both_are_listed():
+    drawn = structure_set("a.dcm", "GTVnx")
+    both = RtStruct(drawn.path, (*drawn.structures, Structure(9, "GTVnx", (), "GTV")), drawn.references)
+    target, found = choose_target([both], NPC)
+    assert target.number == 1
+    assert found.structures == ("GTVnx", "GTVnx (empty)")
+
+
+def test_an_older_and_a_newer_set_are_not_chosen_from():
+    sets = [structure_set("export/a/old.dcm", "GTV-T", "BODY"), structure_set("new.dcm", "GTVnx")]
+    with pytest.raises(LabelError, match=r"2 structure sets of this CT hold a target: a/old.dcm \(GTV-T\), new.dcm \("):
+        choose_target(sets, NPC)
+    target, found = choose_target(sets, ("^gtvnx$",))
+    assert (target.name, found.structure_set) == ("GTVnx", "new.dcm")
+
+
+def test_sets_that_hold_no_target_are_listed_with_the_one_that_does():
+    target, found = choose_target([structure_set("oar.dcm", "Cord"), structure_set("t.dcm", "GTV")], NPC)
+    assert target.name == "GTV"
+    assert (found.structures, found.structure_set, found.pattern) == (("Cord", "GTV"), "t.dcm", "^gtv")
+
+
+def test_names_are_shown_on_one_line_without_control_characters():
+    assert list_structures([structure_set("a.dcm", "a\nb\x1b[31m", "")]).structures == ("a b [31m", "(no name)")
