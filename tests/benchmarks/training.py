@@ -210,7 +210,9 @@ def timed_steps(recipe, stage, network, device, num_steps):
     job = Job(recipe, stage, network, device)
     shape = (recipe.training.batch_size, 1, *recipe.stages[stage].patch_size)
     batch = torch.randn(shape), (torch.rand(shape) > 0.99).float()
-    job.epoch(lambda _: iter([batch] * recipe.training.accumulation))  # the first update prepares
+    if device.type == "cuda":
+        batch = tuple(each.pin_memory() for each in batch)
+    job.epoch(lambda _: iter([batch]))  # the first step and update prepare
     return job.epoch(lambda _: iter([batch] * num_steps)) / num_steps
 
 
