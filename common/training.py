@@ -79,6 +79,7 @@ def train_stage(
         WorkError: an epoch's loss is not a finite number.
     """
     network.train()
+    on_gpu = next(network.parameters()).device.type == "cuda"
     received = [parameter.detach().clone() for parameter in network.parameters()] if span.proximal_mu else []
     losses = []
     for epoch in range(span.first_epoch, span.first_epoch + span.num_epochs):
@@ -86,7 +87,7 @@ def train_stage(
         for group in optimiser.param_groups:
             group["lr"] = poly_lr(span.lr0, epoch, span.epochs_total, recipe.training.power)
         seed_dropout(network, int(rng.integers(2**62)))
-        batches = prefetched(_batches(stage, cases, recipe, normalisation, rng))
+        batches = prefetched(_batches(stage, cases, recipe, normalisation, rng, on_gpu))
         losses.append(_train_epoch(network, batches, recipe, optimiser, received, span))
         if not math.isfinite(losses[-1]):
             raise WorkError(f"{stage}: loss of epoch {epoch} is {losses[-1]}; lower lr0 or set gradient_clip")
@@ -104,20 +105,19 @@ def _train_epoch(
 ) -> float:
     """One epoch; the loss is divided by the accumulation, and an odd last batch is flushed."""
     device = next(network.parameters()).device
-    total, count, pending = 0.0, 0, 0
+    losses: list[Tensor] = []  # read at the end: to read one, a GPU's whole step has to be waited for
     optimiser.zero_grad(set_to_none=True)
     for images, labels in batches:
         with autocast(device, recipe.training.autocast):
-            logits = network(images.to(device))
-        loss = segmentation_loss(logits.float(), labels.to(device))
+            logits = network(images.to(device, non_blocking=True))
+        loss = segmentation_loss(logits.float(), labels.to(device, non_blocking=True))
         (loss / recipe.training.accumulation).backward()  # type: ignore[no-untyped-call]
-        total, count, pending = total + float(loss.detach()), count + 1, pending + 1
-        if pending == recipe.training.accumulation:
+        losses.append(loss.detach())
+        if len(losses) % recipe.training.accumulation == 0:
             _update(network, recipe.training, optimiser, received, span.proximal_mu)
-            pending = 0
-    if pending:
+    if len(losses) % recipe.training.accumulation:
         _update(network, recipe.training, optimiser, received, span.proximal_mu)
-    return total / count
+    return sum(map(float, losses)) / len(losses)
 
 
 def _update(
@@ -137,9 +137,17 @@ def _update(
 
 
 def _batches(
-    stage: str, cases: Sequence[CachedCase], recipe: Recipe, normalisation: Normalisation, rng: np.random.Generator
+    stage: str,
+    cases: Sequence[CachedCase],
+    recipe: Recipe,
+    normalisation: Normalisation,
+    rng: np.random.Generator,
+    pinned: bool,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields (images bczyx, labels b1zyx), every case `patches_per_case` times, in random order."""
+    """Yields (images bczyx, labels b1zyx), every case `patches_per_case` times, in random order.
+
+    From `pinned` memory a GPU copies while it computes.
+    """
     config = recipe.training
     order = rng.permutation(len(cases) * config.patches_per_case) % len(cases)
     for start in range(0, len(order), config.batch_size):
@@ -147,7 +155,8 @@ def _batches(
             _patch(stage, cases[index], recipe, normalisation, rng)
             for index in order[start : start + config.batch_size]
         ]
-        yield torch.stack([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
+        images, labels = (torch.stack(each) for each in zip(*pairs, strict=True))
+        yield (images.pin_memory(), labels.pin_memory()) if pinned else (images, labels)
 
 
 def _patch(

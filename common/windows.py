@@ -18,9 +18,10 @@ from torch import nn
 from common.config import Triple
 from common.device import autocast
 from common.errors import WorkError
-from common.sampling import cut
 
 Scores = NDArray[np.float32]
+Place = tuple[tuple[slice, ...], tuple[slice, ...]]
+"""A part of a window, and the same voxels in the volume."""
 
 
 def tile(start: Triple, size: Triple, patch_size: Triple, overlap: float) -> tuple[Triple, ...]:
@@ -52,7 +53,7 @@ def mean_scores(
 ) -> Scores:
     """Returns the plain mean of the sigmoid scores of all windows over each voxel, 0 where there is none.
 
-    Beside the forward passes, memory holds the one volume returned and a window or two: each window is added in the
+    Beside the forward passes, memory holds the one volume returned and a batch of windows: each window is added in the
     share that it has in the mean, so that there is neither a volume of counts nor one for each stage.
 
     Args:
@@ -79,11 +80,10 @@ def mean_scores(
     with evaluating(network), torch.inference_mode(), autocast(device, precision):
         for first in range(0, len(starts), batch_size):
             batch = starts[first : first + batch_size]
-            logits = network(torch.from_numpy(_windows(image, batch, patch_size, air)).to(device))
-            scores = logits[:, 0].float().sigmoid().cpu().numpy()
-            for start, window in zip(batch, scores, strict=True):
-                z, y, x = (share[step] for share, step in zip(shares, start, strict=True))
-                _add(total, window, start, (z, y * np.float32(weight), x))
+            places = [_common_part(start, patch_size, shape) for start in batch]
+            factors = [[share[step] for share, step in zip(shares, start, strict=True)] for start in batch]
+            windows = _windows(image, places, patch_size, air)
+            _add(total, _scores(network, windows, device), places, factors, np.float32(weight))
     if np.isnan(total.max()):
         raise WorkError("scores: not numbers, the weights have diverged; use an earlier round or a lower lr0")
     return np.minimum(total, 1, out=total)  # shares are rounded: three thirds may be more than one
@@ -91,13 +91,19 @@ def mean_scores(
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Switches dropout off inside."""
-    training = network.training
-    network.eval()
+    """Switches dropout off inside; each module leaves in the mode it came in.
+
+    A network already in evaluation mode is only looked through: `eval` and `train` set every module anew, and that took
+    a third of all that a small network's forward passes do not.
+    """
+    training = [module for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        network.train(training)
+        for module in training:
+            module.training = True
 
 
 def _shares(steps: Collection[int], patch: int) -> dict[int, NDArray[np.float32]]:
@@ -106,27 +112,40 @@ def _shares(steps: Collection[int], patch: int) -> dict[int, NDArray[np.float32]
     return {step: np.array([1 / covered[step + k] for k in range(patch)], np.float32) for step in steps}
 
 
-def _windows(image: NDArray[Any], starts: Sequence[Triple], patch_size: Triple, air: float) -> Scores:
+def _windows(image: NDArray[Any], places: Sequence[Place], patch_size: Triple, air: float) -> Scores:
     """The batch (b, C, z, y, x) for a forward pass."""
-    windows = np.empty((len(starts), image.shape[0], *patch_size), np.float32)
-    for window, start in zip(windows, starts, strict=True):
-        window[...] = cut(image, start, patch_size, air)
+    windows = np.full((len(places), image.shape[0], *patch_size), air, np.float32)
+    for window, (inner, outer) in zip(windows, places, strict=True):
+        window[:, *inner] = image[:, *outer]
     return windows
 
 
-def _add(total: Scores, window: Scores, start: Triple, factors: Sequence[NDArray[np.float32]]) -> None:
-    """Adds what lies inside the volume, times the factors along each axis; `window` is changed."""
-    z, y, x = factors
-    window *= z[:, None, None]
-    window *= y[:, None] * x
-    inner, outer = _common_part(start, window.shape, total.shape)
-    total[outer] += window[inner]
+def _scores(network: nn.Module, windows: Scores, device: torch.device) -> Scores:
+    """The batch's scores (b, z, y, x)."""
+    logits = network(torch.from_numpy(windows).to(device))
+    scores: Scores = logits[:, 0].float().sigmoid().cpu().numpy()
+    return scores
 
 
-def _common_part(
-    start: Triple, size: Sequence[int], shape: Sequence[int]
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """What window and volume share: as slices of the window, and of the volume."""
+def _add(
+    total: Scores,
+    windows: Scores,
+    places: Sequence[Place],
+    factors: Sequence[Sequence[NDArray[np.float32]]],
+    weight: np.float32,
+) -> None:
+    """Adds what lies inside the volume, times the weight and each window's factors along each axis.
+
+    `windows` are changed.
+    """
+    for window, (inner, outer), (z, y, x) in zip(windows, places, factors, strict=True):
+        np.multiply(window, (z * weight)[:, None, None], out=window)
+        np.multiply(window, y[:, None] * x, out=window)
+        total[outer] += window[inner]
+
+
+def _common_part(start: Triple, size: Triple, shape: Sequence[int]) -> Place:
+    """What window and volume share."""
     ends = [(max(s, 0), max(min(s + p, n), 0)) for s, p, n in zip(start, size, shape, strict=True)]
     inner = tuple(slice(low - s, max(high, low) - s) for (low, high), s in zip(ends, start, strict=True))
     return inner, tuple(slice(low, max(high, low)) for low, high in ends)

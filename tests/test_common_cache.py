@@ -66,6 +66,15 @@ def whole(cases: Path, tmp_path: Path) -> CachedCase:
     return CaseCache(tmp_path / "cache", CONFIG).open(cases, LABELLED)
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are listed on Linux alone")
+def test_a_file_is_open_only_while_its_array_is_in_use(whole: CachedCase) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    image, body = whole.image, whole.body
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    del image, body
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_nobody_else_may_read_the_cache(cases: Path, tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:

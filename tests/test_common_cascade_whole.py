@@ -162,4 +162,4 @@ def test_memory_is_one_volume_of_scores_and_some_windows() -> None:
     peak, volume = map(int, done.stdout.split())
     window = 4 * 32 * 64 * 64
     assert volume == 4 * 160 * 256 * 256
-    assert 0.95 * volume < peak < volume + 8 * window
+    assert 0.95 * volume < peak < volume + 4 * window  # one goes in, one comes out, two number the tumour's voxels

@@ -302,6 +302,29 @@ def test_patches_made_ahead_are_those_made_in_between(stage: str, monkeypatch: p
     assert losses == plain_losses
 
 
+def test_patches_for_a_gpu_lie_in_pinned_memory_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU nothing can be pinned; a copy stands for it."""
+    pinned: list[Tensor] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+
+    def made(for_gpu: bool) -> list[tuple[Tensor, Tensor]]:
+        rng = np.random.default_rng(0)
+        return list(training._batches("stage1", cases(*VALUES), recipe(batch_size=2), UNIT, rng, for_gpu))
+
+    for_cpu, for_gpu = made(False), made(True)
+    ours, theirs = ([tensor for batch in made for tensor in batch] for made in (for_cpu, for_gpu))
+    assert len(ours) == 4
+    assert all(tensor is copy for tensor, copy in zip(theirs, pinned, strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(ours, theirs, strict=True))
+    train_rounds(True, span())  # on a CPU
+    assert len(pinned) == 4
+
+
 def test_momentum_that_is_reset_makes_another_model() -> None:
     unbroken, losses = train_rounds(True, span(0, 2))
     reset, reset_losses = train_rounds(False, span(0, 1), span(1, 1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.components import component_of_maximum, largest_component
 from common.errors import WorkError
-from common.windows import mean_scores, tile
+from common.windows import evaluating, mean_scores, tile
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -105,6 +105,18 @@ def test_dropout_is_off_and_the_mode_comes_back() -> None:
     assert network.training
     mean_scores(image, network.eval(), (2, 2, 2), [(0, 0, 0)], air=0.0, device=CPU)
     assert not network.training
+
+
+def test_each_module_leaves_in_the_mode_it_came_in() -> None:
+    """A network whose encoder is frozen in evaluation mode while the rest trains."""
+    network = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5))
+    network[0].eval()
+    with evaluating(network):
+        assert [module.training for module in network.modules()] == [False] * 3
+    assert [module.training for module in network.modules()] == [True, False, True]
+    with pytest.raises(KeyError), evaluating(network):
+        raise KeyError
+    assert network.training
 
 
 def test_bf16_forward_gives_fp32_sums() -> None:
