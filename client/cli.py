@@ -1,6 +1,8 @@
 """`fedgtv-site`: what a hospital types. Heavy imports stay inside the commands, so that --help answers at once."""
 
 import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,8 +11,9 @@ import typer
 from common.command import command_line
 
 if TYPE_CHECKING:
+    from client.finding import Finding
     from client.ingest import ImportReport
-    from client.quality import Finding
+    from client.quality import SiteCheck
     from common.tasks import EvaluateResult
 
 app = typer.Typer(
@@ -110,36 +113,77 @@ def _open_warning(still_open: list[Path]) -> list[str]:
 @app.command()
 def check(
     config: ConfigOption = SITE_YAML,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe or experiment to check against; otherwise the paper's recipe.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Where the page of pictures goes; otherwise check.html in the site's state.")
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Check data, device and disk; exit code 2 if something keeps the site from training."""
-    from common.config import SiteConfig, SplitConfig, load_yaml
+    """Check data and machine, and draw every case on one page; exit code 2 if there is an error.
+
+    An error keeps the site or a case from training. The page shows patients and stays at the site.
+    """
+    from common.config import SiteConfig, load_yaml
 
     load_yaml(config, SiteConfig)  # a wrong file is told at once, before torch is loaded
 
-    from client.quality import check_site
+    from client.check_page import write_check_page
+    from client.quality import check_against, check_site
     from client.site import Site
 
-    findings = check_site(Site.open(config), SplitConfig())
-    if as_json:
-        typer.echo(json.dumps([vars(finding) for finding in findings]))
-    else:
-        _print_findings(findings)
-    if any(finding.severity == "error" for finding in findings):
+    site, (against, split) = Site.open(config), check_against(recipe)
+    with _progress("check") as tell:
+        found = check_site(site, split, against, tell)
+    path = page or site.state_folder / "check.html"
+    write_check_page(found, site.config.site, path)
+    _print_check(found, path, as_json)
+    if found.count("error"):
         raise typer.Exit(2)
 
 
-def _print_findings(findings: "list[Finding]") -> None:
+def _print_check(found: "SiteCheck", page: Path, as_json: bool) -> None:
+    num_errors, num_warnings = found.count("error"), found.count("warning")
+    if as_json:
+        findings = [vars(finding) for finding in found.findings]
+        told = {"errors": num_errors, "warnings": num_warnings, "findings": findings, "page": str(page)}
+        typer.echo(json.dumps(told))
+        return
+    _print_findings(found.findings)
+    counts = f"{_count(num_errors, 'error')}, {_count(num_warnings, 'warning')}"
+    typer.echo(f"{counts} in {_count(len(found.cases), 'case')} and the site itself")
+    typer.echo(f"pictures of all cases, to stay at this site: {page}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _print_findings(findings: Iterable["Finding"]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     colours = {"error": "red", "warning": "yellow", "ok": "green"}
     table = Table("", "subject", "finding", "remedy")
     for finding in findings:
         mark = f"[{colours[finding.severity]}]{finding.severity}[/]"
-        table.add_row(mark, finding.subject, finding.what, finding.remedy)
+        table.add_row(mark, *(escape(text) for text in (finding.subject, finding.what, finding.remedy)))
     Console().print(table)
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function that takes how much is done, of how much; its bar shows on a terminal and goes at the end."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 @app.command()
