@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from client.finding import Finding
     from client.ingest import ImportReport
     from client.quality import SiteCheck
+    from client.segment_many import ScanReport
     from common.tasks import EvaluateResult
 
 app = typer.Typer(
@@ -221,26 +222,83 @@ def join(
 
 @app.command()
 def segment(
-    scan: Annotated[Path, typer.Argument(help="A DICOM CT folder or a NIfTI file.")],
+    scan: Annotated[Path, typer.Argument(help="A DICOM CT folder, a NIfTI file, or a folder of many of them.")],
     model: Annotated[Path, typer.Option(help="A model file of a run (models/NAME.safetensors).")],
     out: Annotated[Path, typer.Option(file_okay=False, help="The folder for RTSTRUCT, mask and picture.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    again: Annotated[bool, typer.Option("--again", help="Also what was done before with the same model.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Segment one patient: RTSTRUCT (for DICOM), NIfTI mask, PNG. Not for clinical use."""
-    from client.segment import read_model, segment_scan
+    """Segment one scan, or each in a folder: RTSTRUCT (for DICOM), NIfTI mask, PNG. Not for clinical use.
 
-    outcome = segment_scan(scan, read_model(model), out, device)
-    if as_json:
-        files = [str(path) for path in outcome.files]
-        typer.echo(json.dumps({"volume_ml": outcome.volume_ml, "flags": outcome.flags, "files": files}))
+    Of several scans each gets a folder of its own below --out; one that fails does not stop the others, and the exit
+    code is then 1. What was done before with the same model is not done again.
+    """
+    from client.model_package import read_model
+    from client.scans import find_scans
+    from client.segment import Segmenter
+    from client.segment_many import segment_all, segment_one
+
+    scans = find_scans(scan, out)
+    segmenter = Segmenter(read_model(model), device)
+    if len(scans) == 1:
+        _print_report(segment_one(scans[0], segmenter, out, again), as_json)
         return
-    typer.echo(f"{outcome.volume_ml:.1f} ml; not for clinical use")
-    for flag in outcome.flags:
+    with _progress("segment") as tell:
+        reports = [_told(report, as_json) for report in segment_all(scans, segmenter, out, again, tell)]
+    _print_reports(reports, as_json)
+    if any(report.status == "failed" for report in reports):
+        raise typer.Exit(1)
+
+
+def _print_report(report: "ScanReport", as_json: bool) -> None:
+    """Of the only scan, which did not fail."""
+    if as_json:
+        typer.echo(json.dumps([report.as_json()]))
+        return
+    typer.echo(f"{_volume(report)}; not for clinical use")
+    for flag in report.flags:
         typer.echo(f"flag: {flag}")
-    for path in outcome.files:
+    for path in report.files:
         typer.echo(f"  {path}")
+
+
+def _told(report: "ScanReport", as_json: bool) -> "ScanReport":
+    """Prints a line of one scan of many, as soon as it is done."""
+    if not as_json:
+        text = f"failed: {report.reason}" if report.status == "failed" else "; ".join([_volume(report), *report.flags])
+        typer.echo(f"{report.scan}: {text}")
+    return report
+
+
+def _volume(report: "ScanReport") -> str:
+    return f"{report.volume_ml:.1f} ml" + (" (unchanged)" if report.status == "unchanged" else "")
+
+
+def _print_reports(reports: "list[ScanReport]", as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([report.as_json() for report in reports]))
+        return
+    counts = {status: sum(report.status == status for report in reports) for status in ("done", "unchanged", "failed")}
+    typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()) + "; not for clinical use")
+
+
+@app.command()
+def card(
+    model: Annotated[Path, typer.Argument(help="A model file of a run (models/NAME.safetensors).")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show a model's card: what it was trained on, by whom, with which recipe, how it did at each site."""
+    from client.card import card_lines, read_model_card
+
+    shown, recipe = read_model_card(model)
+    if as_json:
+        typer.echo(json.dumps({"card": shown.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json")}))
+        return
+    for line in card_lines(shown, recipe):
+        typer.echo(line)
 
 
 @app.command()
@@ -252,7 +310,7 @@ def evaluate(
     debug: DebugOption = False,
 ) -> None:
     """Measure a model on this site's own held-out cases; the result stays here."""
-    from client.segment import read_model
+    from client.model_package import read_model
     from client.site import Site
     from common.config import validate
     from common.device import choose_device

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from client.check_page import write_check_page
 from client.keys import key_files, make_key
+from client.model_package import read_model
 from client.node import SiteNode
 from client.quality import check_site
-from client.segment import read_model, segment_scan
+from client.segment import segment_scan
 from client.site import Site
 from common.atomic import write_bytes_atomically, write_text_atomically
 from common.config import Experiment
@@ -82,7 +83,7 @@ class Showcase:
             with self._act("SuperLink and SuperNodes, TLS and node authentication"):
                 stack.enter_context(superlink)
                 self._join(federation, superlink, stack)
-            return self._train(superlink)
+            return self._train(superlink, federation.config.address)
 
     @contextmanager
     def _act(self, title: str) -> Iterator[None]:
@@ -148,7 +149,7 @@ class Showcase:
             node.wait_online(ONLINE_S)
             self._say(f"site {site} is online")
 
-    def _train(self, superlink: Superlink) -> Path:
+    def _train(self, superlink: Superlink, coordinator: str) -> Path:
         self.console.print("[bold]Federation[/]")
         with self.console.status("the coordinator starts") as spinner:
             return launch(
@@ -158,6 +159,7 @@ class Showcase:
                 self.experiment.name,
                 self._tell,
                 lambda: spinner.update(self._activity() or "waiting for the sites"),
+                coordinator,
             )
 
     def _segment(self, run_folder: Path) -> None:
