@@ -240,7 +240,7 @@ def segment(
     from client.segment import Segmenter
     from client.segment_many import segment_all, segment_one
 
-    scans = find_scans(scan, out)
+    scans = find_scans(scan)
     segmenter = Segmenter(read_model(model), device)
     if len(scans) == 1:
         _print_report(segment_one(scans[0], segmenter, out, again), as_json)

@@ -11,6 +11,8 @@ from common.errors import ImageError
 from common.volume import Volume, read_nifti
 
 NIFTI = (".nii", ".nii.gz")
+MASK, REPORT = "mask.nii.gz", "report.json"
+"""Of a result."""
 IMAGES = ("ct.nii.gz", "image.nii.gz")
 """Names of a case folder's image, as exports and imported cases have it: what lies beside it is no scan."""
 
@@ -40,11 +42,11 @@ class Scan:
         return hashlib.sha256("".join(sorted(parts)).encode()).hexdigest()
 
 
-def find_scans(source: Path, results: Path) -> tuple[Scan, ...]:
+def find_scans(source: Path) -> tuple[Scan, ...]:
     """Returns the scans at or anywhere below `source`, by name.
 
     Every CT series is one; so is every NIfTI file, but in a folder with a `ct.nii.gz` or `image.nii.gz` that one alone.
-    What lies below `results` is passed over: those are earlier results.
+    A `mask.nii.gz` beside a `report.json` is an earlier result, and none.
 
     Raises:
         ImageError: there is no such file or folder, or no scan in it.
@@ -53,7 +55,7 @@ def find_scans(source: Path, results: Path) -> tuple[Scan, ...]:
         raise ImageError(f"{source}: does not exist; give a DICOM folder, a NIfTI file, or a folder of them")
     if source.is_file():
         return (Scan(Path(_stem(source)), (source,), not source.name.endswith(NIFTI)),)
-    found = [scan for scan in (*_series(source), *_niftis(source)) if not scan.files[0].is_relative_to(results)]
+    found = [*_series(source), *_niftis(source)]
     if not found:
         raise ImageError(f"{source}: no CT series and no NIfTI file; export the planning CT into this folder")
     return tuple(sorted(_apart(found), key=lambda scan: scan.name))
@@ -65,13 +67,17 @@ def _series(source: Path) -> Iterator[Scan]:
 
 
 def _niftis(source: Path) -> Iterator[Scan]:
-    paths = sorted(path for path in source.rglob("*") if path.name.endswith(NIFTI) and path.is_file())
+    paths = sorted(path for path in source.rglob("*") if path.name.endswith(NIFTI) and not _is_result(path))
     cases = {path.parent: path for path in paths if path.name in IMAGES[::-1]}
     for path in paths:
         if path.parent not in cases:
             yield Scan(_below(source, path.parent / _stem(path)), (path,), False)
         elif cases[path.parent] == path:
             yield Scan(_below(source, path.parent), (path,), False)
+
+
+def _is_result(path: Path) -> bool:
+    return path.name == MASK and (path.parent / REPORT).exists()
 
 
 def _below(source: Path, path: Path) -> Path:

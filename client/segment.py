@@ -13,7 +13,7 @@ from torch import nn
 
 from client.model_package import ModelPackage
 from client.result_check import NOTHING_FOUND, result_flags
-from client.scans import Scan, find_scans
+from client.scans import MASK, REPORT, Scan, find_scans
 from common.atomic import put_in_place
 from common.device import choose_device
 from common.dicom import CtSeries
@@ -26,7 +26,7 @@ from common.segmentation import Segmentation, segment
 from common.volume import Volume, to_lps, write_nifti
 
 ROI_NAME = "GTVnx_auto"
-MASK, PICTURE, RTSTRUCT, REPORT = "mask.nii.gz", "overlay.png", "rtstruct.dcm", "report.json"
+PICTURE, RTSTRUCT = "overlay.png", "rtstruct.dcm"
 NO_FRAME = "no-rtstruct: the series has no FrameOfReferenceUID"
 
 
@@ -130,7 +130,7 @@ class Segmenter:
 
 def segment_scan(source: Path, model: ModelPackage, out: Path, device: str = "auto") -> Outcome:
     """Segments the one scan at `source` as `Segmenter.run` does (ImageError: there is none, or several)."""
-    scans = find_scans(source, out)
+    scans = find_scans(source)
     if len(scans) > 1:
         raise ImageError(f"{source}: holds {len(scans)} scans; expected one; name its own folder or file")
     return Segmenter(model, device).run(scans[0], out)

@@ -4,6 +4,8 @@ Counted are weights, gradients, momentum and the tensors that the backward pass 
 convolutions' own workspaces take, for which `WORKSPACE` stands; autocast needs less.
 """
 
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -17,6 +19,7 @@ WEIGHT_COPIES_ON_HOST = 4
 FP32 = 4
 
 
+@cache
 def training_bytes(recipe: Recipe) -> int:
     """Returns the bytes that training takes on its device: all stages' weights, and the needs of the larger stage."""
     largest = max(_step_bytes(stage, recipe.training.batch_size) for stage in recipe.stages.values())
@@ -28,6 +31,7 @@ def host_bytes(recipe: Recipe, on_cpu: bool) -> int:
     return WEIGHT_COPIES_ON_HOST * weight_bytes(recipe) + (training_bytes(recipe) if on_cpu else 0)
 
 
+@cache
 def weight_bytes(recipe: Recipe) -> int:
     """Returns the bytes of all stages' weights."""
     return sum(_weight_bytes(_laid_out(stage)) for stage in recipe.stages.values())
