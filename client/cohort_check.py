@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from client.case_check import CheckedCase, Facts
 from client.finding import Finding
+from client.image_check import is_planning_grid, show_mm
 from client.splits import kept_parts
 from common.config import SplitConfig
 from common.dataset import CaseEntry, split_cases
@@ -29,6 +30,7 @@ def check_cohort(cases: Sequence[CheckedCase]) -> Iterator[Finding]:
     yield from _check_copies(known)
     yield from _check_likeness(known)
     yield from _check_spacings(known)
+    yield from _check_unlike(known)
 
 
 def _check_copies(known: Sequence[Known]) -> Iterator[Finding]:
@@ -60,14 +62,30 @@ def _check_likeness(known: Sequence[Known]) -> Iterator[Finding]:
 
 
 def _check_spacings(known: Sequence[Known]) -> Iterator[Finding]:
+    """Gives a warning for voxels that no planning CT has: one for all cases where most have such."""
+    odd = [(case, facts) for case, facts in known if not is_planning_grid(facts.spacing_mm)]
+    if len(known) >= FEW_CASES and len(odd) > len(known) / 2:
+        shown = show_mm(np.median([facts.spacing_mm for _, facts in odd], axis=0).tolist())
+        yield _unusual("cases", f"{len(odd)} of {len(known)} cases have voxels of {shown} mm or so")
+        return
+    for case, facts in odd:
+        yield _unusual(case.case_id, f"voxels of {show_mm(facts.spacing_mm)} mm")
+
+
+def _unusual(subject: str, what: str) -> Finding:
+    remedy = "import the planning CT itself, not a series made from it"
+    return Finding("warning", subject, "spacing", f"{what}, unusual for a planning CT", remedy)
+
+
+def _check_unlike(known: Sequence[Known]) -> Iterator[Finding]:
     if len(known) < FEW_CASES:
         return
     spacings_mm = np.array([facts.spacing_mm for _, facts in known])
     usual_mm = np.median(spacings_mm, axis=0)
-    for (case, _), ratios in zip(known, spacings_mm / usual_mm, strict=True):
-        if max(ratios.max(), 1 / ratios.min()) > UNLIKE_FACTOR:
-            shown, usual = (" x ".join(f"{mm:.3g}" for mm in spacing) for spacing in (ratios * usual_mm, usual_mm))
-            what = f"voxels of {shown} mm, where this site's cases usually have {usual} mm"
+    for (case, facts), ratios in zip(known, spacings_mm / usual_mm, strict=True):
+        if max(ratios.max(), 1 / ratios.min()) > UNLIKE_FACTOR and is_planning_grid(facts.spacing_mm):
+            usual = show_mm(usual_mm.tolist())
+            what = f"voxels of {show_mm(facts.spacing_mm)} mm, where this site's cases usually have {usual} mm"
             yield Finding("warning", case.case_id, "spacing", what, "is it the planning CT?")
 
 

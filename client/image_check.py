@@ -3,7 +3,7 @@
 The limits are ours: wide enough for any planning CT, narrow enough for what is none.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,16 +47,17 @@ ABOUT_FLAGS = {
 
 
 def check_grid(case_id: str, geometry: Geometry) -> Iterator[Finding]:
-    """Gives a warning for an oblique grid, and one for voxels that no planning CT has."""
+    """Gives a warning for an oblique grid."""
     degrees = obliquity_deg(geometry)
     if degrees > OBLIQUE_DEG:
         what = f"the grid is turned by {degrees:.0f} degrees from the patient's axes"
         yield Finding("warning", case_id, "orientation", what, "import a series with straight axes, if there is one")
-    slice_mm, *pixel_mm = lps_geometry(geometry).spacing_mm
-    in_range = [low <= mm <= high for mm, (low, high) in ((slice_mm, SLICE_MM), *((mm, PIXEL_MM) for mm in pixel_mm))]
-    if not all(in_range):
-        what = f"voxels of {show_mm(geometry)} mm are unusual for a planning CT"
-        yield Finding("warning", case_id, "spacing", what, "import the planning CT itself, not a series made from it")
+
+
+def is_planning_grid(spacing_mm: Sequence[float]) -> bool:
+    """Returns whether a planning CT may have such voxels (z, y, x), turned to LPS."""
+    slice_mm, *pixel_mm = spacing_mm
+    return SLICE_MM[0] <= slice_mm <= SLICE_MM[1] and all(PIXEL_MM[0] <= mm <= PIXEL_MM[1] for mm in pixel_mm)
 
 
 def check_patient(case_id: str, patient: Patient) -> Iterator[Finding]:
@@ -84,6 +85,6 @@ def obliquity_deg(geometry: Geometry) -> float:
     return float(np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0))).max())
 
 
-def show_mm(geometry: Geometry) -> str:
+def show_mm(spacing_mm: Sequence[float]) -> str:
     """Returns the spacing as `3 x 0.977 x 0.977`, slices first."""
-    return " x ".join(f"{mm:.3g}" for mm in lps_geometry(geometry).spacing_mm)
+    return " x ".join(f"{mm:.3g}" for mm in spacing_mm)

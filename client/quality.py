@@ -66,7 +66,8 @@ def check_site(
     machine = check_machine(site.config.device, site.state_folder, facts, recipe)
     compared = tuple(check_cohort(cases))
     cases = tuple(_with(case, compared) for case in cases)
-    findings = [*machine, *index, *(finding for case in cases for finding in case.findings)]
+    of_all = [finding for finding in compared if finding.subject == "cases"]
+    findings = [*machine, *index, *of_all, *(finding for case in cases for finding in case.findings)]
     return SiteCheck(tuple(sorted(findings, key=lambda finding: GRAVEST_LAST.index(finding.severity))), cases)
 
 

@@ -15,7 +15,7 @@ OUTSIDE_BODY = "outside-body"
 IN_PIECES = "in-pieces"
 TOUCHES_REGION = "touches-region"
 IMPLAUSIBLE_VOLUME = "implausible-volume"
-PLAUSIBLE_ML = (0.5, 300.0)
+LEAST_ML, MOST_ML = 0.5, 300.0
 """[C] Gross tumour volumes of the nasopharynx have 2 to 200 ml; no training volumes are known to compare with."""
 
 Mask = NDArray[np.bool_]
@@ -43,8 +43,8 @@ def result_flags(mask: Volume, removed_ml: float, record: PreprocessRecord) -> I
     if touches_region(to_lps(mask).array, record):
         yield TOUCHES_REGION
     volume_ml = float(sizes.sum()) * mask.geometry.voxel_ml
-    if not PLAUSIBLE_ML[0] <= volume_ml <= PLAUSIBLE_ML[1]:
-        yield f"{IMPLAUSIBLE_VOLUME}: {volume_ml:.2f} ml, expected {PLAUSIBLE_ML[0]:g} to {PLAUSIBLE_ML[1]:g}"
+    if not LEAST_ML <= volume_ml <= MOST_ML:
+        yield f"{IMPLAUSIBLE_VOLUME}: {volume_ml:.2f} ml, expected {LEAST_ML:g} to {MOST_ML:g}"
 
 
 def piece_sizes(mask: Mask) -> NDArray[np.int64]:

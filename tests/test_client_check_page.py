@@ -58,7 +58,7 @@ def test_every_case_has_its_section_picture_and_findings(page):
     ranks = [(each.get("data-name"), each["data-grave"]) for each in elements.all("li")]
     assert ranks == [("", "-1"), ("A-0001", "2"), ("A-0002", "0"), ("A-0003", "1")]
     assert "disk: disk is nearly full" in page
-    assert "3 cases; 1 errors, 2 warnings; checked 2026-11-26 08:30 UTC" in page
+    assert "3 cases; 1 error, 2 warnings; checked 2026-11-26 08:30 UTC" in page
     assert re.findall(r"(All|Errors|Warnings|No finding) \((\d)\)", page) == [
         ("All", "3"),
         ("Errors", "1"),

@@ -58,6 +58,23 @@ def test_a_spacing_unlike_the_others_is_told_from_five_cases_on():
     assert told(*usual, case(9, spacing_mm=(3.0, 0.7, 0.7))) == []
 
 
+def test_voxels_of_no_planning_ct_are_told_once_where_most_cases_have_them():
+    coarse = [case(number, spacing_mm=(3.0, 3.9, 3.9)) for number in range(1, 5)]
+    assert [line[:3] for line in told(*coarse[:2])] == [
+        ("warning", "A-0001", "spacing"),
+        ("warning", "A-0002", "spacing"),
+    ]
+    ((severity, subject, check, what),) = told(*coarse, case(5, spacing_mm=(3.0, 3.0, 3.0)))
+    assert (severity, subject, check) == ("warning", "cases", "spacing")
+    assert what == "5 of 5 cases have voxels of 3 x 3.9 x 3.9 mm or so, unusual for a planning CT"
+
+
+def test_a_sagittal_stack_is_measured_along_the_patients_axes():
+    """Facts hold spacings turned to LPS, so that 9 mm between a patient's columns are told as such."""
+    ((_, _, _, what),) = told(case(1, spacing_mm=(1.0, 2.0, 9.0)))
+    assert "voxels of 1 x 2 x 9 mm" in what
+
+
 def test_cases_without_image_are_left_out():
     assert told(case(1), CheckedCase(entry(2), ())) == []
 

@@ -143,7 +143,7 @@ def test_what_lies_outside_the_body_alone_is_nothing(tmp_path, scan, write_model
 def test_every_flag_is_explained_in_the_docs():
     text = (Path(__file__).parents[1] / "docs" / "joining.md").read_text(encoding="utf-8")
     table = text[text.index("| flag | meaning |") :].split("\n\n")[0]
-    flags = {line.split("`")[1] for line in table.splitlines() if "`" in line}
+    flags = {flag for line in table.splitlines() for flag in line.split("|")[1].split("`")[1::2]}
     preparation = {COUCH_CUT, NO_SHOULDERS, NO_HEAD, CHEST_IN_VIEW, PRONE, TRUNCATED, FEET_FIRST}
     inference = {STAGE1_EMPTY, EXCEEDS_CROP, TOUCHES_CROP}
     result = {OUTSIDE_BODY, IN_PIECES, NOTHING_FOUND, TOUCHES_REGION, IMPLAUSIBLE_VOLUME, NO_FRAME.partition(":")[0]}
