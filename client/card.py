@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from client.model_package import check_metadata
-from common.card import Card, Result, describe_recipe, read_card
+from common.card import Card, Result, TrainedOn, describe_recipe, read_card
 from common.checkpoint import load_metadata
 from common.config import Recipe, parse_yaml
 from common.tasks import MetricSummary
@@ -36,21 +36,25 @@ def card_lines(card: Card, recipe: Recipe) -> Iterator[str]:
     yield from _field("model", f"{card.model}, of experiment {card.experiment or UNKNOWN}")
     yield from _field("made by", f"coordinator {card.coordinator or UNKNOWN}, software {card.software or UNKNOWN}")
     yield from _field("came about", (card.origin or UNKNOWN) + (f"; begun from {card.initial}" if card.initial else ""))
-    yield from _field("trained on", ", ".join(_site(each.site, each.num_cases) for each in card.trained_on) or UNKNOWN)
+    yield from _field("trained on", _sites(card.trained_on))
+    if card.initial:
+        yield from _field("before that", _sites(card.begun_on))
     yield from _field("training", _training(card))
     yield from _field("recipe", describe_recipe(recipe))
     yield from _field("measured", "" if card.results else "nowhere yet, or not known")
-    yield from (f"  {line}" for line in _results(card.results))
+    for line in _results(card.results):
+        yield from textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent=" " * 12)
     yield from _field("intended", card.intended_use)
     yield from _field("limits", card.limits)
 
 
 def _field(name: str, text: str) -> list[str]:
-    return textwrap.wrap(f"{name + ':':12}{text}", WIDTH, subsequent_indent=" " * 12)
+    return textwrap.wrap(f"{name + ':':13}{text}", WIDTH, subsequent_indent=" " * 13)
 
 
-def _site(site: str, num_cases: int | None) -> str:
-    return f"{site} ({UNKNOWN if num_cases is None else num_cases} cases)"
+def _sites(trained_on: tuple[TrainedOn, ...]) -> str:
+    shown = (f"{each.site} ({UNKNOWN if each.num_cases is None else each.num_cases} cases)" for each in trained_on)
+    return ", ".join(shown) or UNKNOWN
 
 
 def _training(card: Card) -> str:

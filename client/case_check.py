@@ -5,12 +5,15 @@ Runs in processes of its own, so it stays free of torch.
 
 import hashlib
 import logging
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
@@ -29,6 +32,13 @@ from common.volume import Volume, read_nifti, to_lps
 log = logging.getLogger("fedgtv.site")
 THUMBNAIL = (32, 32, 32)
 THUMBNAIL_HU = (-200.0, 300.0)
+
+
+def start_worker() -> None:
+    """Leaves Ctrl-C to the process that started this one, and the other cores to the other workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,6 @@
 """Pre-flight checks of a site: its machine, its split, every case, and the cases against each other."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -9,7 +8,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from client.case_check import CheckedCase, check_case
+from client.case_check import CheckedCase, check_case, start_worker
 from client.cohort_check import check_cohort, check_split
 from client.finding import GRAVEST_LAST, Finding, Severity
 from client.machine_check import available_bytes, check_machine
@@ -109,7 +108,7 @@ def _checked(folder: Path, entries: Sequence[CaseEntry], config: PreprocessConfi
     if len(entries) < WORTH_PROCESSES:
         yield from (check_case(folder, entry, config) for entry in entries)
         return
-    pool = ProcessPoolExecutor(_num_workers(), get_context("spawn"), _start_worker)
+    pool = ProcessPoolExecutor(_num_workers(), get_context("spawn"), start_worker)
     try:
         for job in as_completed([pool.submit(check_case, folder, entry, config) for entry in entries]):
             yield job.result()
@@ -122,13 +121,3 @@ def _checked(folder: Path, entries: Sequence[CaseEntry], config: PreprocessConfi
 def _num_workers() -> int:
     """One for each core, as far as memory allows."""
     return max(1, min(len(os.sched_getaffinity(0)), available_bytes() // WORKER_BYTES))
-
-
-def _start_worker() -> None:
-    """Leaves Ctrl-C to the parent, and the other cores to the other workers."""
-    import cv2
-    import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

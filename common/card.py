@@ -21,7 +21,7 @@ INTENDED_USE = (
     "device, and every contour needs a physician's eye."
 )
 LIMITS = (
-    "Measured at the sites and on the cases below, nowhere else. Scanners, protocols, tumour sites and contouring "
+    "Measured at the sites and on the cases that this card names, nowhere else. Scanners, protocols, tumour sites and contouring "
     "habits that are not among them may give worse results, without a sign of it in the output."
 )
 Text = Annotated[str, Field(max_length=10 * MAX_TEXT), AfterValidator(lambda text: clean_text(text, 10 * MAX_TEXT))]
@@ -68,7 +68,9 @@ class Card(_Part):
     initial: Name | None = None
     """The model that it was begun from; None: fresh weights."""
     trained_on: Annotated[tuple[TrainedOn, ...], Field(max_length=1000)] = ()
-    """The sites of its own training step; those of `initial` stand on that model's card."""
+    """The sites of its own training step."""
+    begun_on: Annotated[tuple[TrainedOn, ...], Field(max_length=1000)] = ()
+    """The sites of the steps before: those that `initial`, and what that was begun from, were trained at."""
     rounds: Count | None = None
     local_epochs: Count | None = None
     """Epochs a round at each site."""

@@ -24,6 +24,7 @@ def model_card(run: "Run", model: str, kept_round: int, sites: Sequence[str]) ->
         origin=origin.description if origin else "",
         initial=origin.initial if origin else None,
         trained_on=tuple(_trained_on(run, model, kept_round, sites)),
+        begun_on=tuple(_begun_on(run, origin.initial if origin else None)),
         rounds=step.rounds if step else None,
         local_epochs=step.local_epochs if step else None,
         kept_round=kept_round,
@@ -37,12 +38,17 @@ def model_card(run: "Run", model: str, kept_round: int, sites: Sequence[str]) ->
 def refresh_cards(run: "Run", models: Iterable[str]) -> None:
     """Writes the files of finished models anew, with what has been measured of them by now on their cards."""
     for model in models:
-        step = _step_of(run.experiment, model)
-        sites = run.experiment.sites_of(step)
-        if not isinstance(step, TrainStep):
-            sites = (sites[run.experiment.results_of(step).index(model)],)
-        kept = run.ledger.find("model", model=model)[-1]["round"]
+        kept, sites = _finished(run, model)
         run.ledger.save_model(model, run.ledger.load_model(model), run.metadata(model, kept, sites))
+
+
+def _finished(run: "Run", model: str) -> tuple[int, tuple[str, ...]]:
+    """Returns the kept round of a finished model, and the sites of its step that were asked for it."""
+    step = _step_of(run.experiment, model)
+    sites = run.experiment.sites_of(step)
+    if not isinstance(step, TrainStep):
+        sites = (sites[run.experiment.results_of(step).index(model)],)
+    return run.ledger.find("model", model=model)[-1]["round"], sites
 
 
 def _step_of(experiment: Experiment, model: str) -> TrainStep | LocalStep | FinetuneStep | None:
@@ -62,6 +68,18 @@ def _trained_on(run: "Run", model: str, kept_round: int, sites: Sequence[str]) -
     for site in sites:
         if not lines or site in took_part:
             yield TrainedOn(site=site, num_cases=counts.get(site))
+
+
+def _begun_on(run: "Run", initial: str | None) -> Iterator[TrainedOn]:
+    """The sites of a finished model and of all that it was begun from, each once, the latest first."""
+    seen: set[str] = set()
+    origins = model_origins(run.experiment)
+    while initial is not None:
+        for each in _trained_on(run, initial, *_finished(run, initial)):
+            if each.site not in seen:
+                seen.add(each.site)
+                yield each
+        initial = origins[initial].initial
 
 
 def _results(ledger: Ledger, model: str) -> Iterator[Result]:

@@ -28,7 +28,8 @@ def no_likeness(monkeypatch):
 
 def findings_of(config, subject, **options):
     found = check_site(Site.open(config), SplitConfig(), **options)
-    return [(f.severity, f.what, f.remedy) for f in found.about(subject) if (f.subject, f.check) != ("cases", "spacing")]
+    own = [f for f in found.about(subject) if (f.subject, f.check) != ("cases", "spacing")]
+    return [(f.severity, f.what, f.remedy) for f in own]
 
 
 def change(path, array):

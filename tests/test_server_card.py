@@ -65,10 +65,14 @@ def test_trained_on_are_the_sites_whose_weights_came_in_by_the_kept_round(run):
 
 
 def test_a_model_of_one_site_has_no_strategy_and_names_what_it_began_from(run):
+    run.ledger.append(round_line("federated", 1, A=4, B=6))
+    run.ledger.append({"kind": "model", "model": "federated", "round": 1})
     alone, tuned = model_card(run, "alone-B", 2, ("B",)), model_card(run, "tuned-A", 1, ("A",))
     assert (alone.origin, alone.strategy, alone.initial) == ("trained at B alone", None, None)
     assert (tuned.origin, tuned.initial, tuned.lr0) == ("federated, fine-tuned at A", "federated", 0.001)
     assert tuned.trained_on == (TrainedOn(site="A", num_cases=5),)
+    assert tuned.begun_on == (TrainedOn(site="A", num_cases=4), TrainedOn(site="B", num_cases=6))
+    assert alone.begun_on == ()
 
 
 def test_measured_models_carry_their_last_results(run):
