@@ -73,10 +73,18 @@ def check_patient(case_id: str, patient: Patient) -> Iterator[Finding]:
 
 
 def check_range(case_id: str, hu: NDArray[np.generic]) -> Iterator[Finding]:
-    """Gives an error where there is no air or no bone in the values, as in MR or without rescale."""
+    """Gives an error where the values are not HU."""
+    fault = no_hu(hu)
+    if fault:
+        yield Finding("error", case_id, "hu", fault, "is it CT, and rescaled?")
+
+
+def no_hu(hu: NDArray[np.generic]) -> str:
+    """Says so where there is no air or no bone in the values, as in MR, in a mask, or without rescale; else empty."""
     low, high = float(hu.min()), float(hu.max())
-    if low > PLAUSIBLE_AIR_HU or high < PLAUSIBLE_BONE_HU:
-        yield Finding("error", case_id, "hu", f"values {low:.0f} to {high:.0f} are not HU", "is it CT, and rescaled?")
+    if low <= PLAUSIBLE_AIR_HU and high >= PLAUSIBLE_BONE_HU:
+        return ""
+    return f"values {low:.0f} to {high:.0f} are not HU"
 
 
 def obliquity_deg(geometry: Geometry) -> float:

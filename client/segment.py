@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from client.image_check import no_hu
 from client.model_package import ModelPackage
 from client.result_check import NOTHING_FOUND, result_flags
 from client.scans import MASK, REPORT, Scan, find_scans
@@ -63,9 +64,12 @@ class Segmenter:
         to, there is no RTSTRUCT. Flags say so, and what looks implausible (`result_check.py`).
 
         Raises:
-            ImageError: `scan` is no CT.
+            ImageError: `scan` is no CT, by its files or by its values.
         """
         series, volume = scan.read()
+        fault = no_hu(volume.array)
+        if fault:
+            raise ImageError(f"{scan.name}: {fault}; expected air and bone; is it CT, and rescaled?")
         mask, flags = self._find(volume)
         if series is not None and not series.frame_uid:
             flags = (*flags, NO_FRAME)

@@ -21,8 +21,8 @@ INTENDED_USE = (
     "device, and every contour needs a physician's eye."
 )
 LIMITS = (
-    "Measured at the sites and on the cases that this card names, nowhere else. Scanners, protocols, tumour sites and contouring "
-    "habits that are not among them may give worse results, without a sign of it in the output."
+    "Measured at the sites and on the cases that this card names, nowhere else. Scanners, protocols, tumour sites and "
+    "contouring habits that are not among them may give worse results, without a sign of it in the output."
 )
 Text = Annotated[str, Field(max_length=10 * MAX_TEXT), AfterValidator(lambda text: clean_text(text, 10 * MAX_TEXT))]
 Key = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]

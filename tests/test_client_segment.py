@@ -14,12 +14,12 @@ from client.result_check import IMPLAUSIBLE_VOLUME, IN_PIECES, NOTHING_FOUND, OU
 from client.segment import NO_FRAME, segment_scan
 from common.body import CHEST_IN_VIEW, COUCH_CUT, NO_HEAD, NO_SHOULDERS, PRONE, TRUNCATED
 from common.cascade import EXCEEDS_CROP, STAGE1_EMPTY
-from common.checkpoint import save_weights
+from common.checkpoint import load_weights, save_weights
 from common.dicom import read_ct_series
 from common.errors import CheckpointError, ConfigError, ImageError
 from common.preprocess import FEET_FIRST
 from common.segmentation import TOUCHES_CROP, Segmentation
-from common.volume import read_nifti
+from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -199,3 +199,21 @@ def test_a_scan_that_is_not_there_is_refused(tmp_path, write_model):
     with pytest.raises(ImageError, match="does not exist"):
         segment_scan(tmp_path / "none", read_model(write_model(tmp_path / "m.safetensors")), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_ct_by_its_values_is_refused(tmp_path, tiny_label, write_model):
+    """A label among the images of a folder, say."""
+    write_nifti(Volume(tiny_label, Geometry(tiny_label.shape, (4.0, 4.0, 4.0))), tmp_path / "gtv.nii.gz")
+    with pytest.raises(ImageError, match="gtv: values 0 to 1 are not HU; expected air and bone"):
+        segment_scan(tmp_path / "gtv.nii.gz", read_model(write_model(tmp_path / "m.safetensors")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_structure_set_names_model_version_and_software(tmp_path, scan, write_model):
+    path = write_model(tmp_path / "m.safetensors", bias=4.0)
+    weights, metadata = load_weights(path)
+    save_weights(path, weights, {**metadata, "experiment": "demo", "round": "7"})
+    model = read_model(path)
+    segment_scan(scan(), model, tmp_path / "out")
+    told = dcmread(tmp_path / "out" / "rtstruct.dcm").StructureSetDescription
+    assert told.startswith(f"model tiny {model.version()}, round 7 of demo; not for clinical use; fedgtv ")
