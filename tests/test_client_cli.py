@@ -211,7 +211,7 @@ def test_card_of_a_file_that_says_little(tmp_path, site, write_model):
     model = write_model(tmp_path / "m.safetensors")
     people, scripts = site("card", model), site("card", model, "--json")
     assert (people.code, scripts.code) == (0, 0)
-    assert "trained on: unknown" in people.out
+    assert "trained on:  unknown" in people.out
     told = json.loads(scripts.out)
     assert (told["card"]["model"], told["card"]["trained_on"]) == ("tiny", [])
     assert told["recipe"]["stage2"] is None
