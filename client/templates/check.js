@@ -4,12 +4,12 @@
   const list = document.querySelector("nav ul");
   const items = [...list.children];
   const place = document.getElementById("place");
-  let filter = "all";
+  const main = document.querySelector("main");
 
   const shown = () => [...list.children].filter((item) => !item.hidden);
   const target = (item) => item.firstElementChild.hash;
 
-  function show(hash, focus) {
+  function show(hash) {
     const visible = shown();
     const now = visible.find((item) => target(item) === hash) || visible[0];
     document.querySelectorAll("main section").forEach((section) => {
@@ -17,6 +17,7 @@
     });
     items.forEach((item) => item.classList.toggle("now", item === now));
     now.scrollIntoView({ block: "nearest" });
+    main.scrollTop = 0;
     const number = visible.indexOf(now);
     place.textContent = number === 0 ? "" : `case ${number} of ${visible.length - 1}`;
   }
@@ -26,7 +27,6 @@
     const number = Math.max(0, Math.min(visible.length - 1, to(visible)));
     history.replaceState(null, "", target(visible[number]));
     show(target(visible[number]));
-    window.scrollTo(0, 0);
   }
 
   const current = (visible) => visible.findIndex((item) => item.classList.contains("now"));
@@ -43,7 +43,7 @@
 
   document.querySelectorAll("[data-filter]").forEach((button) => {
     button.addEventListener("click", () => {
-      filter = button.dataset.filter;
+      const filter = button.dataset.filter;
       document.querySelectorAll("[data-filter]").forEach((each) => each.setAttribute("aria-pressed", each === button));
       items.forEach((item) => {
         item.hidden = filter !== "all" && "severity" in item.dataset && item.dataset.severity !== filter;
