@@ -1,6 +1,8 @@
 """`fedgtv-site`: what a hospital types. Heavy imports stay inside the commands, so that --help answers at once."""
 
 import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,8 +13,10 @@ from common.command import command_line
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from client.finding import Finding
     from client.import_report import ImportReport
-    from client.quality import Finding
+    from client.quality import SiteCheck
+    from client.segment_many import ScanReport
     from common.tasks import EvaluateResult
 
 app = typer.Typer(
@@ -136,36 +140,77 @@ def _open_warning(still_open: list[Path]) -> list[str]:
 @app.command()
 def check(
     config: ConfigOption = SITE_YAML,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe or experiment to check against; otherwise the paper's recipe.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Where the page of pictures goes; otherwise check.html in the site's state.")
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Check data, device and disk; exit code 2 if something keeps the site from training."""
-    from common.config import SiteConfig, SplitConfig, load_yaml
+    """Check data and machine, and draw every case on one page; exit code 2 if there is an error.
+
+    An error keeps the site or a case from training. The page shows patients and stays at the site.
+    """
+    from common.config import SiteConfig, load_yaml
 
     load_yaml(config, SiteConfig)  # a wrong file is told at once, before torch is loaded
 
-    from client.quality import check_site
+    from client.check_page import write_check_page
+    from client.quality import check_against, check_site
     from client.site import Site
 
-    findings = check_site(Site.open(config), SplitConfig())
-    if as_json:
-        typer.echo(json.dumps([vars(finding) for finding in findings]))
-    else:
-        _print_findings(findings)
-    if any(finding.severity == "error" for finding in findings):
+    site, (against, split) = Site.open(config), check_against(recipe)
+    with _progress("check") as tell:
+        found = check_site(site, split, against, tell)
+    path = page or site.state_folder / "check.html"
+    write_check_page(found, site.config.site, path)
+    _print_check(found, path, as_json)
+    if found.count("error"):
         raise typer.Exit(2)
 
 
-def _print_findings(findings: "list[Finding]") -> None:
+def _print_check(found: "SiteCheck", page: Path, as_json: bool) -> None:
+    num_errors, num_warnings = found.count("error"), found.count("warning")
+    if as_json:
+        findings = [vars(finding) for finding in found.findings]
+        told = {"errors": num_errors, "warnings": num_warnings, "findings": findings, "page": str(page)}
+        typer.echo(json.dumps(told))
+        return
+    _print_findings(found.findings)
+    counts = f"{_count(num_errors, 'error')}, {_count(num_warnings, 'warning')}"
+    typer.echo(f"{counts} in {_count(len(found.cases), 'case')} and the site itself")
+    typer.echo(f"pictures of all cases, to stay at this site: {page}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _print_findings(findings: Iterable["Finding"]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     colours = {"error": "red", "warning": "yellow", "ok": "green"}
     table = Table("", "subject", "finding", "remedy")
     for finding in findings:
         mark = f"[{colours[finding.severity]}]{finding.severity}[/]"
-        table.add_row(mark, finding.subject, finding.what, finding.remedy)
+        table.add_row(mark, *(escape(text) for text in (finding.subject, finding.what, finding.remedy)))
     Console().print(table)
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function that takes how much is done, of how much; its bar shows on a terminal and goes at the end."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 @app.command()
@@ -203,26 +248,83 @@ def join(
 
 @app.command()
 def segment(
-    scan: Annotated[Path, typer.Argument(help="A DICOM CT folder or a NIfTI file.")],
+    scan: Annotated[Path, typer.Argument(help="A DICOM CT folder, a NIfTI file, or a folder of many of them.")],
     model: Annotated[Path, typer.Option(help="A model file of a run (models/NAME.safetensors).")],
     out: Annotated[Path, typer.Option(file_okay=False, help="The folder for RTSTRUCT, mask and picture.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    again: Annotated[bool, typer.Option("--again", help="Also what was done before with the same model.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Segment one patient: RTSTRUCT (for DICOM), NIfTI mask, PNG. Not for clinical use."""
-    from client.segment import read_model, segment_scan
+    """Segment one scan, or each in a folder: RTSTRUCT (for DICOM), NIfTI mask, PNG. Not for clinical use.
 
-    outcome = segment_scan(scan, read_model(model), out, device)
-    if as_json:
-        files = [str(path) for path in outcome.files]
-        typer.echo(json.dumps({"volume_ml": outcome.volume_ml, "flags": outcome.flags, "files": files}))
+    Of several scans each gets a folder of its own below --out; one that fails does not stop the others, and the exit
+    code is then 1. What was done before with the same model is not done again.
+    """
+    from client.model_package import read_model
+    from client.scans import find_scans
+    from client.segment import Segmenter
+    from client.segment_many import segment_all, segment_one
+
+    scans = find_scans(scan)
+    segmenter = Segmenter(read_model(model), device)
+    if len(scans) == 1:
+        _print_report(segment_one(scans[0], segmenter, out, again), as_json)
         return
-    typer.echo(f"{outcome.volume_ml:.1f} ml; not for clinical use")
-    for flag in outcome.flags:
+    with _progress("segment") as tell:
+        reports = [_told(report, as_json) for report in segment_all(scans, segmenter, out, again, tell)]
+    _print_reports(reports, as_json)
+    if any(report.status == "failed" for report in reports):
+        raise typer.Exit(1)
+
+
+def _print_report(report: "ScanReport", as_json: bool) -> None:
+    """Of the only scan, which did not fail."""
+    if as_json:
+        typer.echo(json.dumps([report.as_json()]))
+        return
+    typer.echo(f"{_volume(report)}; not for clinical use")
+    for flag in report.flags:
         typer.echo(f"flag: {flag}")
-    for path in outcome.files:
+    for path in report.files:
         typer.echo(f"  {path}")
+
+
+def _told(report: "ScanReport", as_json: bool) -> "ScanReport":
+    """Prints a line of one scan of many, as soon as it is done."""
+    if not as_json:
+        text = f"failed: {report.reason}" if report.status == "failed" else "; ".join([_volume(report), *report.flags])
+        typer.echo(f"{report.scan}: {text}")
+    return report
+
+
+def _volume(report: "ScanReport") -> str:
+    return f"{report.volume_ml:.1f} ml" + (" (unchanged)" if report.status == "unchanged" else "")
+
+
+def _print_reports(reports: "list[ScanReport]", as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([report.as_json() for report in reports]))
+        return
+    counts = {status: sum(report.status == status for report in reports) for status in ("done", "unchanged", "failed")}
+    typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()) + "; not for clinical use")
+
+
+@app.command()
+def card(
+    model: Annotated[Path, typer.Argument(help="A model file of a run (models/NAME.safetensors).")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show a model's card: what it was trained on, by whom, with which recipe, how it did at each site."""
+    from client.card import card_lines, read_model_card
+
+    shown, recipe = read_model_card(model)
+    if as_json:
+        typer.echo(json.dumps({"card": shown.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json")}))
+        return
+    for line in card_lines(shown, recipe):
+        typer.echo(line)
 
 
 @app.command()
@@ -234,7 +336,7 @@ def evaluate(
     debug: DebugOption = False,
 ) -> None:
     """Measure a model on this site's own held-out cases; the result stays here."""
-    from client.segment import read_model
+    from client.model_package import read_model
     from client.site import Site
     from common.config import validate
     from common.device import choose_device

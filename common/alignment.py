@@ -65,22 +65,38 @@ def label_inside(label: Volume, lps: Geometry, box: Slices) -> NDArray[np.bool_]
     Raises:
         LabelError: it lies on another grid, or partly outside the region.
     """
+    mask = label_on(label, lps)
+    cut = what_is_cut(mask, lps, box)
+    if cut:
+        raise LabelError(
+            f"label: {cut}; expected all inside; set roi.crop_at_neck: false or raise roi.neck_margin_mm or "
+            "roi.margin_mm"
+        )
+    inside: NDArray[np.bool_] = mask[box]
+    return inside
+
+
+def label_on(label: Volume, lps: Geometry) -> NDArray[np.bool_]:
+    """Returns the label on the image's LPS grid (LabelError: it lies on another grid)."""
     turned = to_lps(label)
     if not turned.geometry.matches(lps):
         raise LabelError(
             f"label's grid ({_described(turned.geometry)}) is not its image's ({_described(lps)}); "
             "export the label on the image's grid"
         )
-    mask = turned.array > 0
-    inside: NDArray[np.bool_] = mask[box]
-    total, cut = int(mask.sum()), int(mask.sum() - inside.sum())
-    if cut:
-        raise LabelError(
-            f"label: {cut} of {total} voxels ({cut * lps.voxel_ml:.2f} of {total * lps.voxel_ml:.2f} ml) lie outside "
-            f"the region of interest, {_where_cut(mask, box)}; expected all inside; set roi.crop_at_neck: false or "
-            "raise roi.neck_margin_mm or roi.margin_mm"
-        )
-    return inside
+    mask: NDArray[np.bool_] = turned.array > 0
+    return mask
+
+
+def what_is_cut(mask: NDArray[np.bool_], lps: Geometry, box: Slices) -> str:
+    """Says how much of a label (z, y, x) lies outside the region, and on which sides; empty where nothing does."""
+    total, cut = int(mask.sum()), int(mask.sum() - mask[box].sum())
+    if not cut:
+        return ""
+    return (
+        f"{cut} of {total} voxels ({cut * lps.voxel_ml:.2f} of {total * lps.voxel_ml:.2f} ml) lie outside "
+        f"the region of interest, {_where_cut(mask, box)}"
+    )
 
 
 def _where_cut(mask: NDArray[np.bool_], box: Slices) -> str:

@@ -36,11 +36,13 @@ class Prediction:
         scores: (z, y, x) float32 in 0..1; to be resampled back, and thresholded there.
         centroid: index (z, y, x) of the stage-1 component.
         flags: `STAGE1_EMPTY`, `EXCEEDS_CROP`.
+        region: what stage 2 looked at; None without a stage 2.
     """
 
     scores: Scores
     centroid: tuple[float, float, float]
     flags: tuple[str, ...]
+    region: Region | None = None
 
 
 def predict(
@@ -94,7 +96,7 @@ def predict(
     weight = recipe.inference.stage2_weight
     scores *= np.float32(1 - weight)
     scores_in("stage2", recipe.stage2, region, scores, weight)
-    return Prediction(scores, component.centroid, flags)
+    return Prediction(scores, component.centroid, flags, region)
 
 
 def find_tumour(scores: Scores, threshold: float) -> tuple[Component, tuple[str, ...]]:

@@ -6,7 +6,8 @@ metadata make equal bytes. Reading and writing need no torch.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,19 +52,34 @@ def load_weights(path: Path) -> tuple[Weights, dict[str, str]]:
     Raises:
         CheckpointError: missing, cut short, or no fedgtv weights.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.offset_keys()}, _checked_metadata(file, path)
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """Returns the metadata alone, without reading the weights (CheckpointError: as `load_weights`)."""
+    with _opened(path) as file:
+        return _checked_metadata(file, path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = _metadata(file.metadata() or {})
-            arrays = {name: file.get_tensor(name) for name in file.offset_keys()}
+            yield file
     except (OSError, SafetensorError, TypeError) as error:
         raise CheckpointError(
             f"{path}: cannot be read as weights ({error}); give a .safetensors file made by fedgtv"
         ) from error
+
+
+def _checked_metadata(file: Any, path: Path) -> dict[str, str]:
+    metadata = _metadata(file.metadata() or {})
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: format is {metadata.get('format', 'not stated')!r}; expected {FORMAT!r}, made by this version"
         )
-    return arrays, metadata
+    return metadata
 
 
 def _metadata(stored: Mapping[str, str]) -> dict[str, str]:

@@ -518,10 +518,15 @@ def load_experiment(path: Path) -> Experiment:
     Raises:
         ConfigError: as `load_yaml`.
     """
-    data = _mapping(_read(path), str(path))
+    data = load_mapping(path)
     if isinstance(data.get("recipe"), str):
         data["recipe"] = load_yaml(Path(path).parent / data["recipe"], Recipe).model_dump(mode="json")
     return validate(data, Experiment, str(path))
+
+
+def load_mapping(path: Path) -> dict[str, Any]:
+    """Returns the YAML mapping in `path` as it stands (ConfigError: missing, or no mapping)."""
+    return _mapping(_read(path), str(path))
 
 
 def parse_yaml(text: str, model: type[Model], origin: str) -> Model:

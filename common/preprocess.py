@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.alignment import channel_onto, finite, label_inside
-from common.body import body_mask
-from common.config import PreprocessConfig
+from common.body import BodyMask, body_mask
+from common.config import PreprocessConfig, RoiConfig
 from common.errors import LabelError
 from common.region import Slices, region_of_interest
 from common.resample import Float32, reached_spacing, resample_linear, resample_spline, target_shape
@@ -90,6 +90,28 @@ class PreparedCase:
     record: PreprocessRecord
 
 
+@dataclass(frozen=True, eq=False)
+class Patient:
+    """The patient in a scan, and what of the scan is kept."""
+
+    lps: Volume
+    """The scan turned to LPS."""
+    body: BodyMask
+    """On the grid of `lps`."""
+    box: Slices
+    """The region of interest there."""
+    flags: tuple[str, ...]
+    """`PreprocessRecord.flags`, but for `image-incomplete`."""
+
+
+def find_patient(image: Volume, config: RoiConfig) -> Patient:
+    """Returns where the patient lies in a scan in HU (ImageError: a value is not finite, or there is no body)."""
+    lps = to_lps(finite(image, 0))
+    body = body_mask(lps.array, lps.geometry.spacing_mm, config)
+    box, flags = region_of_interest(body.mask, lps.geometry.spacing_mm, config)
+    return Patient(lps, body, box, (*_orientation(image.geometry), *body.flags, *flags))
+
+
 def prepare(images: Sequence[Volume], label: Volume | None, config: PreprocessConfig) -> PreparedCase:
     """Returns the case's region of interest on the target grid.
 
@@ -103,10 +125,15 @@ def prepare(images: Sequence[Volume], label: Volume | None, config: PreprocessCo
         ImageError: a value is not finite, there is no body, or a further image lies elsewhere.
         LabelError: the label has another grid, is cut by the region of interest, or is too small for the target grid.
     """
-    lps = to_lps(finite(images[0], 0))
+    return prepare_patient(find_patient(images[0], config.roi), images, label, config)
+
+
+def prepare_patient(
+    patient: Patient, images: Sequence[Volume], label: Volume | None, config: PreprocessConfig
+) -> PreparedCase:
+    """Returns what `prepare` does, of a patient that `find_patient` has found in the first image; raises as it does."""
+    lps, body, box = patient.lps, patient.body, patient.box
     spacing_mm = lps.geometry.spacing_mm
-    body = body_mask(lps.array, spacing_mm, config.roi)
-    box, roi_flags = region_of_interest(body.mask, spacing_mm, config.roi)
     target = None if label is None else label_inside(label, lps.geometry, box)
     region = _cropped(lps, box)
     channels, flags = _channels(region, images[1:], ~body.mask[box], body.padding_hu)
@@ -118,7 +145,7 @@ def prepare(images: Sequence[Volume], label: Volume | None, config: PreprocessCo
         resampled_shape=shape,
         spacing_mm=_triple(reached_spacing(region.geometry.size, spacing_mm, shape)),
         overshoot_hu=overshoot_hu,
-        flags=(*_orientation(images[0].geometry), *body.flags, *roi_flags, *flags),
+        flags=(*patient.flags, *flags),
     )
     resampled_body = resample_linear(body.mask[box], shape) >= LABEL_THRESHOLD
     return PreparedCase(resampled, resampled_body, None if target is None else _resampled_label(target, shape), record)

@@ -1,7 +1,6 @@
 """Masks to RTSTRUCTs that a planning system accepts for the CT they were made on (DICOM PS3.3 A.19.3)."""
 
 import datetime
-from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from common.dicom import CtSeries
 from common.dicom_files import reading
 from common.dicom_slices import CT_IMAGE, RT_STRUCTURE_SET
 from common.errors import ImageError, LabelError
+from common.release import release
 from common.volume import index_to_patient
 
 NOT_FOR_CLINICAL_USE = "not for clinical use"
@@ -36,14 +36,6 @@ REQUIRED = (  # of these; empty where the CT has none (type 2)
     *("AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator"),
 )
 UNICODE = "ISO_IR 192"
-
-
-def software_version() -> str:
-    """Returns the installed fedgtv's version, or `source` when it runs from a checkout."""
-    try:
-        return version("fedgtv")
-    except PackageNotFoundError:
-        return "source"
 
 
 def write_rtstruct(mask: NDArray[np.bool_], series: CtSeries, path: Path, roi_name: str, description: str = "") -> None:
@@ -80,7 +72,7 @@ def _add_structure(dataset: Dataset, mask: NDArray[np.bool_], series: CtSeries, 
             ReferencedFrameOfReferenceUID=series.frame_uid,
             ROIName=roi_name,
             ROIGenerationAlgorithm="AUTOMATIC",
-            ROIGenerationDescription=f"fedgtv {software_version()}, {NOT_FOR_CLINICAL_USE}",
+            ROIGenerationDescription=f"{release()}, {NOT_FOR_CLINICAL_USE}",
         )
     ]
     contours = _contours(mask, series)
@@ -133,9 +125,9 @@ def _new_structure_set(series: CtSeries, description: str) -> FileDataset:
             OperatorsName="",
             Manufacturer="fedgtv",
             ManufacturerModelName="fedgtv",
-            SoftwareVersions=software_version(),
+            SoftwareVersions=release(),
             StructureSetLabel="fedgtv",
-            StructureSetDescription=f"{description}{NOT_FOR_CLINICAL_USE}; fedgtv {software_version()}",
+            StructureSetDescription=f"{description}{NOT_FOR_CLINICAL_USE}; {release()}",
             StructureSetDate=now.strftime("%Y%m%d"),
             StructureSetTime=now.strftime("%H%M%S"),
             ApprovalStatus="UNAPPROVED",

@@ -9,10 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from common.cascade import predict
+from common.cascade import Region, predict
 from common.config import Recipe
 from common.preprocess import PreprocessRecord, restore
 from common.statistics import Normalisation
+
+TOUCHES_CROP = "touches-crop"
+"""The mask reaches a side of what stage 2 looked at, where the image goes on: so may the tumour."""
 
 
 class Prepared(Protocol):
@@ -53,4 +56,17 @@ def segment(
     prediction = predict(normalisation.apply(np.asarray(case.image)), dict(networks), recipe, normalisation.air, device)
     restored = restore(prediction.scores, case.record)
     mask = restored >= recipe.inference.threshold
-    return Segmentation(mask, prediction.scores, (*case.record.flags, *prediction.flags))
+    touches = prediction.region and touches_side(prediction.scores >= recipe.inference.threshold, prediction.region)
+    flags = (*case.record.flags, *prediction.flags, *((TOUCHES_CROP,) if touches else ()))
+    return Segmentation(mask, prediction.scores, flags)
+
+
+def touches_side(mask: NDArray[np.bool_], region: Region) -> bool:
+    """Returns whether a mask (z, y, x) reaches a side of the region that lies inside the image."""
+    box = tuple(slice(max(0, start), start + size) for start, size in zip(*region, strict=True))
+    inner = mask[box]
+    return any(
+        (part.start > 0 and bool(inner.take(0, axis).any()))
+        or (part.stop < mask.shape[axis] and bool(inner.take(-1, axis).any()))
+        for axis, part in enumerate(box)
+    )

@@ -11,9 +11,9 @@ from common.config import Frozen, Name, Recipe, SplitConfig
 MAX_TEXT = 200
 
 
-def clean_text(text: str) -> str:
-    """Returns at most 200 characters of a site's words, what is not printable as `?`: they reach a terminal."""
-    return "".join(each if each.isprintable() else "?" for each in text[:MAX_TEXT])
+def clean_text(text: str, most: int = MAX_TEXT) -> str:
+    """Returns at most `most` characters of another's words, what is not printable as `?`: they reach a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text[:most])
 
 
 Count = Annotated[int, Field(ge=0)]

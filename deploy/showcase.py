@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from client.check_page import write_check_page
 from client.keys import key_files, make_key
+from client.model_package import read_model
 from client.node import SiteNode
 from client.quality import check_site
-from client.segment import read_model, segment_scan
+from client.segment import segment_scan
 from client.site import Site
 from common.atomic import write_bytes_atomically, write_text_atomically
 from common.config import Experiment
@@ -80,7 +83,7 @@ class Showcase:
             with self._act("SuperLink and SuperNodes, TLS and node authentication"):
                 stack.enter_context(superlink)
                 self._join(federation, superlink, stack)
-            return self._train(superlink)
+            return self._train(superlink, federation.config.address)
 
     @contextmanager
     def _act(self, title: str) -> Iterator[None]:
@@ -105,12 +108,15 @@ class Showcase:
     def _check(self) -> None:
         with self._act("Pre-flight check at each hospital"):
             for site, path in self.configs.items():
-                findings = check_site(Site.open(path), self.experiment.split)
-                errors = [finding for finding in findings if finding.severity == "error"]
-                if errors:
-                    raise WorkError(f"site {site}: {errors[0].subject}: {errors[0].what}; {errors[0].remedy}")
-                warnings = [finding.what for finding in findings if finding.severity == "warning"]
-                self._say(f"site {site}: {len(findings)} checks, no error" + "".join(f"; {text}" for text in warnings))
+                found = check_site(Site.open(path), self.experiment.split, self.experiment.recipe)
+                page = path.parent / "state" / "check.html"
+                write_check_page(found, site, page)
+                if found.count("error"):
+                    first = found.findings[-found.count("error")]
+                    raise WorkError(f"site {site}: {first.subject}: {first.what}; {first.remedy}")
+                kinds = Counter(finding.check for finding in found.findings if finding.severity == "warning")
+                warnings = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
+                self._say(f"site {site}: no error; warnings: {warnings or 'none'}; pictures: {page}")
 
     def _provision(self) -> Federation:
         with self._act("Certificates, and a key pair at each hospital"):
@@ -143,7 +149,7 @@ class Showcase:
             node.wait_online(ONLINE_S)
             self._say(f"site {site} is online")
 
-    def _train(self, superlink: Superlink) -> Path:
+    def _train(self, superlink: Superlink, coordinator: str) -> Path:
         self.console.print("[bold]Federation[/]")
         with self.console.status("the coordinator starts") as spinner:
             return launch(
@@ -153,6 +159,7 @@ class Showcase:
                 self.experiment.name,
                 self._tell,
                 lambda: spinner.update(self._activity() or "waiting for the sites"),
+                coordinator,
             )
 
     def _segment(self, run_folder: Path) -> None:

@@ -29,7 +29,8 @@ def main(grid: Grid, context: Context) -> None:
     ledger = Ledger(run_folder(run["name"]), experiment)
     with ledger.hold():
         try:
-            run_experiment(experiment, ledger, Sites(grid, run["node_ids"], experiment.rounds))
+            sites = Sites(grid, run["node_ids"], experiment.rounds)
+            run_experiment(experiment, ledger, sites, run["coordinator"])
         except FedgtvError as error:
             ledger.append({"kind": "failed", "code": error.code, "exit_code": error.exit_code, "why": str(error)})
             raise
@@ -47,7 +48,9 @@ def run_folder(name: str) -> Path:
     return Path(root) / name
 
 
-def run_config(name: str, experiment: Experiment, node_ids: dict[str, int]) -> dict[str, str]:
+def run_config(
+    name: str, experiment: Experiment, node_ids: dict[str, int], coordinator: str | None = None
+) -> dict[str, str]:
     """Returns the run configuration: one key with everything, since Flower checks no types there."""
     run = {"name": name, "experiment": experiment.model_dump(mode="json"), "node_ids": node_ids}
-    return {RUN_KEY: json.dumps(run)}
+    return {RUN_KEY: json.dumps({**run, "coordinator": coordinator})}

@@ -133,7 +133,8 @@ def run(
     console = Console()
     config = load_experiment(experiment)
     run_name = check_run_name(config.name if name is None else name)
-    superlink = _open(folder).superlink()
+    federation = _open(folder)
+    superlink = federation.superlink()
 
     def tell(record: dict[str, Any]) -> None:
         line = describe(record)
@@ -141,7 +142,9 @@ def run(
             console.print(line, highlight=False)
 
     with console.status(f"{config.name} over {', '.join(config.sites)}"):
-        run_folder = launch(superlink.control, superlink.folder, config, run_name, tell)
+        run_folder = launch(
+            superlink.control, superlink.folder, config, run_name, tell, coordinator=federation.config.address
+        )
     report = write_report(run_folder)
     console.print(matrix_text(run_folder))
     console.print(f"models: {run_folder / 'models'}\nreport: {report}")

@@ -12,6 +12,7 @@ from common.checkpoint import Weights
 from common.config import EvaluateStep, Experiment
 from common.errors import WorkError
 from common.tasks import EvaluateResult, EvaluateTask, Picture
+from server.card import refresh_cards
 from server.evaluation_reply import refuse_picture, refuse_result
 from server.rounds import read_results
 from server.run import Run
@@ -22,6 +23,8 @@ Pictures = dict[str, list[Picture]]
 
 def evaluate(run: Run, number: int, step: EvaluateStep) -> None:
     """Records how every model of the step does at every site of the step, and the pictures that sites let go.
+
+    The models' cards tell it from then on.
 
     Raises:
         WorkError: a site fails, keeps silent, or answers what cannot be.
@@ -48,6 +51,7 @@ def evaluate(run: Run, number: int, step: EvaluateStep) -> None:
             "seconds": round(time.monotonic() - started, 1),
         }
     )
+    refresh_cards(run, names)
 
 
 def measure(

@@ -12,10 +12,10 @@ from server.statistics import gather_statistics
 from server.training import train
 
 
-def run_experiment(experiment: Experiment, ledger: Ledger, sites: Sites) -> None:
+def run_experiment(experiment: Experiment, ledger: Ledger, sites: Sites, coordinator: str | None = None) -> None:
     """Does every step that the ledger does not show as done; every round is on disk before the next starts.
 
-    A run that came to its end asks no site, and its ledger stays as it is.
+    A run that came to its end asks no site, and its ledger stays as it is. `coordinator` is told on the models' cards.
 
     Raises:
         ConfigError: a strategy does not take its step's options; nothing was asked of a site.
@@ -26,7 +26,7 @@ def run_experiment(experiment: Experiment, ledger: Ledger, sites: Sites) -> None
         return
     check_strategies(experiment)
     sites.wait_until_joined(experiment.sites)
-    run = Run(experiment, ledger, sites)
+    run = Run(experiment, ledger, sites, coordinator)
     for number, step in enumerate(experiment.steps):
         if not ledger.find("done", step=number):
             _do_step(run, number, step)

@@ -34,6 +34,7 @@ def launch(
     name: str,
     tell: Callable[[dict[str, Any]], None],
     waiting: Callable[[], None] = lambda: None,
+    coordinator: str | None = None,
 ) -> Path:
     """Runs or resumes `experiment` as run `name` and returns its folder when it has ended well.
 
@@ -46,6 +47,7 @@ def launch(
         name: the run's; the same name continues an interrupted run.
         tell: hears every new ledger line but `failed`, whose reason is that of the error raised.
         waiting: called about once a second.
+        coordinator: its address, for the models' cards.
 
     Raises:
         SiteError: a named site is not enrolled, or did not connect.
@@ -62,7 +64,7 @@ def launch(
     with Ledger(run_folder, experiment).hold(STOPPING_S):
         pass  # refuses a run that is under way; the ServerApp holds it from its start on
     ledger = _Tail(run_folder / LEDGER)
-    run_id = control.run(write_bundle(folder / "bundle"), run_config(name, experiment, node_ids))
+    run_id = control.run(write_bundle(folder / "bundle"), run_config(name, experiment, node_ids, coordinator))
     try:
         _watch(control, run_id, ledger, tell, waiting)
     except KeyboardInterrupt:

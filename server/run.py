@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from common.card import CARD
 from common.config import Experiment
 from common.errors import WorkError
 from common.tasks import NormalisationRecord
+from server.card import model_card
 from server.ledger import Ledger, Record
 from server.rounds import Sites
 
@@ -17,6 +19,8 @@ class Run:
     experiment: Experiment
     ledger: Ledger
     sites: Sites
+    coordinator: str | None = None
+    """Where the federation's coordinator is reached; None: not told, or a simulation."""
 
     def normalisation(self) -> NormalisationRecord:
         """Returns the mean and SD that the last `statistics` step found (WorkError: there was none)."""
@@ -34,7 +38,7 @@ class Run:
         return found[-1]
 
     def metadata(self, model: str, number: int, sites: Sequence[str]) -> dict[str, str]:
-        """Returns what stands in a weights file: all that using the weights of round `number` needs."""
+        """Returns what stands in a weights file: all that using the weights of round `number` needs, and their card."""
         return {
             "experiment": self.experiment.name,
             "model": model,
@@ -43,4 +47,5 @@ class Run:
             "recipe": self.experiment.recipe.model_dump_json(),
             "split": self.experiment.split.model_dump_json(),
             "normalisation": self.normalisation().model_dump_json(),
+            CARD: model_card(self, model, number, sites).model_dump_json(),
         }

@@ -215,7 +215,7 @@ def tiny_label():
 
 @pytest.fixture
 def make_site(tiny_hu, tiny_label):
-    """A function that makes a site of imported cases, all alike, and returns its site.yaml."""
+    """A function that makes a site of imported cases, alike but for a voxel of air, and returns its site.yaml."""
 
     def make(folder, site="A", num_cases=3, policy=None):
         folder.mkdir(parents=True)
@@ -225,7 +225,9 @@ def make_site(tiny_hu, tiny_label):
         for number in range(1, num_cases + 1):
             name = f"{site}-{number:04d}"
             (folder / "cases" / name).mkdir(parents=True)
-            write_nifti(Volume(tiny_hu, TINY_GRID), folder / "cases" / name / "image.nii.gz")
+            hu = tiny_hu.copy()
+            hu[0, 0, 1] += number
+            write_nifti(Volume(hu, TINY_GRID), folder / "cases" / name / "image.nii.gz")
             write_nifti(Volume(tiny_label, TINY_GRID), folder / "cases" / name / "label.nii.gz")
             entries.append(CaseEntry(name, name, (f"{name}/image.nii.gz",), f"{name}/label.nii.gz"))
         write_index(folder / "cases", entries)

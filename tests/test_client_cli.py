@@ -163,17 +163,49 @@ def test_import_closes_what_earlier_releases_left_open(tmp_path, site, make_site
 def test_check_tells_people_and_scripts_the_same(tmp_path, site, make_site):
     config = make_site(tmp_path / "A")
     people, scripts = site("check", "--config", config), site("check", "--config", config, "--json")
-    findings = json.loads(scripts.out)
-    assert (people.code, scripts.code) == (0, 0)
-    assert {finding["subject"] for finding in findings} == {"device", "disk", "cases", "A-0001", "A-0002", "A-0003"}
-    assert all(finding["subject"] in people.out for finding in findings)
+    told = json.loads(scripts.out)
+    site_and_cases = {"device", "memory", "disk", "cases", "A-0001", "A-0002", "A-0003"}
+    assert {finding["subject"] for finding in told["findings"]} == site_and_cases
+    assert all(finding["subject"] in people.out for finding in told["findings"])
+    errors, warnings = ([f for f in told["findings"] if f["severity"] == kind] for kind in ("error", "warning"))
+    assert (told["errors"], told["warnings"]) == (len(errors), len(warnings))
+    assert (people.code, scripts.code, errors) == (0, 0, [])
+    assert people.out.splitlines()[-2] == f"0 errors, {len(warnings)} warnings in 3 cases and the site itself"
+    page = config.parent / "state" / "check.html"
+    assert (told["page"], page.stat().st_mode & 0o777) == (str(page), 0o600)
+
+
+def test_check_against_a_recipe_and_an_experiment(tmp_path, site, make_site):
+    """A grid so coarse that the target vanishes; the experiment parts the cases otherwise."""
+    config = make_site(tmp_path / "A")
+    recipe, experiment = tmp_path / "recipe.yaml", tmp_path / "experiment.yaml"
+    recipe.write_text("preprocess: {spacing_mm: [60, 60, 60]}")
+    steps = "[{kind: statistics}]"
+    experiment.write_text(f"{{name: e, sites: [A], recipe: recipe.yaml, split: {{test_fraction: 0}}, steps: {steps}}}")
+    page = tmp_path / "elsewhere" / "page.html"
+    arguments = ("check", "--config", config, "--page", page, "--json")
+    assert site(*arguments).code == 0
+    for path, counts in {
+        recipe: "1 to train, 1 to validate, 1 to test",
+        experiment: "2 to train, 1 to validate",
+    }.items():
+        ended = site(*arguments, "--recipe", path)
+        findings = json.loads(ended.out)["findings"]
+        assert ended.code == 2
+        assert {f["check"] for f in findings if f["severity"] == "error"} == {"preparation"}
+        assert any(f["what"].startswith(counts) for f in findings)
+    assert page.exists()
+    assert not (config.parent / "state").exists()
+    recipe.write_text("depth: 3")
+    assert "unknown key 'depth'" in site(*arguments, "--recipe", recipe).err
 
 
 def test_check_of_a_site_without_cases_is_code_2(tmp_path, site):
     (tmp_path / "site.yaml").write_text("site: A")
     ended = site("check", "--config", tmp_path / "site.yaml", "--json")
     assert ended.code == 2
-    assert [finding["subject"] for finding in json.loads(ended.out) if finding["severity"] == "error"] == ["cases"]
+    findings = json.loads(ended.out)["findings"]
+    assert [finding["subject"] for finding in findings if finding["severity"] == "error"] == ["cases"]
 
 
 def test_evaluate_prints_what_a_hand_computes(tmp_path, site, make_site, write_model):
@@ -200,13 +232,60 @@ def test_segment_answers_people_and_scripts(tmp_path, site, tiny_hu, write_model
     arguments = ("segment", tmp_path / "scan", "--model", write_model(tmp_path / "m.safetensors", bias=4.0))
     people = site(*arguments, "--out", tmp_path / "people", "--device", "cpu")
     scripts = site(*arguments, "--out", tmp_path / "scripts", "--device", "cpu", "--json")
-    told = json.loads(scripts.out)
+    (told,) = json.loads(scripts.out)
     names = ["mask.nii.gz", "overlay.png", "rtstruct.dcm", "report.json"]
     assert (people.code, scripts.code) == (0, 0)
     assert "not for clinical use" in people.out
     assert told["files"] == [str(tmp_path / "scripts" / name) for name in names]
     assert dcmread(tmp_path / "people" / "rtstruct.dcm").Modality == "RTSTRUCT"
     assert f"{told['volume_ml']:.1f} ml" in people.out
+
+
+def test_segment_of_many_goes_on_after_a_failure_and_does_nothing_twice(tmp_path, site, tiny_hu, write_model, write_ct):
+    write_ct(tmp_path / "scans" / "one" / "CT", tiny_hu, spacing_mm=(4.0, 4.0, 4.0))
+    write_ct(tmp_path / "scans" / "two", tiny_hu, change=lambda slice_, index: index != 3)  # a slice is missing
+    write_nifti(Volume(tiny_hu, Geometry(tiny_hu.shape, (4.0, 4.0, 4.0))), tmp_path / "scans" / "three.nii.gz")
+    model, out = write_model(tmp_path / "m.safetensors", bias=4.0), tmp_path / "scans" / "results"
+    arguments = ("segment", tmp_path / "scans", "--model", model, "--out", out, "--device", "cpu")
+    first = site(*arguments)
+    lines = first.out.splitlines()
+    assert first.code == 1
+    assert [line.partition(":")[0] for line in lines[:-1]] == ["one/CT", "three", "two"]
+    assert "failed" in lines[2]
+    assert "mm to the next slice" in lines[2]
+    assert lines[-1] == "2 done, 0 unchanged, 1 failed; not for clinical use"
+    made = files_below(out)
+    assert {"one/CT/rtstruct.dcm", "three/mask.nii.gz"} <= made.keys()
+    assert not any(name.startswith("two/") for name in made)
+    again = json.loads(site(*arguments, "--json").out)
+    assert [(report["scan"], report["status"]) for report in again] == [
+        ("one/CT", "unchanged"),
+        ("three", "unchanged"),
+        ("two", "failed"),
+    ]
+    assert files_below(out) == made
+    assert "2 done" in site(*arguments, "--again").out.splitlines()[-1]
+
+
+def test_segment_of_nothing_is_code_2(tmp_path, site, write_model):
+    (tmp_path / "empty").mkdir()
+    model = write_model(tmp_path / "m.safetensors")
+    ended = site("segment", tmp_path / "empty", "--model", model, "--out", tmp_path / "out")
+    assert ended.code == 2
+    assert "no CT series and no NIfTI file" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_card_of_a_file_that_says_little(tmp_path, site, write_model):
+    model = write_model(tmp_path / "m.safetensors")
+    people, scripts = site("card", model), site("card", model, "--json")
+    assert (people.code, scripts.code) == (0, 0)
+    assert "trained on:  unknown" in people.out
+    told = json.loads(scripts.out)
+    assert (told["card"]["model"], told["card"]["trained_on"]) == ("tiny", [])
+    assert told["recipe"]["stage2"] is None
+    (tmp_path / "none").write_text("x")
+    assert site("card", tmp_path / "none").code == 2
 
 
 def test_join_refuses_another_sites_kit_before_it_writes(tmp_path, site):
@@ -275,7 +354,7 @@ def test_the_mask_is_that_of_the_scan(tmp_path, site, tiny_hu, write_model):
     write_nifti(Volume(tiny_hu, Geometry(tiny_hu.shape, (4.0, 4.0, 4.0))), scan)
     model = write_model(tmp_path / "m.safetensors", bias=-4.0)
     ended = site("segment", scan, "--model", model, "--out", tmp_path / "out", "--json")
-    assert json.loads(ended.out)["flags"][-1] == "nothing-found"
+    assert json.loads(ended.out)[0]["flags"][-1] == "nothing-found"
     mask = read_nifti(tmp_path / "out" / "mask.nii.gz")
     assert mask.geometry.matches(read_nifti(scan).geometry)
     assert not np.any(mask.array)

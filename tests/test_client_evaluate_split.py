@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import typer
 
-from client import cli, segment
-from client.segment import read_model
+from client import cli, model_package
+from client.model_package import read_model
 from client.site import Site
 from common.checkpoint import save_weights
 from common.config import Experiment, Recipe, SplitConfig, StatisticsStep
@@ -20,7 +20,9 @@ SPLIT = SplitConfig(test_fraction=0.5, validation_fraction=0.0, seed=7)
 def test_a_model_file_carries_its_runs_split(tmp_path):
     experiment = Experiment(name="e", sites=("A",), split=SPLIT, steps=(StatisticsStep(kind="statistics"),))
     statistics = NormalisationRecord(mean=1.0, sd=2.0)
-    ledger = SimpleNamespace(find=lambda kind: [statistics.model_dump()])
+    ledger = SimpleNamespace(
+        find=lambda kind, **_: [statistics.model_dump() | {"sites": {}}] if kind == "statistics" else []
+    )
     metadata = Run(experiment, ledger, None).metadata("m", 1, ["A"])
     save_weights(tmp_path / "m.safetensors", {"stage1.w": np.zeros(1, np.float32)}, metadata)
     assert read_model(tmp_path / "m.safetensors").split == SPLIT
@@ -32,7 +34,7 @@ def test_evaluate_uses_the_models_split(tmp_path, monkeypatch):
         name="m", weights={}, recipe=Recipe(), normalisation=Normalisation(1.0, 2.0), split=SPLIT, networks=id
     )
     (tmp_path / "site.yaml").write_text("site: A")
-    monkeypatch.setattr(segment, "read_model", lambda path: package)
+    monkeypatch.setattr(model_package, "read_model", lambda path: package)
     monkeypatch.setattr(
         Site,
         "evaluate",

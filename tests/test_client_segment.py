@@ -9,14 +9,18 @@ import pytest
 import torch
 from pydicom import dcmread
 
-from client.segment import IN_PIECES, NO_FRAME, NOTHING_FOUND, OUTSIDE_BODY, read_model, segment_scan
-from common.body import COUCH_CUT, NO_SHOULDERS
+from client.model_package import read_model
+from client.result_check import IMPLAUSIBLE_VOLUME, IN_PIECES, NOTHING_FOUND, OUTSIDE_BODY, TOUCHES_REGION
+from client.segment import NO_FRAME, segment_scan
+from common.body import COUCH_CUT, PRONE, TRUNCATED
 from common.cascade import EXCEEDS_CROP, STAGE1_EMPTY
-from common.checkpoint import save_weights
+from common.checkpoint import load_weights, save_weights
 from common.dicom import read_ct_series
 from common.errors import CheckpointError, ConfigError, ImageError
-from common.segmentation import Segmentation
-from common.volume import read_nifti
+from common.preprocess import FEET_FIRST
+from common.region import CHEST_IN_VIEW, NO_HEAD, NO_SHOULDERS
+from common.segmentation import TOUCHES_CROP, Segmentation
+from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -71,7 +75,8 @@ def test_everything_inside_the_body_is_found_and_written(tmp_path, scan, write_m
     assert mask.array[:, 4:20, 5:19].all()
     assert mask.array.sum() == 252 * 16
     assert outcome.volume_ml == pytest.approx(252 * 16 * 0.064)
-    assert outcome.flags == ("outside-body: 237.57 ml were taken out",)  # (22 x 22 - 252) * 16 voxels
+    outside = "outside-body: 237.57 ml were taken out"  # (22 x 22 - 252) * 16 voxels
+    assert outcome.flags == (outside, "touches-region")  # the body goes through all slices
     assert names(tmp_path / "out") == ["mask.nii.gz", "overlay.png", "report.json", "rtstruct.dcm"]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (report["model"], report["volume_ml"]) == ("tiny", round(outcome.volume_ml, 2))
@@ -95,10 +100,12 @@ def found(monkeypatch):
     ("blocks", "flags"),
     [
         ([(6, 8)], ()),
-        ([(3, 12), (13, 14)], ()),
+        ([(3, 12), (13, 14)], ("in-pieces: 2, the largest holds 90 % of the volume",)),
         ([(4, 7), (9, 10)], ("in-pieces: 2, the largest holds 75 % of the volume",)),
         ([(4, 6), (8, 10)], ("in-pieces: 2, the largest holds 50 % of the volume",)),
-        ([(0, 10), (11, 12), (13, 14), (15, 16)], ("in-pieces: 4, the largest holds 77 % of the volume",)),
+        ([(1, 10), (11, 12), (13, 14)], ("in-pieces: 3, the largest holds 82 % of the volume",)),
+        ([(0, 10)], ("touches-region",)),
+        ([(6, 16)], ("touches-region",)),
         ([], ("nothing-found",)),
     ],
 )
@@ -121,7 +128,7 @@ def test_crumbs_beside_one_large_piece_are_flagged(tmp_path, scan, write_model, 
     found(mask)
     outcome = segment_scan(scan(), read_model(write_model(tmp_path / "m.safetensors")), tmp_path / "out")
     assert outcome.flags == ("in-pieces: 4, the largest holds 99 % of the volume",)
-    mask[12:14, :, 10:12] = False
+    mask[12:14] = False
     assert segment_scan(scan(), read_model(tmp_path / "m.safetensors"), tmp_path / "out").flags == ()
 
 
@@ -137,9 +144,11 @@ def test_what_lies_outside_the_body_alone_is_nothing(tmp_path, scan, write_model
 def test_every_flag_is_explained_in_the_docs():
     text = (Path(__file__).parents[1] / "docs" / "joining.md").read_text(encoding="utf-8")
     table = text[text.index("| flag | meaning |") :].split("\n\n")[0]
-    flags = {line.split("`")[1] for line in table.splitlines() if "`" in line}
-    own = {COUCH_CUT, NO_SHOULDERS, STAGE1_EMPTY, EXCEEDS_CROP, OUTSIDE_BODY, IN_PIECES, NOTHING_FOUND}
-    assert flags == own | {NO_FRAME.partition(":")[0]}
+    flags = {flag for line in table.splitlines() for flag in line.split("|")[1].split("`")[1::2]}
+    preparation = {COUCH_CUT, NO_SHOULDERS, NO_HEAD, CHEST_IN_VIEW, PRONE, TRUNCATED, FEET_FIRST}
+    inference = {STAGE1_EMPTY, EXCEEDS_CROP, TOUCHES_CROP}
+    result = {OUTSIDE_BODY, IN_PIECES, NOTHING_FOUND, TOUCHES_REGION, IMPLAUSIBLE_VOLUME, NO_FRAME.partition(":")[0]}
+    assert flags == preparation | inference | result
 
 
 def test_an_earlier_scans_structures_do_not_stay(tmp_path, scan, write_model):
@@ -180,7 +189,7 @@ def test_a_model_of_two_images_is_refused(tmp_path, scan, write_model, monkeypat
     model = read_model(path)
     stage1 = model.recipe.stage1
     two = stage1.model_copy(update={"network": stage1.network.model_copy(update={"in_channels": 2})})
-    monkeypatch.setattr("client.segment.load_model", lambda *_: {})
+    monkeypatch.setattr("client.model_package.load_model", lambda *_: {})
     other = replace(model, recipe=model.recipe.model_copy(update={"stage1": two}))
     with pytest.raises(CheckpointError, match=r"m\.safetensors: model 'tiny' needs 2 images"):
         segment_scan(scan(), other, tmp_path / "out")
@@ -191,3 +200,21 @@ def test_a_scan_that_is_not_there_is_refused(tmp_path, write_model):
     with pytest.raises(ImageError, match="does not exist"):
         segment_scan(tmp_path / "none", read_model(write_model(tmp_path / "m.safetensors")), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_ct_by_its_values_is_refused(tmp_path, tiny_label, write_model):
+    """A label among the images of a folder, say."""
+    write_nifti(Volume(tiny_label, Geometry(tiny_label.shape, (4.0, 4.0, 4.0))), tmp_path / "gtv.nii.gz")
+    with pytest.raises(ImageError, match="gtv: values 0 to 1 are not HU; expected air and bone"):
+        segment_scan(tmp_path / "gtv.nii.gz", read_model(write_model(tmp_path / "m.safetensors")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_structure_set_names_model_version_and_software(tmp_path, scan, write_model):
+    path = write_model(tmp_path / "m.safetensors", bias=4.0)
+    weights, metadata = load_weights(path)
+    save_weights(path, weights, {**metadata, "experiment": "demo", "round": "7"})
+    model = read_model(path)
+    segment_scan(scan(), model, tmp_path / "out")
+    told = dcmread(tmp_path / "out" / "rtstruct.dcm").StructureSetDescription
+    assert told.startswith(f"model tiny {model.version()}, round 7 of demo; not for clinical use; fedgtv ")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 
-from common.alignment import channel_onto
-from common.errors import ImageError
+from common.alignment import channel_onto, label_on, what_is_cut
+from common.errors import ImageError, LabelError
 from common.volume import Geometry, Volume, lps_geometry, to_sitk
 
 COS, SIN = np.cos(0.1), np.sin(0.1)
@@ -57,3 +57,22 @@ def test_a_channel_elsewhere_is_refused(direction):
     far = Geometry(AXIAL.size, AXIAL.spacing_mm, (900.0, 0.0, 0.0))
     with pytest.raises(ImageError, match=r"image 2 .* does not overlap"):
         channel_onto(scan(direction), far, 1)
+
+
+def test_what_is_cut_is_counted_and_placed():
+    mask = np.zeros(AXIAL.size, bool)
+    mask[2:6, 10:20, 10:20] = True
+    whole = (slice(2, 6), slice(10, 20), slice(10, 20))
+    assert what_is_cut(mask, AXIAL, whole) == ""
+    voxel_ml = 3.0 * 0.976**2 / 1000
+    assert what_is_cut(mask, AXIAL, (slice(3, 9), slice(0, 30), slice(0, 15))) == (
+        f"250 of 400 voxels ({250 * voxel_ml:.2f} of {400 * voxel_ml:.2f} ml) lie outside the region of interest, "
+        "below and to the left"
+    )
+
+
+def test_a_label_of_another_grid_is_refused_before_it_is_looked_at():
+    label = Volume(np.ones(AXIAL.size, np.uint8), AXIAL)
+    assert label_on(label, AXIAL).all()
+    with pytest.raises(LabelError, match="is not its image's"):
+        label_on(label, Geometry(AXIAL.size, AXIAL.spacing_mm))

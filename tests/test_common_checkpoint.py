@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from common import checkpoint
-from common.checkpoint import load_into, load_weights, save_weights
+from common.checkpoint import load_into, load_metadata, load_weights, save_weights
 from common.errors import CheckpointError
 
 ROOT = Path(__file__).parents[1]
@@ -141,3 +141,12 @@ def test_the_first_mismatch_is_named_and_nothing_copied(change: object, message:
     with pytest.raises(CheckpointError, match=f"checkpoint of another network: .*{message}"):
         load_into(target, given, "stage1.")
     assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
+
+
+def test_metadata_are_read_without_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_weights(path, {"a": np.ones(100, np.float32)}, {"model": "m"})
+    assert load_metadata(path) == load_weights(path)[1] == {"model": "m", "format": "fedgtv-2"}
+    path.write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_metadata(path)

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from common.errors import ImageError
-from common.pictures import PLANES, PREDICTION_COLOUR, TRUTH_COLOUR, overlay_figure, overlay_png, target_centre
+from common.pictures import (
+    PLANES,
+    PREDICTION_COLOUR,
+    TRUTH_COLOUR,
+    overlay_figure,
+    overlay_jpeg,
+    overlay_png,
+    target_centre,
+)
 
 SHAPE, SPACING_MM = (20, 40, 30), (3.0, 1.0, 2.0)
 
@@ -156,3 +164,13 @@ def test_wrong_arrays_are_named(image, spacing_mm, truth, message):
 
 def test_every_plane_names_its_four_sides():
     assert [plane.sides for plane in PLANES] == ["RLAP", "RLHF", "APHF"]
+
+
+def test_a_jpeg_is_the_same_picture_in_fewer_bytes():
+    noisy = air() + np.random.default_rng(0).normal(1000, 60, SHAPE)
+    png, jpeg = (draw(noisy, SPACING_MM, box(), None, "A-0001") for draw in (overlay_png, overlay_jpeg))
+    exact, close = pixels(png), matplotlib.image.imread(io.BytesIO(jpeg), format="jpeg")[..., :3] / 255
+    assert close.shape == exact.shape
+    assert np.abs(close - exact).mean() < 0.02
+    assert len(jpeg) < len(png) / 2
+    assert overlay_jpeg(noisy, SPACING_MM, box(), None, "A-0001") == jpeg

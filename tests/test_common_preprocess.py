@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from common.config import PreprocessConfig, RoiConfig
 from common.errors import ImageError, LabelError
-from common.preprocess import FEET_FIRST, IMAGE_INCOMPLETE, PreprocessRecord, prepare, restore
+from common.preprocess import (
+    FEET_FIRST,
+    IMAGE_INCOMPLETE,
+    PreprocessRecord,
+    find_patient,
+    prepare,
+    prepare_patient,
+    restore,
+)
 from common.volume import Geometry, Volume, index_to_patient, lps_geometry, patient_to_index, read_nifti
 
 OBLIQUE = tuple((np.array([[1, 0, 0], [0, np.cos(0.1), -np.sin(0.1)], [0, np.sin(0.1), np.cos(0.1)]])).ravel())
@@ -301,3 +309,16 @@ def test_real_targets_survive_there_and_back():
         assert np.count_nonzero(case.body & case.label) > 0.9 * np.count_nonzero(case.label)
         back = restore(case.label.astype(np.float32), case.record) >= 0.5
         assert dice(back, label.array > 0) > 0.95, folder
+
+
+def test_a_patient_found_once_prepares_as_a_scan_does():
+    hu = np.full((10, 40, 40), -1000, np.int16)
+    hu[:, 8:32, 8:32] = np.random.default_rng(0).integers(0, 80, (10, 24, 24))
+    scan = Volume(hu, Geometry(hu.shape, (3.0, 2.0, 2.0), direction=(1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, -1.0)))
+    config = PreprocessConfig(spacing_mm=(3.0, 3.0, 3.0), roi=RoiConfig(crop_at_neck=False))
+    patient = find_patient(scan, config.roi)
+    once, whole = prepare_patient(patient, [scan], None, config), prepare([scan], None, config)
+    assert np.array_equal(once.image, whole.image)
+    assert once.record == whole.record
+    assert patient.flags == whole.record.flags == (FEET_FIRST, *patient.body.flags)
+    assert patient.box == whole.record.box

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from common.cascade import EXCEEDS_CROP
 from common.config import InferenceConfig, NetworkConfig, Recipe, StageConfig, TrainingConfig
 from common.preprocess import PreprocessRecord
-from common.segmentation import segment
+from common.segmentation import TOUCHES_CROP, segment, touches_side
 from common.statistics import Normalisation
 from common.volume import Geometry
 
@@ -81,3 +82,36 @@ def test_flags_of_preparation_and_prediction_are_both_told() -> None:
     assert run(prepared).flags == ("couch-cut",)
     blank = replace(prepared, image=np.full((1, 6, 6, 6), 50, np.int16))
     assert run(blank).flags == ("couch-cut", "stage1-empty")
+
+
+@pytest.mark.parametrize(
+    ("block", "region", "touches"),
+    [
+        (((3, 5), (3, 5), (3, 5)), ((2, 2, 2), (4, 4, 4)), False),
+        (((2, 5), (3, 5), (3, 5)), ((2, 2, 2), (4, 4, 4)), True),
+        (((3, 5), (3, 6), (3, 5)), ((2, 2, 2), (4, 4, 4)), True),
+        (((3, 5), (3, 5), (3, 6)), ((2, 2, 2), (4, 4, 4)), True),
+        (((0, 5), (3, 5), (3, 5)), ((0, 2, 2), (6, 4, 4)), False),  # where the image ends, so does the tumour
+        (((3, 5), (3, 5), (3, 8)), ((2, 2, 2), (4, 4, 6)), False),
+        (((3, 5), (3, 5), (3, 8)), ((-2, -2, -2), (12, 12, 12)), False),  # a padded small image
+        (((7, 8), (3, 5), (3, 5)), ((2, 2, 2), (4, 4, 4)), False),  # beside the region
+    ],
+)
+def test_a_mask_touches_a_side_of_the_crop_where_the_image_goes_on(block: Any, region: Any, touches: bool) -> None:
+    mask = np.zeros((8, 8, 8), bool)
+    mask[tuple(slice(*part) for part in block)] = True
+    assert touches_side(mask, region) is touches
+
+
+def test_a_tumour_cut_by_the_crop_of_stage_2_is_flagged() -> None:
+    """The block is 2 x 4 x 3 voxels; a crop of 6 x 6 x 6 is all of the image, one of 2 x 4 x 2 cuts it."""
+    flags = {}
+    for size in ((6, 6, 6), (2, 4, 2)):
+        network = NetworkConfig(widths=(2, 4), strides=((1, 1, 1),), aspp=None)
+        inference = InferenceConfig(threshold=0.55, fusion="paper")
+        recipe = RECIPE.model_copy(
+            update={"stage2": StageConfig(network=network, patch_size=size), "inference": inference}
+        )
+        networks = {"stage1": Identity(), "stage2": Identity()}
+        flags[size] = segment(case(), networks, recipe, NORMALISATION, torch.device("cpu")).flags
+    assert flags == {(6, 6, 6): (), (2, 4, 2): (EXCEEDS_CROP, TOUCHES_CROP)}

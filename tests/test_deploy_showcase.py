@@ -26,7 +26,9 @@ def showcase(tmp_path, tiny_hu, tiny_label):
             for number in range(num_cases):
                 case = tmp_path / "data" / site / f"p{number}"
                 case.mkdir(parents=True, exist_ok=True)
-                write_nifti(Volume(tiny_hu, grid), case / "ct.nii.gz")
+                hu = tiny_hu.copy()
+                hu[0, 0, 1] += number  # no copy of another
+                write_nifti(Volume(hu, grid), case / "ct.nii.gz")
                 write_nifti(Volume(tiny_label, grid), case / "gtv.nii.gz")
         experiment = Experiment.model_validate(
             {
@@ -46,12 +48,17 @@ def told(showcase):
 
 
 def test_import_and_check_go_through_every_site(tmp_path, showcase):
-    acts = showcase()
+    acts = showcase(num_cases=6)
     acts._import()
     acts._check()
     assert acts.configs == {site: tmp_path / "demo" / "sites" / site / "site.yaml" for site in ("A", "B")}
-    assert "site A: 12 cases imported, 0 unchanged" in told(acts)
-    assert "site B: 15 checks, no error" in told(acts)  # 12 cases, device, disk, split
+    assert "site A: 6 cases imported, 0 unchanged" in told(acts)
+    page = tmp_path / "demo" / "sites" / "B" / "state" / "check.html"
+    likenesses = "5 x duplicate"  # all but the first look like the first
+    assert f"site B: no error; warnings: 1 x device, {likenesses}, 1 x spacing, 1 x split; pictures: {page}" in told(
+        acts
+    )
+    assert page.read_text().count("<section") == 7
 
 
 def test_a_site_that_cannot_train_ends_the_demo_by_name(tmp_path, showcase):

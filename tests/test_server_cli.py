@@ -173,7 +173,7 @@ def test_run_prints_the_matrix_and_writes_the_report(tmp_path, enrolled, coordin
     experiment.write_text("{name: e, sites: [A], steps: [{kind: statistics}]}")
     runs = []
 
-    def launch(_control, folder, config, name, tell, *_):
+    def launch(_control, folder, config, name, tell, **_):
         runs.append((folder, config.name, name))
         tell({"kind": "step", "step": 0, "what": "statistics", "model": None})
         return Path(shutil.copytree(FINISHED_RUN, folder / "runs" / name))
@@ -190,7 +190,7 @@ def test_a_failed_run_is_code_1(tmp_path, enrolled, coordinator, monkeypatch):
     experiment = tmp_path / "e.yaml"
     experiment.write_text("{name: e, sites: [A], steps: [{kind: statistics}]}")
 
-    def launch(*_):
+    def launch(*_, **__):
         raise WorkError("round 2: no answer")
 
     monkeypatch.setattr("server.launch.launch", launch)

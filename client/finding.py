@@ -1,0 +1,27 @@
+"""What a pre-flight check says: one line of its table."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "ok"]
+GRAVEST_LAST = ("ok", "warning", "error")
+"""The order of the terminal's table: what matters most stands next to the prompt."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: an error keeps the site or the case from training; a warning wants a look."""
+
+    severity: Severity
+    subject: str
+    """A case's pseudonym, or what of the site was looked at."""
+    check: str
+    """What was checked, in a word that a script can rely on."""
+    what: str
+    remedy: str = ""
+
+
+def gravest(findings: Iterable[Finding]) -> Severity:
+    """Returns the gravest severity; `ok` where there is no finding."""
+    return max((each.severity for each in findings), key=GRAVEST_LAST.index, default="ok")

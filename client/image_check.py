@@ -1,0 +1,99 @@
+"""Pre-flight check of one image: is it a planning CT, the right way round, on a plausible grid?
+
+The limits are ours: wide enough for any planning CT, narrow enough for what is none.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.finding import Finding
+from common.body import PRONE, TRUNCATED
+from common.preprocess import FEET_FIRST, Patient
+from common.region import NO_HEAD
+from common.volume import Geometry, lps_geometry
+
+PLAUSIBLE_AIR_HU = -500.0
+PLAUSIBLE_BONE_HU = 200.0
+MOST_MEDIAN_HU = 250.0
+"""The middle of all HU in a body is that of fat or muscle, -100 to 60."""
+OBLIQUE_DEG = 1.0
+PIXEL_MM = (0.3, 2.0)
+SLICE_MM = (0.5, 5.0)
+
+ABOUT_FLAGS = {
+    FEET_FIRST: (
+        "orientation",
+        "the slices run from head to feet",
+        "see in the picture that the head is up; if not, the position in the header is wrong: export it again",
+    ),
+    PRONE: (
+        "orientation",
+        "the couch is in front of the body: the patient lies prone, or the image is upside down",
+        "see in the picture which; an image that is upside down must be exported again",
+    ),
+    NO_HEAD: (
+        "orientation",
+        "what lies above the neck is wider than a head",
+        "see in the picture that the head is up; nothing was cut off below the neck",
+    ),
+    TRUNCATED: (
+        "field-of-view",
+        "the body reaches the border of the image",
+        "use the reconstruction with the full field of view, if there is one",
+    ),
+}
+"""Flags of the preprocessing that a person should look at: check, what, remedy."""
+
+
+def check_grid(case_id: str, geometry: Geometry) -> Iterator[Finding]:
+    """Gives a warning for an oblique grid."""
+    degrees = obliquity_deg(geometry)
+    if degrees > OBLIQUE_DEG:
+        what = f"the grid is turned by {degrees:.0f} degrees from the patient's axes"
+        yield Finding("warning", case_id, "orientation", what, "import a series with straight axes, if there is one")
+
+
+def is_planning_grid(spacing_mm: Sequence[float]) -> bool:
+    """Returns whether a planning CT may have such voxels (z, y, x), turned to LPS."""
+    slice_mm, *pixel_mm = spacing_mm
+    return SLICE_MM[0] <= slice_mm <= SLICE_MM[1] and all(PIXEL_MM[0] <= mm <= PIXEL_MM[1] for mm in pixel_mm)
+
+
+def check_patient(case_id: str, patient: Patient) -> Iterator[Finding]:
+    """Gives a warning for each flag of the preprocessing that a person should look at, and one for odd HU."""
+    for flag in patient.flags:
+        if flag in ABOUT_FLAGS:
+            check, what, remedy = ABOUT_FLAGS[flag]
+            yield Finding("warning", case_id, check, what, remedy)
+    median = float(np.median(patient.lps.array[patient.body.mask]))
+    if abs(median) > MOST_MEDIAN_HU:
+        what = f"half of the body lies above {median:.0f} HU; soft tissue has -100 to 60"
+        yield Finding("error", case_id, "hu", what, "is it CT, with the right rescale slope and intercept?")
+
+
+def check_range(case_id: str, hu: NDArray[np.generic]) -> Iterator[Finding]:
+    """Gives an error where the values are not HU."""
+    fault = no_hu(hu)
+    if fault:
+        yield Finding("error", case_id, "hu", fault, "is it CT, and rescaled?")
+
+
+def no_hu(hu: NDArray[np.generic]) -> str:
+    """Says so where there is no air or no bone in the values, as in MR, in a mask, or without rescale; else empty."""
+    low, high = float(hu.min()), float(hu.max())
+    if low <= PLAUSIBLE_AIR_HU and high >= PLAUSIBLE_BONE_HU:
+        return ""
+    return f"values {low:.0f} to {high:.0f} are not HU"
+
+
+def obliquity_deg(geometry: Geometry) -> float:
+    """Returns the largest angle between an axis of the grid and the patient's axis that it is nearest to."""
+    cosines = np.array(lps_geometry(geometry).direction).reshape(3, 3).diagonal()
+    return float(np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0))).max())
+
+
+def show_mm(spacing_mm: Sequence[float]) -> str:
+    """Returns the spacing as `3 x 0.977 x 0.977`, slices first."""
+    return " x ".join(f"{mm:.3g}" for mm in spacing_mm)

@@ -1,0 +1,92 @@
+"""Pre-flight check of one target: is it there, in one piece, inside the patient and inside what a recipe keeps?
+
+The limits are ours.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from client.finding import Finding
+from common.alignment import what_is_cut
+from common.preprocess import Patient
+
+LEAST_LABEL_ML = 0.5
+MOST_LABEL_ML = 500.0
+"""No gross tumour of the head and neck is as large; a planning volume or a body outline is."""
+OUTSIDE_SHARE = 0.05
+"""Of the target outside the body mask; a mask whose rim is smoothed misses less."""
+WRONG_PATIENT_SHARE = 0.5
+"""Of the target outside the body mask: not a rim, but another place."""
+
+Mask = NDArray[np.bool_]
+
+
+def check_label(case_id: str, mask: Mask, patient: Patient) -> Iterator[Finding]:
+    """Gives findings on a target (z, y, x) on the grid of `patient.lps`; none for a good one."""
+    if not mask.any():
+        yield Finding("error", case_id, "label-empty", "the target is empty", "import it again with its contour")
+        return
+    yield from _check_size(case_id, target_ml(mask, patient))
+    yield from _check_place(case_id, mask, patient)
+    yield from _check_gaps(case_id, mask)
+    yield from _check_parts(case_id, mask, patient)
+
+
+def target_ml(mask: Mask, patient: Patient) -> float:
+    """Returns the target's volume."""
+    return int(np.count_nonzero(mask)) * patient.lps.geometry.voxel_ml
+
+
+def _check_size(case_id: str, volume_ml: float) -> Iterator[Finding]:
+    if not LEAST_LABEL_ML <= volume_ml <= MOST_LABEL_ML:
+        what = f"target of {volume_ml:.2f} ml" if volume_ml < LEAST_LABEL_ML else f"target of {volume_ml:.0f} ml"
+        yield Finding("warning", case_id, "label-size", what, "is it the right structure?")
+
+
+def _check_place(case_id: str, mask: Mask, patient: Patient) -> Iterator[Finding]:
+    """Outside the patient comes first: no region of interest could hold such a target."""
+    outside = float(np.count_nonzero(mask & ~patient.body.mask) / np.count_nonzero(mask))
+    if outside > WRONG_PATIENT_SHARE:
+        what = f"{100 * outside:.0f} % of the target lies outside the patient"
+        remedy = "is it this patient's structure set, drawn on this CT? export both anew and import again"
+        yield Finding("error", case_id, "label-outside", what, remedy)
+        return
+    if outside > OUTSIDE_SHARE:
+        what = f"{100 * outside:.0f} % of the target lies outside the patient"
+        yield Finding("warning", case_id, "label-outside", what, "see in the picture whether the contour is shifted")
+    cut = what_is_cut(mask, patient.lps.geometry, patient.box)
+    if cut:
+        remedy = (
+            "the case will be left out; ask the coordinator for a recipe with roi.crop_at_neck: false or larger margins"
+        )
+        yield Finding("error", case_id, "label-cut", f"target: {cut}", remedy)
+
+
+def _check_gaps(case_id: str, mask: Mask) -> Iterator[Finding]:
+    slices = np.flatnonzero(mask.any(axis=(1, 2)))
+    span = int(slices[-1] - slices[0] + 1)
+    if len(slices) == span:
+        return
+    every_second = len(slices) > 2 and bool((np.diff(slices) == 2).all())
+    what = (
+        f"contours on every second slice only ({len(slices)} of {span})"
+        if every_second
+        else f"{span - len(slices)} of the {span} slices that the target spans have no contour"
+    )
+    yield Finding(
+        "warning", case_id, "label-gaps", what, "draw what was skipped and import again; two targets are fine"
+    )
+
+
+def _check_parts(case_id: str, mask: Mask, patient: Patient) -> Iterator[Finding]:
+    """Counts parts as if there were no skipped slices, which have a finding of their own."""
+    drawn = mask[mask.any(axis=(1, 2))]
+    labels, num_parts = ndimage.label(drawn, np.ones((3, 3, 3)))
+    if num_parts > 1:
+        sizes_ml = np.bincount(labels.ravel())[1:] * patient.lps.geometry.voxel_ml
+        rest_ml, total_ml = sizes_ml.sum() - sizes_ml.max(), sizes_ml.sum()
+        what = f"target in {num_parts} parts; {rest_ml:.2f} of its {total_ml:.1f} ml lie beside the largest"
+        yield Finding("warning", case_id, "label-parts", what, "see in the picture whether a part is a slip of the pen")

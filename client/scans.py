@@ -1,0 +1,97 @@
+"""What `segment` is given: one scan, or a folder of many, DICOM and NIfTI mixed."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.dicom import CtSeries, read_ct_series, scan_folder
+from common.errors import ImageError
+from common.volume import Volume, read_nifti
+
+NIFTI = (".nii", ".nii.gz")
+MASK, REPORT = "mask.nii.gz", "report.json"
+"""Of a result."""
+IMAGES = ("ct.nii.gz", "image.nii.gz")
+"""Names of a case folder's image, as exports and imported cases have it: what lies beside it is no scan."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One CT series, or one NIfTI file."""
+
+    name: Path
+    """Its place below the folder that was given: where its results go below the results' folder."""
+    files: tuple[Path, ...]
+    is_dicom: bool
+
+    def read(self) -> tuple[CtSeries | None, Volume]:
+        """Returns the series (None for NIfTI) and the volume (ImageError: it is no CT)."""
+        if not self.is_dicom:
+            return None, read_nifti(self.files[0])
+        series = read_ct_series(self.files)
+        return series, series.volume
+
+    def content(self) -> str:
+        """Returns a hash of its files' bytes; names and times do not matter."""
+        parts = []
+        for path in self.files:
+            with path.open("rb") as file:
+                parts.append(hashlib.file_digest(file, "sha256").hexdigest())
+        return hashlib.sha256("".join(sorted(parts)).encode()).hexdigest()
+
+
+def find_scans(source: Path) -> tuple[Scan, ...]:
+    """Returns the scans at or anywhere below `source`, by name.
+
+    Every CT series is one; so is every NIfTI file, but in a folder with a `ct.nii.gz` or `image.nii.gz` that one alone.
+    A `mask.nii.gz` beside a `report.json` is an earlier result, and none.
+
+    Raises:
+        ImageError: there is no such file or folder, or no scan in it.
+    """
+    if not source.exists():
+        raise ImageError(f"{source}: does not exist; give a DICOM folder, a NIfTI file, or a folder of them")
+    if source.is_file():
+        return (Scan(Path(_stem(source)), (source,), not source.name.endswith(NIFTI)),)
+    found = [*_series(source), *_niftis(source)]
+    if not found:
+        raise ImageError(f"{source}: no CT series and no NIfTI file; export the planning CT into this folder")
+    return tuple(sorted(_apart(found), key=lambda scan: scan.name))
+
+
+def _series(source: Path) -> Iterator[Scan]:
+    for files in scan_folder(source).ct_series.values():
+        yield Scan(_below(source, files[0].parent), tuple(files), True)
+
+
+def _niftis(source: Path) -> Iterator[Scan]:
+    paths = sorted(path for path in source.rglob("*") if path.name.endswith(NIFTI) and not _is_result(path))
+    cases = {path.parent: path for path in paths if path.name in IMAGES[::-1]}
+    for path in paths:
+        if path.parent not in cases:
+            yield Scan(_below(source, path.parent / _stem(path)), (path,), False)
+        elif cases[path.parent] == path:
+            yield Scan(_below(source, path.parent), (path,), False)
+
+
+def _is_result(path: Path) -> bool:
+    return path.name == MASK and (path.parent / REPORT).exists()
+
+
+def _below(source: Path, path: Path) -> Path:
+    """The folder that was given itself counts by its own name."""
+    return path.relative_to(source) if path != source else Path(source.resolve().name)
+
+
+def _apart(scans: list[Scan]) -> Iterator[Scan]:
+    """Gives scans of one place different names: the place and six digits of its first file's name."""
+    counts = Counter(scan.name for scan in scans)
+    for scan in scans:
+        digits = hashlib.sha256(scan.files[0].name.encode()).hexdigest()[:6]
+        yield scan if counts[scan.name] == 1 else Scan(Path(f"{scan.name}-{digits}"), scan.files, scan.is_dicom)
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")

@@ -1,0 +1,121 @@
+"""Pre-flight check of a case: all of its findings, and the facts that comparing cases needs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.case_check import cached_bytes, check_case, content_hash, thumbnail
+from common.cache import CaseCache
+from common.config import PreprocessConfig, RoiConfig
+from common.dataset import read_index
+from common.preprocess import find_patient, prepare
+from common.volume import Geometry, Volume, read_nifti, to_lps, write_nifti
+
+CONFIG = PreprocessConfig(spacing_mm=(4.0, 4.0, 4.0), roi=RoiConfig(crop_at_neck=False))
+
+
+@pytest.fixture
+def cases(tmp_path, make_site):
+    return make_site(tmp_path / "A", num_cases=1).parent / "cases"
+
+
+def checks(cases, config=CONFIG, entry=None):
+    entry = entry or read_index(cases)[0]
+    return {(f.severity, f.check) for f in check_case(cases, entry, config).findings}
+
+
+def rewrite(path, change, **geometry):
+    old = read_nifti(path)
+    write_nifti(Volume(change(old.array), replace(old.geometry, **geometry)), path)
+
+
+def test_facts_of_a_good_case(cases):
+    case = check_case(cases, read_index(cases)[0], CONFIG)
+    assert [(f.severity, f.check) for f in case.findings] == [("ok", "case")]
+    assert (case.facts.spacing_mm, case.facts.voxels) == ((4.0, 4.0, 4.0), 16 * 24 * 24)
+    assert case.facts.thumbnail.shape == (32, 32, 32)
+    assert case.picture.startswith(b"\xff\xd8")
+
+
+def test_cached_bytes_are_those_on_disk(cases, tmp_path):
+    (entry,) = read_index(cases)
+    cached = CaseCache(tmp_path / "cache", CONFIG).open(cases, entry)
+    arrays = sum(getattr(cached, name).nbytes for name in ("image", "body", "label"))
+    images = [read_nifti(cases / name) for name in entry.images]
+    assert cached_bytes(prepare(images, read_nifti(cases / entry.label), CONFIG)) == arrays
+    assert check_case(cases, entry, CONFIG).facts.cached_bytes == arrays
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "geometry", "expected"),
+    [
+        ("label", np.zeros_like, {}, ("error", "label-empty")),
+        ("label", lambda a: a, {"origin_mm": (0.0, 0.0, 0.0)}, ("error", "label-grid")),
+        ("label", lambda a: np.roll(a, -6, 2), {}, ("error", "label-outside")),
+        ("image", lambda a: a + np.int16(1000), {}, ("error", "hu")),
+        ("image", lambda a: np.full_like(a, -1000), {}, ("error", "hu")),
+    ],
+)
+def test_each_fault_is_found_in_files(cases, name, change, geometry, expected):
+    rewrite(cases / f"A-0001/{name}.nii.gz", change, **geometry)
+    assert checks(cases) == {expected}
+
+
+def test_files_that_are_none_are_errors_of_the_case(cases):
+    (entry,) = read_index(cases)
+    assert ("error", "label-empty") in checks(cases, entry=replace(entry, label=None))
+    (cases / entry.label).write_text("x")
+    assert ("error", "file") in checks(cases)
+    (cases / entry.images[0]).unlink()
+    case = check_case(cases, entry, CONFIG)
+    assert ([f.check for f in case.findings], case.picture, case.facts) == (["file"], None, None)
+
+
+def test_what_only_preparation_refuses_is_told(cases):
+    """A target that vanishes on a grid of 60 mm, and a second image elsewhere."""
+    assert ("error", "preparation") in checks(cases, PreprocessConfig(spacing_mm=(60.0,) * 3, roi=CONFIG.roi))
+    (entry,) = read_index(cases)
+    far = Volume(np.zeros((4, 4, 4), np.int16), Geometry((4, 4, 4), (1.0, 1.0, 1.0), (9e3, 0.0, 0.0)))
+    write_nifti(far, cases / "second.nii.gz")
+    two = replace(entry, images=(*entry.images, "second.nii.gz"))
+    assert ("error", "preparation") in checks(cases, entry=two)
+
+
+def test_a_fault_of_our_own_does_not_stop_the_others(cases, monkeypatch, caplog):
+    monkeypatch.setattr("client.case_check.check_range", lambda *_: 1 / 0)
+    (finding,) = check_case(cases, read_index(cases)[0], CONFIG).findings
+    assert (finding.severity, "ZeroDivisionError" in finding.what) == ("error", True)
+    assert "could not be checked" in caplog.text
+
+
+def test_the_hash_is_that_of_the_patient_not_of_the_file():
+    rng = np.random.default_rng(0)
+    hu = rng.integers(-1000, 2000, (4, 5, 6)).astype(np.int16)
+    volume = Volume(hu, Geometry(hu.shape, (3.0, 1.0, 1.0)))
+    upside_down = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
+    flipped = Volume(np.ascontiguousarray(hu[:, ::-1]), Geometry(hu.shape, (3.0, 1.0, 1.0), direction=upside_down))
+    assert content_hash(to_lps(flipped).array) == content_hash(to_lps(volume).array)
+    assert content_hash(hu.astype(np.float32) + 0.25) == content_hash(hu)
+    assert content_hash(hu + 1) != content_hash(hu)
+    assert content_hash(hu.reshape(5, 4, 6)) != content_hash(hu)
+
+
+def test_thumbnails_of_one_scan_agree_and_those_of_two_do_not():
+    """Two bodies of equal outline, with other insides; one of them again under noise."""
+    rng = np.random.default_rng(1)
+
+    def scan(seed):
+        hu = np.full((32, 64, 64), -1000, np.float32)
+        inside = np.kron(np.random.default_rng(seed).integers(-150, 200, (8, 10, 10)), np.ones((4, 4, 4)))
+        hu[:, 12:52, 12:52] = inside
+        return hu
+
+    def of(hu):
+        volume = Volume(hu.astype(np.float32), Geometry(hu.shape, (3.0, 3.0, 3.0)))
+        return thumbnail(find_patient(volume, RoiConfig(crop_at_neck=False))).ravel()
+
+    one, other = scan(1), scan(2)
+    noisy = one + rng.normal(0, 8, one.shape)
+    assert np.corrcoef(of(one), of(noisy))[0, 1] > 0.99
+    assert np.corrcoef(of(one), of(other))[0, 1] < 0.5

@@ -1,0 +1,97 @@
+"""What `segment` is given becomes scans: one, or many in nested and mixed folders."""
+
+import numpy as np
+import pytest
+
+from client.scans import find_scans
+from common.errors import ImageError
+from common.volume import Geometry, Volume, write_nifti
+
+
+@pytest.fixture
+def nifti():
+    def write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_nifti(Volume(np.zeros((2, 3, 4), np.int16), Geometry((2, 3, 4), (1.0, 1.0, 1.0))), path)
+
+    return write
+
+
+def names(source):
+    return [str(scan.name) for scan in find_scans(source)]
+
+
+def test_series_and_niftis_anywhere_below(tmp_path, write_ct, tiny_hu, nifti):
+    write_ct(tmp_path / "p1" / "CT", tiny_hu)
+    write_ct(tmp_path / "p2", tiny_hu)
+    nifti(tmp_path / "p3.nii.gz")
+    nifti(tmp_path / "deep" / "p4.nii")
+    (tmp_path / "notes.txt").write_text("x")
+    assert names(tmp_path) == ["deep/p4", "p1/CT", "p2", "p3"]
+
+
+def test_beside_a_case_folders_image_nothing_is_a_scan(tmp_path, nifti):
+    for name in ("ct.nii.gz", "gtv.nii.gz", "truth.nii.gz"):
+        nifti(tmp_path / "export" / "p1" / name)
+    for name in ("image.nii.gz", "label.nii.gz"):
+        nifti(tmp_path / "cases" / "A-0001" / name)
+    found = find_scans(tmp_path)
+    assert [(str(scan.name), scan.files[0].name) for scan in found] == [
+        ("cases/A-0001", "image.nii.gz"),
+        ("export/p1", "ct.nii.gz"),
+    ]
+
+
+def test_two_series_of_one_folder_are_told_apart_and_keep_their_names(tmp_path, write_ct, tiny_hu):
+    write_ct(tmp_path / "mixed" / "a", tiny_hu)
+    write_ct(tmp_path / "mixed" / "b", tiny_hu)
+    for folder in ("a", "b"):
+        for path in sorted((tmp_path / "mixed" / folder).iterdir()):
+            path.rename(tmp_path / "mixed" / f"{folder}-{path.name}")
+        (tmp_path / "mixed" / folder).rmdir()
+    found = names(tmp_path)
+    assert len(set(found)) == 2
+    assert all(name.startswith("mixed-") for name in found)
+    assert names(tmp_path) == found
+
+
+def test_earlier_results_are_no_scans(tmp_path, write_ct, tiny_hu, nifti):
+    write_ct(tmp_path / "CT", tiny_hu)
+    nifti(tmp_path / "out" / "p1" / "mask.nii.gz")
+    assert names(tmp_path) == ["CT", "out/p1/mask"]
+    (tmp_path / "out" / "p1" / "report.json").write_text("{}")
+    assert names(tmp_path) == ["CT"]
+
+
+def test_a_file_is_one_scan_by_its_own_name(tmp_path, nifti):
+    nifti(tmp_path / "patient.nii.gz")
+    (scan,) = find_scans(tmp_path / "patient.nii.gz")
+    assert (str(scan.name), scan.is_dicom) == ("patient", False)
+    (tmp_path / "other.dcm").write_text("x")
+    (other,) = find_scans(tmp_path / "other.dcm")
+    assert other.is_dicom
+    with pytest.raises(ImageError, match="is no DICOM file"):
+        other.read()
+
+
+def test_a_folder_of_one_series_counts_by_its_own_name(tmp_path, write_ct, tiny_hu):
+    write_ct(tmp_path / "CT", tiny_hu)
+    (scan,) = find_scans(tmp_path / "CT")
+    series, volume = scan.read()
+    assert (str(scan.name), len(series.files), volume.array.shape) == ("CT", 16, (16, 24, 24))
+
+
+def test_nothing_is_refused(tmp_path):
+    with pytest.raises(ImageError, match="no CT series and no NIfTI file"):
+        find_scans(tmp_path)
+    with pytest.raises(ImageError, match="does not exist"):
+        find_scans(tmp_path / "none")
+
+
+def test_content_is_that_of_the_bytes(tmp_path, nifti):
+    nifti(tmp_path / "a.nii")
+    (tmp_path / "b.nii").write_bytes((tmp_path / "a.nii").read_bytes())
+    one, same = find_scans(tmp_path)
+    assert one.content() == same.content()
+    (tmp_path / "b.nii").write_bytes((tmp_path / "a.nii").read_bytes() + b"\0")
+    assert find_scans(tmp_path / "b.nii")[0].content() != one.content()
