@@ -9,7 +9,6 @@ ours.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -30,7 +29,7 @@ SLICES_MM, POINTS_MM = 6.0, 5.0
 """Distance of the slices that are looked at, and of the profiles along their outline."""
 DEPTHS_MM: Float32 = np.arange(-14, 9.5, 0.5, dtype=np.float32)
 """A profile's samples, from air to tissue; 0 is the mask's outline."""
-BELOW_NECK_MM = 60.0
+BELOW_NECK_MM = 40.0
 """Shells end less far below the neck's narrowest slice."""
 AIR_HU = -400.0
 """What is denser beyond an air gap is a sheet."""
@@ -49,8 +48,9 @@ PRESSED_SHARE = 0.7
 """Of the profiles at the front that show where fat begins, this share shows a cover: no bare head comes near it."""
 STANDING_SHARE = 0.4
 """This share of all profiles at the front meets a sheet: noses, ears and tubes make a tenth."""
-LOWEST_SHARE, LEAST_IN_SLICE = 0.4, 2
-"""Share and number of a slice's telling profiles that carry the shell on, downwards from the neck."""
+LOWEST_SHARE, LEAST_IN_SLICE = 0.4, 3
+"""A slice below the neck is bare where less than this share of its telling profiles shows the shell; fewer than so many
+tell nothing."""
 FURTHER_BACK_MM = 20.0
 """A shell reaches this far behind the last profile that shows it at most."""
 SHEET_MM = 3.0
@@ -190,13 +190,17 @@ def _found(profiles: _Profiles, neck: int, pixel_mm: float) -> _Shell | None:
 
 
 def _extent(profiles: _Profiles, shown: Mask, told: Mask, neck: int, pixel_mm: float) -> tuple[int, int]:
-    """Returns the lowest slice (one of those looked at, further down) and the first row behind the shell."""
-    looked_at = np.unique(profiles.slices)[::-1]
-    bottom = int(looked_at[-1])
-    for z, below in pairwise(looked_at[looked_at <= neck]):
+    """Returns a slice below the shell, the second in a row that shows bare skin, and the first row behind the shell."""
+    looked_at = np.unique(profiles.slices)
+    bottom, misses = int(looked_at[0]), 0
+    for z in looked_at[looked_at <= neck][::-1]:
         here = profiles.front & (profiles.slices == z) & told
-        if np.count_nonzero(here & shown) < max(LOWEST_SHARE * np.count_nonzero(here), LEAST_IN_SLICE):
-            bottom = int(below)
+        num_told = np.count_nonzero(here)
+        if num_told >= LEAST_IN_SLICE:
+            bare = np.count_nonzero(here & shown) < LOWEST_SHARE * num_told
+            misses = misses + 1 if bare else 0
+        if misses == 2:
+            bottom = int(z)
             break
     rows = profiles.rows[shown & (profiles.slices >= bottom)]
     return bottom, int(np.percentile(rows, 99) + FURTHER_BACK_MM / pixel_mm)

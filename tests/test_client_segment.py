@@ -12,7 +12,7 @@ from pydicom import dcmread
 from client.model_package import read_model
 from client.result_check import IMPLAUSIBLE_VOLUME, IN_PIECES, NOTHING_FOUND, OUTSIDE_BODY, TOUCHES_REGION
 from client.segment import NO_FRAME, segment_scan
-from common.body import COUCH_CUT, PRONE, TRUNCATED
+from common.body import COUCH_CUT, MASK_SHELL, PRONE, TRUNCATED
 from common.cascade import EXCEEDS_CROP, STAGE1_EMPTY
 from common.checkpoint import load_weights, save_weights
 from common.dicom import read_ct_series
@@ -145,7 +145,7 @@ def test_every_flag_is_explained_in_the_docs():
     text = (Path(__file__).parents[1] / "docs" / "joining.md").read_text(encoding="utf-8")
     table = text[text.index("| flag | meaning |") :].split("\n\n")[0]
     flags = {flag for line in table.splitlines() for flag in line.split("|")[1].split("`")[1::2]}
-    preparation = {COUCH_CUT, NO_SHOULDERS, NO_HEAD, CHEST_IN_VIEW, PRONE, TRUNCATED, FEET_FIRST}
+    preparation = {COUCH_CUT, MASK_SHELL, NO_SHOULDERS, NO_HEAD, CHEST_IN_VIEW, PRONE, TRUNCATED, FEET_FIRST}
     inference = {STAGE1_EMPTY, EXCEEDS_CROP, TOUCHES_CROP}
     result = {OUTSIDE_BODY, IN_PIECES, NOTHING_FOUND, TOUCHES_REGION, IMPLAUSIBLE_VOLUME, NO_FRAME.partition(":")[0]}
     assert flags == preparation | inference | result
