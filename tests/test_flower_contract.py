@@ -1,4 +1,4 @@
-"""What server/control.py, server/superlink.py, server/bundle.py and client/node.py rely on in Flower 1.41, by name."""
+"""What server/control.py, server/superlink.py, common/bundle.py and client/node.py rely on in Flower 1.41, by name."""
 
 import importlib
 import inspect
@@ -11,7 +11,7 @@ import pytest
 
 from client.node import BACKOFF_S, LEASE_S, SiteNode, _setting
 from client.node_log import GRACEFUL, REFUSED, UNAUTHENTIC
-from server import RUN_KEY
+from common.bundle import RUN_KEY
 from server.control import Control, _run, toml_string
 from server.provision import certificate_files
 from server.superlink import Superlink
@@ -62,7 +62,8 @@ def test_superlink_takes_our_command_line(tmp_path):
 def test_supernode_takes_our_command_line_and_settings_survive_its_parser(tmp_path):
     config = tmp_path / "a folder" / "site=A.yaml"
     node = SiteNode("A", tmp_path, "localhost:8443", tmp_path / "ca.crt", tmp_path / "site.key", config, port=9165)
-    told = flower_supernode._parse_args_run_supernode().parse_args(node._command()[1:])
+    assert node._command()[1:4] == ["-P", "-m", "client.node_process"]
+    told = flower_supernode._parse_args_run_supernode().parse_args(node._command()[4:])
     assert (told.superlink, told.host, told.port) == ("localhost:8443", "127.0.0.1", 9165)
     assert (told.insecure, told.runtime_dependency_install, told.isolation) == (False, False, "subprocess")
     assert parse_config_args([told.node_config]) == {"site": "A", "config": str(config)}

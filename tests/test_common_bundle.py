@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from common.bundle import RUN_KEY, bundle_files, write_bundle
 from common.processes import flower_command, flower_environment
-from server import RUN_KEY
-from server.bundle import bundle_files, write_bundle
 
 LISTED = Path(__file__).parent / "data" / "bundle.txt"
 """Every file that goes to the sites, one a line: what is added to the packages is added here, by hand."""
