@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Annotated, Any, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -54,7 +55,9 @@ STATISTICS = "query.statistics"
 Task = StatisticsTask | TrainTask | EvaluateTask
 TASKS: dict[str, type[Task]] = {STATISTICS: StatisticsTask, TRAIN: TrainTask, EVALUATE: EvaluateTask}
 """What a message of each type asks."""
-UNREADABLE = (EOFError, KeyError, MemoryError, OSError, OverflowError, TypeError, ValueError)
+UNREADABLE = (
+    AttributeError, BadZipFile, EOFError, KeyError, MemoryError, OSError, OverflowError, TypeError, ValueError
+)  # fmt: skip
 """What NumPy and Flower raise over arrays that are not what they say."""
 
 TaskModel = TypeVar("TaskModel", bound=Frozen)
@@ -83,7 +86,7 @@ def unpack(record: ArrayRecord) -> dict[str, NDArray[Any]]:
 
     Raises:
         ValueError: the layout is none, or does not fit the vector.
-        EOFError, MemoryError, OSError, TypeError, KeyError: an array is not what it says (`UNREADABLE`).
+        Exception: one of `UNREADABLE`, where an array is not what it says.
     """
     vector, layout = record[PACKED].numpy(), record[LAYOUT].numpy()
     entries = _LAYOUT.validate_json(layout.tobytes())
@@ -108,15 +111,20 @@ def record_to_weights(record: ArrayRecord) -> Weights:
     try:
         arrays = unpack(record) if is_packed(record) else {name: array.numpy() for name, array in record.items()}
     except UNREADABLE as error:
-        raise TaskError(f"weights: cannot be read ({' '.join(str(error).split())[:200]}); update one side") from error
+        raise TaskError(f"weights: cannot be read ({_line(error)}); update one side") from error
     for name, values in arrays.items():
         if values.dtype.kind != "f":
-            raise TaskError(f"weights: {name[:80]} is {values.dtype}; expected floating-point; update one side")
+            raise TaskError(f"weights: {name[:80]!a} is {values.dtype}; expected floating-point; update one side")
         if not np.isfinite(values).all():
             raise TaskError(
-                f"weights: {name[:80]} holds NaN or infinity; the model is spoilt, start from an earlier round"
+                f"weights: {name[:80]!a} holds NaN or infinity; the model is spoilt, start from an earlier round"
             )
     return {name: values.astype(np.float32) for name, values in arrays.items()}
+
+
+def _line(error: Exception) -> str:
+    """What it says, printable and short: it may quote what was received."""
+    return ascii(" ".join(str(error).split())[:200])[1:-1]
 
 
 def task_config(task: Frozen) -> ConfigRecord:

@@ -88,7 +88,7 @@ def _refuse_arrays(record: ArrayRecord, expected: Mapping[str, NDArray[Any]]) ->
     """Judges the values themselves: shape and dtype that a message states need not be those of its bytes."""
     try:
         arrays = wire.unpack(record)
-    except (EOFError, OSError, TypeError, ValueError):
+    except wire.UNREADABLE:
         return "not-readable"
     if set(arrays) != set(expected):
         return "other-names"

@@ -297,7 +297,7 @@ def test_nothing_that_the_work_words_gets_out(tmp_path: Path, name: str) -> None
     ask, reply = SMUGGLED[name]
     message = ask()
     said = answered(message, reply())
-    assert SECRET.split("^")[0].encode() in message_to_proto(said).SerializeToString() or "picture" in name
+    assert SECRET.split("^", maxsplit=1)[0].encode() in message_to_proto(said).SerializeToString() or "picture" in name
     border = Border.open(site(tmp_path, share_pictures=True))
     sent = message_to_proto(border.leave(message, border.enter(message), said)).SerializeToString()
     assert b"Mustermann" not in sent

@@ -47,7 +47,7 @@ TASKS = {
 }
 
 
-def refused(policy, task, done=Done(), now=NOON):  # noqa: B008 (frozen)
+def refused(policy, task, done=Done(), now=NOON):
     """The code of the refusal, or None."""
     try:
         admit(policy, task, done, now)

@@ -253,6 +253,11 @@ def test_fedprox_tells_its_mu_and_aggregates_as_fedavg():
     np.testing.assert_allclose(aggregate(strategy, 1, replies, SENT)["stage1.b"], 1.75)
 
 
+@pytest.mark.parametrize("data", [b"PK\x03\x04" + bytes(40), b"", b"\x80\x04.", b"\x93NUMPY\x01\x00\xff\xff"])
+def test_bytes_that_are_no_array_are_refused_and_do_not_end_the_run(data):
+    assert refuse(altered(vector=Array("float32", (8,), "numpy.ndarray", data)), SENT) == "not-readable"
+
+
 def without(arrays, *local, num_examples=4):
     """The reply of a site that keeps the layers `local`."""
     told = result(num_examples, local_layers=local)
