@@ -24,6 +24,8 @@ ConfigOption = Annotated[Path, typer.Option("--config", help="The site's configu
 JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 SITE_YAML = Path("site.yaml")
+APPROVAL = "approval"
+"""What the audit log calls it."""
 
 
 @app.command()
@@ -251,7 +253,7 @@ def _approve(approvals: "Approvals", data: bytes, state: Path) -> None:
 
     line = approvals.approve(data)
     told = {"sha256": line.sha256, "name": line.name, "version": line.version}
-    AuditLog(state).append("approval", **told)
+    AuditLog(state).append(APPROVAL, **told)
     typer.echo(f"approved: {line.name} {line.version} {line.sha256[:12]}; the coordinator can run it again now")
 
 

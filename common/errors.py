@@ -99,10 +99,8 @@ class ApprovalError(_Coded, InputError):
 class PolicyError(_Coded, InputError):
     """What the site's policy does not allow: a kind of task, more rounds or epochs, these hours, this disk, a reply."""
 
-    code = "policy-any"
-    codes = frozenset(
-        f"policy-{what}" for what in ("any", "task", "rounds", "epochs", "hours", "disk", "epsilon", "reply")
-    )
+    code = "policy-reply"
+    codes = frozenset(f"policy-{what}" for what in ("task", "rounds", "epochs", "hours", "disk", "epsilon", "reply"))
 
 
 class WorkError(FedgtvError, RuntimeError):

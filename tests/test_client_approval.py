@@ -47,7 +47,9 @@ def test_exactly_the_release_s_own_bytes_may_run(approvals, ours, own_bundle):
 
 
 def test_an_unapproved_bundle_is_kept_aside_and_runs_once_it_is_approved(approvals, ours, other):
-    with pytest.raises(ApprovalError, match=f"to see and allow it: fedgtv-site approve {digest(other)[:12]}$") as refused:
+    with pytest.raises(
+        ApprovalError, match=f"to see and allow it: fedgtv-site approve {digest(other)[:12]}$"
+    ) as refused:
         approvals.check(other, digest(other), digest(ours))
     assert refused.value.code == "unapproved-code"
     (path,) = approvals.waiting()
@@ -169,7 +171,9 @@ def test_a_signature_counts_for_a_trusted_key_over_these_bytes_alone(key, other,
 
 def test_the_fingerprint_is_the_one_that_ssh_keygen_prints(key, other, tmp_path):
     (tmp_path / "key.pub").write_text(ssh_line(key) + "\n")
-    told = subprocess.run(["ssh-keygen", "-lf", tmp_path / "key.pub"], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        ["ssh-keygen", "-lf", tmp_path / "key.pub"], capture_output=True, text=True, check=True
+    ).stdout
     assert signer(other, key.sign(other), [pem(key)]) == told.split()[1]
 
 

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # zipfile's, of 
 
 
 def manifest(files: dict[str, bytes]) -> bytes:
-    return "\n".join(f"{name},{hashlib.sha256(data).hexdigest()},{len(data) * 8}" for name, data in files.items()).encode()
+    return "\n".join(
+        f"{name},{hashlib.sha256(data).hexdigest()},{len(data) * 8}" for name, data in files.items()
+    ).encode()
 
 
 def packed(*more: tuple[str | zipfile.ZipInfo, bytes], files: dict[str, bytes] | None = None, stated: bytes | None = None,

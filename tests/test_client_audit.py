@@ -122,7 +122,9 @@ def test_nothing_is_added_to_a_log_whose_end_was_changed(tmp_path: Path) -> None
 def test_half_a_line_is_told_sealed_and_not_fatal(tmp_path: Path, kept: int) -> None:
     """A crash can cut the line anywhere; `kept` = -1: all but its end of line is there."""
     log = write(tmp_path)
-    half = json.dumps({"n": NUM_LINES + 1, "event": "task", "prev": log.read().head}).encode()[: kept if kept > 0 else None]
+    half = json.dumps({"n": NUM_LINES + 1, "event": "task", "prev": log.read().head}).encode()[
+        : kept if kept > 0 else None
+    ]
     with log.path.open("ab") as file:
         file.write(half)
     audit = log.read()

@@ -29,6 +29,7 @@ from common.errors import WorkError
 from deploy.in_process import InProcessGrid
 from server import launch as launching
 from server import rounds
+from server.control import Control
 from server.experiment import run_experiment
 from server.launch import launch
 from server.ledger import Ledger
@@ -186,8 +187,11 @@ def statistics(message, context):
 """
 
 
-def send(superlink, monkeypatch, experiment, name, change=None):
-    """Launches a run whose bundle `change(folder)` has altered; returns the ledger's lines and the error, if any."""
+def send(superlink, monkeypatch, experiment, name, change=None, exchanged=None):
+    """Launches a run whose bundle `change(folder)` has altered; returns the ledger's lines and the error, if any.
+
+    `exchanged`: a bundle that the SuperLink sends in place of the one it was given, under the hash of that one.
+    """
 
     def written(folder: Path) -> Path:
         target = write_bundle(folder)
@@ -195,22 +199,28 @@ def send(superlink, monkeypatch, experiment, name, change=None):
             change(target)
         return target
 
-    monkeypatch.setattr(launching, "write_bundle", written)
+    def run(self: Control, bundle: Path, config: dict[str, str]) -> int:
+        run_id = started(self, bundle, config)
+        if exchanged:
+            exchange(superlink.folder / "state.db", exchanged)
+        return run_id
+
+    started = Control.run
     told: list[dict[str, object]] = []
-    try:
-        launch(superlink.control, superlink.folder, experiment, name, told.append)
-    except WorkError as error:
-        return told, str(error)
+    with monkeypatch.context() as patch:
+        patch.setattr(launching, "write_bundle", written)
+        patch.setattr(Control, "run", run)
+        try:
+            launch(superlink.control, superlink.folder, experiment, name, told.append)
+        except WorkError as error:
+            return told, str(error)
     return told, None
 
 
-def tamper(database: Path) -> None:
-    """Changes one byte of every bundle that the SuperLink keeps; it goes on sending them under their old hashes."""
+def exchange(database: Path, bundle: bytes) -> None:
+    """Puts other code in the SuperLink's database under the hashes of all that is there."""
     with closing(sqlite3.connect(database, timeout=60)) as connection:
-        for key, content in connection.execute("SELECT fab_hash, content FROM fab").fetchall():
-            changed = bytearray(content)
-            changed[len(changed) // 2] ^= 1
-            connection.execute("UPDATE fab SET content = ? WHERE fab_hash = ?", (bytes(changed), key))
+        assert connection.execute("UPDATE fab SET content = ?", (bundle,)).rowcount
         connection.commit()
 
 
@@ -236,7 +246,7 @@ def test_over_tls_no_identifier_and_no_foreign_code_gets_through(
         (bundle / "client" / "app.py").write_text(SLOPPY)
 
     _, why = send(superlink, monkeypatch, statistics, "foreign", alter)
-    assert "A (unapproved-code)" in why
+    assert "A (unapproved-code)" in str(why)
     approvals = Approvals(config.parent / "state")
     (waiting,) = approvals.waiting()
     command = f"fedgtv-site approve {waiting.stem[:12]}"
@@ -244,9 +254,10 @@ def test_over_tls_no_identifier_and_no_foreign_code_gets_through(
     assert not list((federation.nodes["A"].folder / "flwr").rglob("app.py"))
 
     # Approved by mistake, it raises, prints and would send Flower a text with a path: the coordinator gets a code.
-    approvals.approve(waiting.read_bytes())
+    approved = waiting.read_bytes()
+    approvals.approve(approved)
     _, why = send(superlink, monkeypatch, statistics, "sloppy", alter)
-    assert "A (crashed)" in why
+    assert "A (crashed)" in str(why)
 
     # This release's own code needs no approval.
     told, why = send(superlink, monkeypatch, experiment(), "own")
@@ -254,10 +265,9 @@ def test_over_tls_no_identifier_and_no_foreign_code_gets_through(
     assert told[-1]["kind"] == "end"
     write_report(superlink.runs_folder / "own")
 
-    # The same code, changed by one byte under its old hash.
-    tamper(superlink.folder / "state.db")
-    _, why = send(superlink, monkeypatch, statistics, "tampered")
-    assert "A (tampered-code)" in why
+    # Approved code, but under the hash of other code.
+    _, why = send(superlink, monkeypatch, statistics, "tampered", exchanged=approved)
+    assert "A (tampered-code)" in str(why)
     assert decisions(config) == ["unapproved-code", "accepted", "accepted", "tampered-code"]
 
     told_by_flower = "".join(superlink.control.log(run_id) for run_id in superlink.control.runs())
