@@ -80,7 +80,6 @@ class Border:
             entry = self._admit(message, where)
         except FedgtvError as error:
             self.audit.append(DECISION, **where, decision=error.code, why=str(error))
-            log.warning("%s refused: %s", where["kind"], error)
             raise
         self.audit.append(DECISION, **where, decision=ADMITTED, **_told(entry.task))
         return entry
@@ -123,6 +122,7 @@ class Border:
 
     def refuse(self, message: Message, error: Exception) -> Message:
         """Returns a reply with an error's code alone, once the audit log holds it; the error's words stay here."""
+        log.warning("%s refused: %s", _where(message)["kind"], _line(error))
         return self._send(message, _Leaving(wire.error_reply(error)))
 
     def _send(self, message: Message, leaving: _Leaving) -> Message:

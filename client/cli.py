@@ -154,6 +154,7 @@ def join(
     """Connect to the coordinator and work for it until Ctrl-C; reconnects by itself."""
     import threading
 
+    from client.audit import AuditLog
     from client.keys import check_key, key_files
     from client.node import SiteNode
     from common.atomic import write_text_atomically
@@ -168,6 +169,7 @@ def join(
         raise SiteError(f"{kit}: is site {pass_on.site!r}'s kit, but {config} says {site.site!r}; use your own kit")
     key = key_files(site.site, config.parent / "keys").private
     check_key(key)
+    AuditLog(config.parent / site.state).checked()
     with private_files():
         state = private_folder(config.parent / site.state)
         authority = state / "authority.crt"

@@ -11,6 +11,7 @@ Whatever is refused is answered with a code. No process is started for it and no
 """
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from copy import copy
@@ -31,7 +32,7 @@ from flwr.supercore.run import Run, RunNotRunningException
 from client.approval import Approvals
 from client.border import Border, Entry
 from common import wire
-from common.errors import ApprovalError, AuditError, TaskError, WorkError
+from common.errors import ApprovalError, AuditError, FedgtvError, TaskError, WorkError
 
 log = logging.getLogger("fedgtv.site")
 CODE = "code"
@@ -44,9 +45,17 @@ PULL, PUSH, INSERT = "_pull_and_store_message", "_push_messages", "_insert_messa
 class Gate:
     """Stands between Flower's main loop and its two steps; the loop does one message at a time."""
 
-    def __init__(self, config: Path, own: str, flower: Any) -> None:
-        """`config`: the site's site.yaml; `own`: hash of this release's bundle; `flower`: the module of the loop."""
+    def __init__(self, config: Path, own: str, flower: Any, unpacked: Path) -> None:
+        """Takes the steps that are to be led through the border.
+
+        Args:
+            config: the site's site.yaml.
+            own: hash of this release's bundle.
+            flower: the module of Flower's loop.
+            unpacked: where Flower unpacks bundles, to use them again without a look.
+        """
         self._config = config
+        self._unpacked = unpacked
         self._own = own
         self._pull, self._push, self._insert = (getattr(flower, name) for name in (PULL, PUSH, INSERT))
         self._asked: dict[str, tuple[Message, Entry | None]] = {}
@@ -104,10 +113,10 @@ class Gate:
             bundle, why = Approvals(border.state).check(fab.content, run.fab_hash, self._own)
         except ApprovalError as error:
             border.audit.append(CODE, **told, decision=error.code, why=str(error))
-            log.warning("%s", error)
             raise
         border.audit.append(CODE, **told, decision="accepted", why=why, name=bundle.name, version=bundle.version)
         log.info("code %s %s, hash %s: %s", bundle.name, bundle.version, run.fab_hash[:12], why)
+        shutil.rmtree(self._unpacked, ignore_errors=True)  # other code may have been at what lies there
 
     def push(self, *, state: Any, object_store: Any, send: Any, push_object: Any) -> None:
         """As Flower's step: waits for replies, and sends what the border makes of them."""
@@ -138,13 +147,14 @@ class Gate:
 
 def _refusal(border: Border | None, message: Message, error: Exception) -> Message:
     """A reply with the code alone; where not even the audit log can be written, that is all that leaves."""
-    log.error("%s refused: %s", message.metadata.message_type, " ".join(f"{error}".split()))
+    if not isinstance(error, FedgtvError):
+        log.error("unexpected", exc_info=error)
     try:
         if border is not None and not isinstance(error, AuditError):
             return border.refuse(message, error)
     except AuditError as broken:
-        log.error("%s", broken)
         error = broken
+    log.error("%s refused: %s", message.metadata.message_type, error)
     return Message(content=wire.error_reply(error), reply_to=message)
 
 

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from flwr.common.constant import APP_DIR
+from flwr.supercore.utils import get_flwr_home
 from flwr.supernode import start_client_internal
 
 from client.approval import own_hash
@@ -22,7 +24,8 @@ def main() -> None:
     from flwr.supernode.cli import flower_supernode
 
     log_to_output()
-    install(Gate(Path(os.environ[CONFIG_VARIABLE]), own_hash(), start_client_internal))
+    config = Path(os.environ[CONFIG_VARIABLE])
+    install(Gate(config, own_hash(), start_client_internal, get_flwr_home() / APP_DIR))
     flower_supernode()
 
 

@@ -58,7 +58,7 @@ def own_bundle() -> bytes:
 
 @pytest.fixture
 def pack_bundle():
-    """A function that packs files, by name, as Flower packs a bundle; a pyproject.toml is put in where there is none."""
+    """A function that packs files, by name, as Flower packs a bundle, and a pyproject.toml with them."""
 
     def pack(**files: bytes) -> bytes:
         named = {name.replace("__", "/") + ".py": data for name, data in files.items()}

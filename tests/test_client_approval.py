@@ -159,10 +159,11 @@ def test_a_signature_counts_for_a_trusted_key_over_these_bytes_alone(key, other,
         assert signer(other, base64.b64encode(good) + b"\n", trusted).startswith("SHA256:")
     for data, signature, trusted in [(ours, good, [pem(key)]), (other, good, [pem(stranger)]),
                                      (other, good[:-1] + bytes([good[-1] ^ 1]), [pem(key)]), (other, b"", [pem(key)]),
-                                     (other, b"\xff" * 64, [pem(key)]), (other, "ü".encode() * 90, [pem(key)])]:  # fmt: skip
+                                     (other, b"\xff" * 64, [pem(key)]),
+                                     (other, "ü".encode() * 90, [pem(key)])]:  # fmt: skip
         with pytest.raises(ApprovalError, match="of none of"):
             signer(data, signature, trusted)
-    with pytest.raises(ConfigError, match="none in site.yaml"):
+    with pytest.raises(ConfigError, match="none in site"):
         signer(other, good, [])
     for no_key in ("ssh-rsa AAAA", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "", "ecdsa"):
         with pytest.raises(ConfigError, match="trusted_keys"):

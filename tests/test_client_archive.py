@@ -1,4 +1,4 @@
-"""Bundles: the product's own is accepted, and more than fifty hostile archives are refused before anything is written."""
+"""Bundles: the product's own is accepted, and more than fifty hostile archives are refused, nothing written."""
 
 import hashlib
 import io
@@ -26,8 +26,8 @@ def manifest(files: dict[str, bytes]) -> bytes:
     ).encode()
 
 
-def packed(*more: tuple[str | zipfile.ZipInfo, bytes], files: dict[str, bytes] | None = None, stated: bytes | None = None,
-           method: int = zipfile.ZIP_DEFLATED) -> bytes:  # fmt: skip
+def packed(*more: tuple[str | zipfile.ZipInfo, bytes], files: dict[str, bytes] | None = None,
+           stated: bytes | None = None, method: int = zipfile.ZIP_DEFLATED) -> bytes:  # fmt: skip
     """A bundle of good files and then `more` entries, which the manifest names too."""
     files = FILES if files is None else files
     told = files | {entry if isinstance(entry, str) else entry.filename: data for entry, data in more}
@@ -90,10 +90,12 @@ def sharing() -> bytes:
     return data[:start] + directory + bytes(tail)
 
 
-NAMES = ["../evil.py", "client/../../evil.py", "..", "client/..", "./client/b.py", "client/./b.py", "/etc/cron.d/evil.py",
+NAMES = ["../evil.py", "client/../../evil.py", "..", "client/..", "./client/b.py", "client/./b.py",
+         "/etc/cron.d/evil.py",
          "//server/share/evil.py", "C:evil.py", "C:/evil.py", "c:\\evil.py", "..\\evil.py", "client\\evil.py",
          "client/evil.py ", "client/evil.py.", " client/evil.py", "client//evil.py", "client/e\nvil.py",
-         "client/e\x1b[2Jvil.py", "client/\u202eyp.live.py", "client/ﬁle.py", "~/evil.py", "client/$HOME.py", "client/con.py",
+         "client/e\x1b[2Jvil.py", "client/\u202eyp.live.py", "client/ﬁle.py", "~/evil.py",
+         "client/$HOME.py", "client/con.py",
          "client/NUL.py", "com1.py", "client/aux.json", "client/.hidden.py", ".info/other.py", ".git/config.py",
          "-rf.py", "client/" + "a" * 300 + ".py", "evil.so", "evil.pth", "client/evil.pyc", "evil.sh", "sitecustomize",
          "client/evil.html"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The audit log: the chain by an independent hash, every way of tampering with it, crashes, and many writers at once."""
+"""The audit log: the chain by an independent hash, every way of tampering with it, crashes, many writers at once."""
 
 import hashlib
 import json

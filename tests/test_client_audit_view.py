@@ -1,4 +1,4 @@
-"""The audit log as people see it: `fedgtv-site audit` as a table and as JSON, from a time on, and on a log tampered with."""
+"""The audit log as people see it: `fedgtv-site audit` as a table and as JSON, from a time on, of a tampered log."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The border: what a message and a reply become, with the real policy and audit log, and no word of the work's getting out."""
+"""The border: what a message and a reply become, with the real policy and audit log; no word of the work's gets out."""
 
 import json
 from pathlib import Path
@@ -219,8 +219,8 @@ def test_noise_is_counted_for_all_time(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_layers_that_stay_are_not_in_the_bytes(tmp_path: Path) -> None:
     config = site(tmp_path, local_layers=["stage1.b"])
-    content = wire.train_reply({**TRAINED, "stage1.b": np.full(2, 1.2345678, np.float32)},
-                               TrainResult(num_examples=5, epochs=(), validation_dsc=None, seconds=1.0), "fp32")  # fmt: skip
+    told = TrainResult(num_examples=5, epochs=(), validation_dsc=None, seconds=1.0)
+    content = wire.train_reply({**TRAINED, "stage1.b": np.full(2, 1.2345678, np.float32)}, told, "fp32")
     reply = through(config, train_message(), content)
     assert wire.read_result(reply, TrainResult).local_layers == ("stage1.b",)
     assert np.float32(1.2345678).tobytes() in message_to_proto(answered(train_message(), content)).SerializeToString()

@@ -1,4 +1,4 @@
-"""The policy's rules by hand: limits, hours, clipping, noise and its epsilon, layers that stay, what few cases withhold."""
+"""The policy's rules by hand: limits, hours, clipping, noise and epsilon, layers that stay, few cases."""
 
 import math
 from datetime import datetime
@@ -102,7 +102,7 @@ def test_a_policy_that_means_nothing_is_refused(bad):
 
 
 def renyi_epsilon(noises, delta):
-    """Mironov 2017 (arXiv 1702.07476): alpha s^2 / 2 sigma^2 adds up; conversion of Canonne et al. (arXiv 2004.00010)."""
+    """Mironov 2017 (arXiv 1702.07476): alpha s^2 / 2 sigma^2 adds up; converted as by Canonne (arXiv 2004.00010)."""
     alphas = np.linspace(1.01, 400, 200_000)
     total = sum(alphas * (2 / noise) ** 2 / 2 for noise in noises)  # twice the clip norm is what one patient can move
     return (total + np.log((alphas - 1) / alphas) - (np.log(delta) + np.log(alphas)) / (alphas - 1)).min()

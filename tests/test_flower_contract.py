@@ -225,6 +225,14 @@ def test_code_is_fetched_with_the_first_message_of_a_run_alone() -> None:
     assert "state.store_fab(fab)" in pull
 
 
+def test_code_is_unpacked_below_the_home_and_used_again_unseen() -> None:
+    """Why the gate clears that folder when a run's code comes."""
+    install = source("flwr.cli.install")
+    assert "install_base_dir = install_dir.expanduser() if install_dir else get_flwr_home()" in install
+    assert "install_base_dir\n        / APP_DIR\n" in install
+    assert "if install_path.exists():\n        if skip_prompt:\n            return install_path" in install
+
+
 def test_a_bundle_s_limits_are_flower_s() -> None:
     assert archive.MAX_BUNDLE_BYTES == FAB_MAX_SIZE
     kinds = {pattern.removeprefix("**/*") for pattern in FAB_INCLUDE_PATTERNS if pattern.startswith("**/*.")}

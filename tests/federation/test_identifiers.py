@@ -38,12 +38,14 @@ from server.rounds import Sites
 
 TAGS = {
     "PatientName": "Mustermann^Erika", "PatientID": "PID-4711-0815", "PatientBirthDate": "19570613",
-    "PatientAddress": "Heidestrasse 17", "PatientTelephoneNumbers": "+49-221-4710815", "PatientMotherBirthName": "Gabler",
+    "PatientAddress": "Heidestrasse 17", "PatientTelephoneNumbers": "+49-221-4710815",
+    "PatientMotherBirthName": "Gabler",
     "OtherPatientNames": "Musterfrau^E", "PatientComments": "Schwester von Willi", "Occupation": "Lokfuehrerin",
     "EthnicGroup": "Friesisch", "MilitaryRank": "Obermaat", "AccessionNumber": "ACC-99-77123", "StudyID": "STUDY-31337",
     "StudyDescription": "Planung Mustermann NPC", "SeriesDescription": "CT Hals E.M.", "ProtocolName": "Proto-Gabler-7",
     "InstitutionName": "Klinikum Sonnenhof", "InstitutionAddress": "Lindenallee 3", "StationName": "CT-SONNE-02",
-    "ReferringPhysicianName": "Sauerbruch^F", "OperatorsName": "Roentgen^Wilhelm", "PerformingPhysicianName": "Virchow^R",
+    "ReferringPhysicianName": "Sauerbruch^F", "OperatorsName": "Roentgen^Wilhelm",
+    "PerformingPhysicianName": "Virchow^R",
     "DeviceSerialNumber": "SN-8861542", "StudyDate": "20260229", "StudyInstanceUID": "1.2.276.0.7230010.3.1.2.8323329",
 }  # fmt: skip
 HOSPITAL = "sonnenhof-station-4b"
@@ -132,8 +134,9 @@ def raising(error: Exception):
 
 @pytest.mark.parametrize(
     "error",
-    [None, ValueError(RAISED), OSError(2, "No such file", LIBRARY), KeyError(STRUCTURE), type(HOSPITAL, (Exception,), {})(1),
-     UnicodeDecodeError("utf-8", TAGS["PatientName"].encode(), 0, 1, RAISED), MemoryError(EXPORT), SystemError(LIBRARY)],
+    [None, ValueError(RAISED), OSError(2, "No such file", LIBRARY), KeyError(STRUCTURE), MemoryError(EXPORT),
+     type(HOSPITAL, (Exception,), {})(1), UnicodeDecodeError("utf-8", TAGS["PatientName"].encode(), 0, 1, RAISED),
+     SystemError(LIBRARY)],
     ids=lambda error: type(error).__name__[:12],
 )  # fmt: skip
 def test_no_reply_of_a_whole_experiment_holds_one(
