@@ -35,6 +35,7 @@ SHORT = 12
 """Digits of a hash that people see and type."""
 LEAST = 8
 SIGNATURE_BYTES = 64
+NO_NEWLINE = "\\ no newline at the end"
 
 
 @dataclass(frozen=True)
@@ -184,9 +185,9 @@ def _difference(name: str, old: Bundle, new: Bundle) -> Iterator[str]:
 
 
 def _lines(data: bytes) -> list[str]:
-    """Lines as a terminal may safely show them; a file that differs in unprintable bytes alone shows that too."""
-    text = data.decode("utf-8", "backslashreplace")
-    return [_visible(line) for line in text.split("\n")]
+    """Lines as a terminal may safely show them; what differs in unprintable characters, or in the end, shows too."""
+    *lines, rest = data.decode("utf-8", "backslashreplace").split("\n")
+    return [_visible(line) for line in lines] + ([_visible(rest), NO_NEWLINE] if rest else [])
 
 
 def _visible(line: str) -> str:

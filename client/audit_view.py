@@ -33,6 +33,7 @@ def table(records: Sequence[Record]) -> Table:
         details = ", ".join(f"{key} {_plain(value)}" for key, value in record.items() if key not in HIDDEN)
         cells = [str(record.get(key, "")) for key in SHOWN]
         cells[1], cells[3], cells[6] = cells[1][:19].replace("T", " "), cells[3][-6:], cells[6][:SHORT]
+        cells[4] = cells[4].removeprefix("query.")
         made.add_row(*(Text(cell) for cell in (*cells, details)))
     return made
 

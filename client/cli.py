@@ -283,7 +283,8 @@ def audit(
         from rich.console import Console
 
         Console().print(table(shown))
-        typer.echo(f"{len(audited.records)} lines; the last one's hash is {audited.head}")
+        num = len(audited.records)
+        typer.echo(f"{num} line{'' if num == 1 else 's'}; the last one's hash is {audited.head}")
         for note in audited.notes:
             typer.echo(f"note: {note}")
         for fault in audited.faults:

@@ -124,7 +124,7 @@ def test_differences_file_by_file(ours, other):
     assert [(change.kind, change.name) for change in found] == [
         ("changed", "client/app.py"), ("added", "client/new.py"), ("removed", "client/old.py")
     ]  # fmt: skip
-    assert found[0].text.splitlines()[2:] == ["@@ -1,3 +1,3 @@", "-app = 1", "+app = 5", " keep = 2", " "]
+    assert found[0].text.splitlines()[2:] == ["@@ -1,2 +1,2 @@", "-app = 1", "+app = 5", " keep = 2"]
     assert r"+new\x1b[2J" in found[1].text
     assert "\x1b" not in found[1].text
     assert changes(read_bundle(ours), read_bundle(ours)) == ()
@@ -137,6 +137,11 @@ def test_text_that_hides_itself_is_shown(pack_bundle):
     assert all(each.isprintable() for each in change.text.split("\n"))
     assert r"\u202e" in change.text
     assert r"\r" in change.text
+
+
+def test_a_file_without_its_last_end_of_line_differs_from_one_with_it(pack_bundle):
+    (change,) = changes(*(read_bundle(pack_bundle(client__app=text)) for text in (b"a\nb\n", b"a\nb")))
+    assert change.text.splitlines()[2:] == ["@@ -1,2 +1,3 @@", " a", " b", r"+\ no newline at the end"]
 
 
 @pytest.fixture

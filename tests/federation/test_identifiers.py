@@ -8,7 +8,6 @@ was changed on its way.
 import base64
 import json
 import logging
-import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -111,6 +110,7 @@ def hospital(tmp_path, write_ct, write_structures):
         config = home / "site.yaml"
         told = {"site": site, "device": "cpu", "num_threads": 1, "policy": {"min_cases": 1, **policy}}
         config.write_text(json.dumps(told))
+        (home / "planted.txt").write_text("\n".join(IDENTIFIERS))
         return config
 
     return make
@@ -176,17 +176,19 @@ def stored(folder: Path) -> dict[str, list[str]]:
     return {name: hits for name, data in content.items() if (hits := found(name.encode() + b"\n" + data))}
 
 
-SLOPPY = f"""
+SLOPPY = """
 import sys
+from pathlib import Path
 from flwr.clientapp import ClientApp
 
 app = ClientApp()
 
 @app.query("statistics")
 def statistics(message, context):
-    print("{RAISED}")
-    print("{LIBRARY}", file=sys.stderr)
-    open("{LIBRARY}")
+    text = Path(str(context.node_config["config"])).with_name("planted.txt").read_text()
+    print(text)
+    print(text, file=sys.stderr)
+    raise RuntimeError(text)
 """
 
 
@@ -275,12 +277,5 @@ def test_over_tls_no_identifier_and_no_foreign_code_gets_through(
 
     told_by_flower = "".join(superlink.control.log(run_id) for run_id in superlink.control.runs())
     assert found(told_by_flower.encode()) == []
-    shutil.rmtree(superlink.folder / "flwr" / "apps", ignore_errors=True)  # the code itself, which the sloppy one names
-    code = found(SLOPPY.encode())
-    leaks = {name: hits for name, hits in stored(superlink.folder).items() if not is_code(name, hits, code)}
-    assert leaks == {}
-
-
-def is_code(name: str, hits: list[str], code: list[str]) -> bool:
-    """The coordinator's own copy of the sloppy code; what it holds came from there, not from the site."""
-    return name == "bundle/fedgtv/client/app.py" and set(hits) <= set(code)
+    assert stored(superlink.folder) == {}
+    assert found((federation.nodes["A"].tree.log).read_bytes())  # the site's own log does tell them
