@@ -65,8 +65,12 @@ class Border:
         """Returns the border of the site that `site.yaml` at `path` describes (ConfigError: the file is not valid)."""
         return cls(load_yaml(path, SiteConfig), path.parent)
 
+    def receive(self, message: Message, num_bytes: int) -> None:
+        """Writes to the audit log that a message came, readable or not (AuditError: the log cannot be written)."""
+        self.audit.append(TASK, **_where(message), bytes=num_bytes)
+
     def enter(self, message: Message) -> Entry:
-        """Returns what a message asks for, once the audit log holds it and the policy allows it.
+        """Returns what a message that was received asks for, once the policy allows it and the audit log holds that.
 
         Raises:
             TaskError: it is no task of this release (ReleaseError: of another).
@@ -74,14 +78,13 @@ class Border:
             AuditError: the log cannot be written, or was tampered with.
         """
         where = _where(message)
-        content = message.content
-        self.audit.append(TASK, **where, sha256=content.object_id, bytes=_num_bytes(content))
+        sha256 = message.content.object_id
         try:
             entry = self._admit(message, where)
         except FedgtvError as error:
-            self.audit.append(DECISION, **where, decision=error.code, why=str(error))
+            self.audit.append(DECISION, **where, sha256=sha256, decision=error.code, why=str(error))
             raise
-        self.audit.append(DECISION, **where, decision=ADMITTED, **_told(entry.task))
+        self.audit.append(DECISION, **where, sha256=sha256, decision=ADMITTED, **_told(entry.task))
         return entry
 
     def _admit(self, message: Message, where: dict[str, Any]) -> Entry:
@@ -132,7 +135,7 @@ class Border:
         told: dict[str, Any] = {"error": error} if error else {}
         told |= leaving.counts | ({"withheld": leaving.withheld.what} if leaving.withheld.what else {})
         content = leaving.content
-        self.audit.append(OUTGOING, **_where(message), sha256=content.object_id, bytes=_num_bytes(content), **told)
+        self.audit.append(OUTGOING, **_where(message), sha256=content.object_id, bytes=num_bytes(content), **told)
         return Message(content=content, reply_to=message)
 
     def _limit(self, entry: Entry, reply: Message) -> _Leaving:
@@ -207,6 +210,7 @@ def guarded(app: Callable[[Message, Context], Message]) -> Callable[[Message, Co
 
     def answer(message: Message, context: Context) -> Message:
         border = Border.open(Path(str(context.node_config["config"])))
+        border.receive(message, num_bytes(message.content))
         try:
             entry = border.enter(message)
         except FedgtvError as error:
@@ -231,7 +235,8 @@ def _told(task: wire.Task) -> dict[str, Any]:
     return told
 
 
-def _num_bytes(content: RecordDict) -> int:
+def num_bytes(content: RecordDict) -> int:
+    """Returns the bytes of a message's records, without what Flower adds to send them."""
     return sum(record.count_bytes() for record in content.values())
 
 

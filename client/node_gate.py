@@ -98,6 +98,7 @@ class Gate:
         border = None
         try:
             border = Border.open(self._config)
+            border.receive(message, sum(map(len, contents.values())))
             if fab is not None:
                 self._check_code(border, run, fab)
             inflated = _inflate(message, contents)
@@ -146,7 +147,7 @@ class Gate:
 
 
 def _refusal(border: Border | None, message: Message, error: Exception) -> Message:
-    """A reply with the code alone; where not even the audit log can be written, that is all that leaves."""
+    """Returns a reply with the code alone; where not even the audit log can be written, that is all that leaves."""
     if not isinstance(error, FedgtvError):
         log.error("unexpected", exc_info=error)
     try:

@@ -11,7 +11,7 @@ from flwr.common.serde import message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.audit import AuditLog
-from client.border import Border, guarded
+from client.border import Border, guarded, num_bytes
 from common import WIRE_VERSION, wire
 from common.config import Recipe, SplitConfig
 from common.errors import AuditError, PolicyError, ReleaseError, TaskError
@@ -79,6 +79,7 @@ def trained(**fields: Any) -> RecordDict:
 
 def through(config: Path, message: Message, content: RecordDict) -> Message:
     border = Border.open(config)
+    border.receive(message, num_bytes(message.content))
     return border.leave(message, border.enter(message), answered(message, content))
 
 
@@ -97,7 +98,8 @@ def test_a_good_round_passes_unchanged_and_leaves_three_lines(tmp_path: Path) ->
     task, decision, outgoing = lines(config)
     assert [task["event"], decision["event"], outgoing["event"]] == ["task", "decision", "outgoing"]
     assert (decision["decision"], decision["round"], decision["epochs"]) == ("admitted", 1, 2)
-    assert task["sha256"] == message.content.object_id
+    assert task["bytes"] > 8 * 4
+    assert decision["sha256"] == message.content.object_id
     assert outgoing["sha256"] == reply.content.object_id
     assert (outgoing["cases"], outgoing["arrays"], outgoing["numbers"]) == (5, 2, 8)
     assert outgoing["norm"] == pytest.approx(np.sqrt(8), abs=1e-6)

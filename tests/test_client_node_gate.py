@@ -154,7 +154,7 @@ def test_the_release_s_own_code_and_a_good_reply_pass(config: Path, own_bundle: 
     node.work(side, done())
     node.give(side)
     assert wire.read_result(side.reply, SiteStatistics).train == 9
-    assert events(config) == [("code", "accepted"), ("task", ""), ("decision", "admitted"), ("outgoing", "")]
+    assert events(config) == [("task", ""), ("code", "accepted"), ("decision", "admitted"), ("outgoing", "")]
     assert node.store.get(side.sent[-1].metadata.message_id) is None
     assert node.take(side) == RUN  # the code is asked for once a run
     assert events(config)[4:] == [("task", ""), ("decision", "admitted")]
@@ -176,7 +176,7 @@ def test_other_code_starts_nothing_and_is_answered_by_a_code(
     assert node.state.get_run(RUN) is None
     node.give(side)
     assert wire.read_error(side.reply) == way
-    assert events(config) == [("code", way), ("outgoing", way)]
+    assert events(config) == [("task", ""), ("code", way), ("outgoing", way)]
     assert len(Approvals(config.parent / "state").waiting()) == (way == "unapproved-code")
 
 
@@ -241,6 +241,7 @@ def test_objects_that_are_not_what_they_say_are_answered(config: Path, own_bundl
     node.take(side)
     node.give(side)
     assert wire.read_error(side.reply) == "bad-task"
+    assert events(config) == [("task", ""), ("code", "accepted"), ("outgoing", "bad-task")]
 
 
 def test_a_site_whose_files_are_broken_answers_by_code_alone(config: Path, own_bundle: bytes) -> None:
