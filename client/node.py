@@ -5,6 +5,7 @@ has run out, and it exits instead of waiting. So every exit is followed by a res
 key that is not enrolled is the same 2004: it is final once no lease of this site can be open.
 """
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,10 @@ from client.keys import check_key
 from client.node_log import REFUSED, UNAUTHENTIC, WRONG_AUTHORITY, NodeLog, left_connected
 from common.enrolment import fingerprint
 from common.errors import ConfigError, FedgtvError, SiteError, WorkError
-from common.processes import ProcessTree, flower_command, flower_environment, free_port
+from common.processes import ProcessTree, flower_environment, free_port
 
+CONFIG_VARIABLE = "FEDGTV_SITE"
+"""Environment variable with the path of site.yaml, for the gate in the node's process."""
 BACKOFF_S = (2.0, 5.0, 10.0, 20.0, 30.0)
 """Waits before the first, second ... restart; the last one repeats. Together they outlast the lease of 60 s."""
 STEADY_S = 120.0
@@ -46,7 +49,7 @@ class SiteNode:
     port: int = 0
     """Of the node's own API for its ClientApps, on loopback; 0: any free one."""
     command: Sequence[str] = ()
-    """What to start instead of flower-supernode; it gets the same arguments."""
+    """What to start instead of Flower's SuperNode with the site's gate in it; it gets the same arguments."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Added to the inherited environment of node and ClientApp."""
     report: Callable[[str], None] = lambda _line: None
@@ -190,14 +193,15 @@ class SiteNode:
 
     def _command(self) -> list[str]:
         settings = f"site={_setting(self.site)} config={_setting(str(self.config.resolve()))}"
-        command = list(self.command) or [flower_command("flower-supernode")]
+        command = list(self.command) or [sys.executable, "-P", "-m", "client.node_process"]
         command += ["--superlink", self.superlink, "--root-certificates", str(self.authority.resolve())]
         command += ["--auth-supernode-private-key", str(self.key.resolve())]
         command += ["--host", "127.0.0.1", "--port", str(self.port or free_port())]
         return [*command, "--isolation", "subprocess", "--node-config", settings]
 
     def _environment(self) -> dict[str, str]:
-        return flower_environment(self.folder / "flwr", self.environment)
+        mine = {CONFIG_VARIABLE: str(self.config.resolve())}
+        return flower_environment(self.folder / "flwr", {**self.environment, **mine})
 
 
 def _setting(value: str) -> str:

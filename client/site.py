@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from client.cases import Cases, OpenCase, open_cases
+from client.local_layers import last_layers, load_layers, save_layers
 from client.measuring import LoadedModel, measure, summary
 from client.momentum import load_momentum, save_momentum
+from client.policy import local_names
 from common.checkpoint import Weights
 from common.config import SiteConfig, load_yaml
 from common.device import choose_device
@@ -99,6 +101,9 @@ class Site:
         cases = self.open_cases(task)
         if not cases.train:
             raise WorkError(f"site {self.config.site}: no training case is left; import cases, then run `check`")
+        local = local_names(self.config.policy, weights)
+        if local:
+            weights = weights | load_layers(self.state_folder, task, local)
         model = LoadedModel.of(task, weights, device)
         epochs = (task.epochs_done + 1, task.epochs_done + task.local_epochs, task.epochs_total)
         log.info("%s: %d cases, epochs %d to %d of %d", _where(task), len(cases.train), *epochs)
@@ -108,10 +113,14 @@ class Site:
             num_examples=len(cases.train),
             epochs=_epoch_records(task, losses),
             validation_dsc=validation_dsc,
+            num_validated=len(cases.validation) if validation_dsc is not None else 0,
             seconds=time.monotonic() - started,
         )
+        trained = model_weights(model.networks)
+        if local:
+            save_layers(self.state_folder, task, {name: trained[name] for name in local})
         log.info("%s: done in %.0f s", _where(task), result.seconds)
-        return model_weights(model.networks), result
+        return trained, result
 
     def _validation_dsc(self, model: LoadedModel, cases: Sequence[OpenCase], task: TrainTask) -> float | None:
         """Mean DSC; None for fewer cases than the policy's `min_cases`."""
@@ -158,7 +167,8 @@ class Site:
             num_pictures = task.pictures if policy.share_pictures and not summaries else 0
             title = f"{self.config.site}, {name}, {task.part} case"
             log.info("evaluation: %s on %d %s cases", name, len(part), task.part)
-            measured, drawn = measure(LoadedModel.of(task, models[name], device), part, num_pictures, title)
+            weights = models[name] | last_layers(self.state_folder, task.experiment, name, models[name])
+            measured, drawn = measure(LoadedModel.of(task, weights, device), part, num_pictures, title)
             log.info("evaluation: %s has a mean DSC of %.3f", name, np.mean([metrics.dsc for metrics in measured]))
             summaries[name] = summary(measured, policy.min_cases)
             pictures += drawn

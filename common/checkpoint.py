@@ -27,6 +27,8 @@ Weights = dict[str, Array]
 """A model's arrays by name, at rest, at work and on the wire."""
 METADATA = "fedgtv"
 """The one key of the file's own metadata, with ours as JSON: safetensors writes several keys in an order by chance."""
+MAX_NAME = 80
+"""Of a foreign tensor's name, so much is shown."""
 FORMAT = "fedgtv-2"
 """Metadata key `format`: changes when older files can no longer be read."""
 
@@ -67,9 +69,12 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="numpy") as file:
             yield file
-    except (OSError, SafetensorError, TypeError) as error:
+    except CheckpointError:
+        raise
+    except (AttributeError, KeyError, MemoryError, OSError, SafetensorError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]  # it may quote what stands in the file
         raise CheckpointError(
-            f"{path}: cannot be read as weights ({error}); give a .safetensors file made by fedgtv"
+            f"{path}: cannot be read as weights ({reason}); give a .safetensors file made by fedgtv"
         ) from error
 
 
@@ -95,7 +100,8 @@ def load_into(module: "nn.Module", weights: "Mapping[str, Array | Tensor]", pref
     """Copies the tensors called `<prefix><parameter>`, such as prefix `stage1.`, into `module`; ignores the others.
 
     Raises:
-        CheckpointError: a name is missing or too many, or a shape or dtype differs; nothing was copied then.
+        CheckpointError: a name is missing or too many, a shape or dtype differs, or a number is not finite; nothing
+            was copied then.
     """
     import torch
 
@@ -121,5 +127,7 @@ def _first_mismatch(expected: Mapping[str, Array], given: Mapping[str, Array]) -
             return f"{name} has shape {given[name].shape}, expected {array.shape}"
         if given[name].dtype != array.dtype:
             return f"{name} has dtype {given[name].dtype}, expected {array.dtype}"
+        if not np.isfinite(given[name]).all():
+            return f"{name} holds NaN or infinity, which no network has"
     extra = sorted(set(given) - set(expected))
-    return f"{extra[0]} is not part of this network" if extra else ""
+    return f"{ascii(extra[0][:MAX_NAME])[1:-1]} is not part of this network" if extra else ""

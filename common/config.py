@@ -474,13 +474,46 @@ class Experiment(Frozen):
         return tuple(f"{step.model}-{site}" for site in self.sites_of(step))
 
 
-class PolicyConfig(Frozen):
-    """What may leave a site."""
+_HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
 
-    share_pictures: bool = False
-    """Overlays of single cases and their DSC; only for phantoms or with the patients' consent."""
+
+class PolicyConfig(Frozen):
+    """What a site does, and what may leave it; client/border.py holds it."""
+
+    tasks: tuple[Literal["statistics", "train", "evaluate"], ...] = ("statistics", "train", "evaluate")
+    """Kinds of task that the site does."""
+    max_rounds: int | None = Field(default=None, ge=1)
+    """Training rounds that the site does in one run; null: any number."""
+    max_epochs: int | None = Field(default=None, ge=1)
+    """Epochs that the site trains in one run; null: any number."""
     min_cases: int = Field(default=3, ge=1)
     """Statistics and metrics over fewer cases are not sent."""
+    share_pictures: bool = False
+    """Overlays of single cases; only for phantoms or with the patients' consent."""
+    share_case_metrics: bool = False
+    """Metrics of single cases: the DSC beside a picture."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """L2 norm to which an update (trained less received weights) is scaled down; null: not clipped."""
+    noise_multiplier: float = Field(default=0.0, ge=0)
+    """SD of the Gaussian noise on every number of an update, as a multiple of `clip_norm`; 0: none."""
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    """Of the (epsilon, delta) that is told for the noise."""
+    max_epsilon: float | None = Field(default=None, gt=0)
+    """No update is sent that would raise epsilon above this; null: it is told only."""
+    local_layers: tuple[str, ...] = ()
+    """Weights that never leave: patterns of names such as `stage1.encoder.*`; `norm` is all normalisation layers."""
+    quiet_hours: tuple[Annotated[str, Field(pattern=_HOURS)], ...] = ()
+    """Local times such as `07:00-18:00` or `22:00-06:00` at which no task is begun."""
+    max_disk_gb: float | None = Field(default=None, gt=0)
+    """No task is begun while the site's `state` folder takes more; null: no limit."""
+
+    @model_validator(mode="after")
+    def _noise_needs_clipping(self) -> Self:
+        if self.noise_multiplier and self.clip_norm is None:
+            raise ValueError("noise_multiplier needs clip_norm, of which it is a multiple; set clip_norm")
+        if self.max_epsilon is not None and not self.noise_multiplier:
+            raise ValueError("max_epsilon needs noise_multiplier; without noise epsilon is infinite")
+        return self
 
 
 class SiteConfig(Frozen):
@@ -499,7 +532,9 @@ class SiteConfig(Frozen):
     ingest: IngestConfig = IngestConfig()
     """How its export becomes cases."""
     policy: PolicyConfig = PolicyConfig()
-    """What may leave it."""
+    """What it does, and what may leave it."""
+    trusted_keys: tuple[str, ...] = ()
+    """Ed25519 public keys (PEM or an OpenSSH line) of coordinators whose signature on a bundle `approve` recognises."""
 
 
 def load_yaml(path: Path, model: type[Model]) -> Model:

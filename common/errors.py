@@ -7,9 +7,15 @@ FedgtvError
 │   ├── LabelError      a contour or mask that cannot serve as the target
 │   ├── CheckpointError weights of another network, or an unreadable file
 │   ├── SiteError       a site that is named twice, unknown, or missing
-│   └── TaskError       a task from a coordinator of another release
+│   ├── TaskError       a task that cannot be read
+│   │   └── ReleaseError  a task from a coordinator of another release
+│   ├── ApprovalError   code that this site has not approved
+│   └── PolicyError     what the site's policy does not allow
+├── AuditError          exit code 1: the audit log cannot be written, or has been changed
 └── WorkError           exit code 1: the work itself failed
 """
+
+from typing import ClassVar, Self
 
 
 class FedgtvError(Exception):
@@ -57,9 +63,44 @@ class SiteError(InputError):
 
 
 class TaskError(InputError):
-    """A task cannot be read; the coordinator most likely runs another release."""
+    """A task cannot be read, or its weights cannot be used."""
 
     code = "bad-task"
+
+
+class ReleaseError(TaskError):
+    """A task from an older or a newer release."""
+
+    code = "other-release"
+
+
+class _Coded:
+    """A kind of refusal that has several codes."""
+
+    code: str
+    codes: ClassVar[frozenset[str]]
+
+    @classmethod
+    def of(cls, code: str, message: str) -> Self:
+        """Returns the error with one of its `codes`."""
+        assert code in cls.codes, code
+        error = cls(message)  # type: ignore[call-arg]
+        error.code = code
+        return error
+
+
+class ApprovalError(_Coded, InputError):
+    """A bundle of code that may not run here: not approved, not what it claims to be, or no decent archive."""
+
+    code = "unapproved-code"
+    codes = frozenset({"unapproved-code", "tampered-code", "hostile-code"})
+
+
+class PolicyError(_Coded, InputError):
+    """What the site's policy does not allow: a kind of task, more rounds or epochs, these hours, this disk, a reply."""
+
+    code = "policy-reply"
+    codes = frozenset(f"policy-{what}" for what in ("task", "rounds", "epochs", "hours", "disk", "epsilon", "reply"))
 
 
 class WorkError(FedgtvError, RuntimeError):
@@ -68,12 +109,21 @@ class WorkError(FedgtvError, RuntimeError):
     code = "work-failed"
 
 
+class AuditError(FedgtvError):
+    """The audit log cannot be written, or has been changed: a site that cannot prove what it does does nothing."""
+
+    code = "audit"
+
+
 INTERNAL = "internal"
 """The code of an exception that is none of ours."""
+CRASHED = "crashed"
+"""The code for a site whose process ended without an answer, or could not load the code."""
 CODES = frozenset(
     kind.code
     for kind in (
-        FedgtvError, InputError, ConfigError, ImageError, LabelError, CheckpointError, SiteError, TaskError, WorkError
+        FedgtvError, InputError, ConfigError, ImageError, LabelError, CheckpointError, SiteError, TaskError,
+        ReleaseError, AuditError, WorkError
     )
-) | {INTERNAL}  # fmt: skip
+) | ApprovalError.codes | PolicyError.codes | {INTERNAL, CRASHED}  # fmt: skip
 """All that a site says of its errors to the coordinator."""

@@ -9,6 +9,7 @@ from common import WIRE_VERSION
 from common.config import Frozen, Name, Recipe, SplitConfig
 
 MAX_TEXT = 200
+OTHER_WIRE = "the other side speaks wire version"
 
 
 def clean_text(text: str, most: int = MAX_TEXT) -> str:
@@ -37,7 +38,7 @@ class _Task(Frozen):
     @classmethod
     def _same_wire(cls, version: int) -> int:
         if version != WIRE_VERSION:
-            raise ValueError(f"the other side speaks wire version {version}; this release {WIRE_VERSION}; update one")
+            raise ValueError(f"{OTHER_WIRE} {version}; this release {WIRE_VERSION}; update one")
         return version
 
 
@@ -106,6 +107,10 @@ class TrainResult(Frozen):
     epochs: tuple[EpochRecord, ...]
     validation_dsc: float | None
     """Mean DSC of the received weights on the validation cases; None without cases or when not asked."""
+    num_validated: Count = 0
+    """Cases that it is the mean of."""
+    local_layers: tuple[Annotated[str, Field(max_length=200)], ...] = ()
+    """Names of the weights that the site keeps to itself: they are not among those that travel beside this."""
     seconds: float
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Annotated, Any, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -20,8 +21,17 @@ from pydantic import Field, TypeAdapter
 
 from common.checkpoint import Weights
 from common.config import Frozen
-from common.errors import CODES, INTERNAL, FedgtvError, TaskError, WorkError
-from common.tasks import EvaluateResult, Picture, SiteStatistics, TrainResult, TrainTask
+from common.errors import CODES, INTERNAL, FedgtvError, ReleaseError, TaskError, WorkError
+from common.tasks import (
+    OTHER_WIRE,
+    EvaluateResult,
+    EvaluateTask,
+    Picture,
+    SiteStatistics,
+    StatisticsTask,
+    TrainResult,
+    TrainTask,
+)
 
 ARRAYS = "arrays"
 CONFIG = "config"
@@ -41,6 +51,14 @@ PROXIMAL_MU = "proximal-mu"
 TRAIN = "train"
 EVALUATE = "evaluate"
 STATISTICS = "query.statistics"
+
+Task = StatisticsTask | TrainTask | EvaluateTask
+TASKS: dict[str, type[Task]] = {STATISTICS: StatisticsTask, TRAIN: TrainTask, EVALUATE: EvaluateTask}
+"""What a message of each type asks."""
+UNREADABLE = (
+    AttributeError, BadZipFile, EOFError, KeyError, MemoryError, OSError, OverflowError, TypeError, ValueError
+)  # fmt: skip
+"""What NumPy and Flower raise over arrays that are not what they say."""
 
 TaskModel = TypeVar("TaskModel", bound=Frozen)
 Item = TypeVar("Item")
@@ -68,6 +86,7 @@ def unpack(record: ArrayRecord) -> dict[str, NDArray[Any]]:
 
     Raises:
         ValueError: the layout is none, or does not fit the vector.
+        Exception: one of `UNREADABLE`, where an array is not what it says.
     """
     vector, layout = record[PACKED].numpy(), record[LAYOUT].numpy()
     entries = _LAYOUT.validate_json(layout.tobytes())
@@ -87,14 +106,25 @@ def record_to_weights(record: ArrayRecord) -> Weights:
     """Returns the record's arrays in fp32, packed or not; names and shapes are kept.
 
     Raises:
-        TaskError: a packed record whose layout does not fit.
+        TaskError: no floating-point arrays, a layout that does not fit, or numbers that are not finite.
     """
-    if not is_packed(record):
-        return {name: array.numpy().astype(np.float32) for name, array in record.items()}
     try:
-        return {name: values.astype(np.float32) for name, values in unpack(record).items()}
-    except ValueError as error:
-        raise TaskError(f"weights: {' '.join(str(error).split())}; update one side") from error
+        arrays = unpack(record) if is_packed(record) else {name: array.numpy() for name, array in record.items()}
+    except UNREADABLE as error:
+        raise TaskError(f"weights: cannot be read ({_line(error)}); update one side") from error
+    for name, values in arrays.items():
+        if values.dtype.kind != "f":
+            raise TaskError(f"weights: {name[:80]!a} is {values.dtype}; expected floating-point; update one side")
+        if not np.isfinite(values).all():
+            raise TaskError(
+                f"weights: {name[:80]!a} holds NaN or infinity; the model is spoilt, start from an earlier round"
+            )
+    return {name: values.astype(np.float32) for name, values in arrays.items()}
+
+
+def _line(error: Exception) -> str:
+    """What it says, printable and short: it may quote what was received."""
+    return ascii(" ".join(str(error).split())[:200])[1:-1]
 
 
 def task_config(task: Frozen) -> ConfigRecord:
@@ -106,14 +136,28 @@ def read_task(message: Message, model: type[TaskModel]) -> tuple[TaskModel, Conf
     """Returns the message's task, validated, and the ConfigRecord it came in (strategies add keys to it).
 
     Raises:
-        TaskError: no task, one of another wire version, or not a `model`.
+        ReleaseError: one of another wire version.
+        TaskError: no task, or not a `model`.
     """
     try:
         config = message.content.config_records[CONFIG]
         return model.model_validate_json(str(config[TASK])), config
     except (KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise TaskError(f"task: not a {model.__name__} of this release ({reason}); update one side") from error
+        kind = ReleaseError if OTHER_WIRE in reason else TaskError
+        raise kind(f"task: not a {model.__name__} of this release ({reason}); update one side") from error
+
+
+def read_any_task(message: Message) -> Task:
+    """Returns the task of whichever kind the message's type announces.
+
+    Raises:
+        TaskError: a type that this release does not know, or as `read_task` and `read_train_task`.
+    """
+    kind = message.metadata.message_type
+    if kind not in TASKS:
+        raise TaskError(f"task: unknown kind {kind!r}; expected {', '.join(TASKS)}; update one side")
+    return read_train_task(message) if kind == TRAIN else read_task(message, TASKS[kind])[0]
 
 
 def read_train_task(message: Message) -> TrainTask:
@@ -174,9 +218,18 @@ def evaluate_reply(result: EvaluateResult, pictures: Sequence[Picture]) -> Recor
     return RecordDict({RESULT: ConfigRecord(content)})
 
 
+def code_of(error: Exception) -> str:
+    """Returns all that may be told of an error to the other side."""
+    return error.code if isinstance(error, FedgtvError) else INTERNAL
+
+
 def error_reply(error: Exception) -> RecordDict:
     """Returns a reply with an error's code; its text, which can hold a patient's name, stays at the site."""
-    code = error.code if isinstance(error, FedgtvError) else INTERNAL
+    return code_reply(code_of(error))
+
+
+def code_reply(code: str) -> RecordDict:
+    """Returns a reply with nothing but the code of an error."""
     return RecordDict({RESULT: ConfigRecord({ERROR: code})})
 
 
@@ -184,7 +237,12 @@ def read_error(message: Message) -> str | None:
     """Returns why a reply carries no result, or None when it does; `unknown-error` for a code that is none of ours."""
     if message.has_error():
         return f"flower-{message.error.code}"
-    result = message.content.config_records.get(RESULT)
+    return error_code(message.content)
+
+
+def error_code(content: RecordDict) -> str | None:
+    """Returns the error code that a reply's content carries, or None when it carries a result."""
+    result = content.config_records.get(RESULT)
     if result is None:
         return "no-result"
     if ERROR not in result:

@@ -17,7 +17,7 @@ from common.phantom import make_phantom
 from common.phantom_dicom import write_phantom
 
 Progress = Callable[[str], None]
-PHANTOM_POLICY = PolicyConfig(share_pictures=True, min_cases=1)
+PHANTOM_POLICY = PolicyConfig(share_pictures=True, share_case_metrics=True, min_cases=1)
 """Phantoms are nobody: their pictures and single cases may be shown."""
 
 

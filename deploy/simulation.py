@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from client.app import app as client_app
+from client.border import guarded
 from common.config import Experiment
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 from deploy.in_process import InProcessGrid
@@ -60,7 +61,7 @@ def _run(experiment: Experiment, folder: Path, sites_folder: Path, console: Cons
     configs = prepare_sites(experiment, sites_folder, console)
     ledger = Ledger(folder, experiment, lambda record: _tell(console, record))
     what = f"{experiment.name}: {len(experiment.sites)} sites in this process"
-    grid = InProcessGrid(client_app, configs)
+    grid = InProcessGrid(guarded(client_app), configs)
     completed = False
     try:
         with ledger.hold(), _quiet_flower(), console.status(what):

@@ -8,10 +8,11 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from common.bundle import RUN_KEY
 from common.config import Experiment, parse_yaml
 from common.errors import ConfigError, FedgtvError
 from common.logs import log_to_output
-from server import RUN_KEY, RUNS_VARIABLE
+from server import RUNS_VARIABLE
 from server.experiment import run_experiment
 from server.ledger import Ledger
 from server.rounds import Sites

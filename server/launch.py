@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from common.bundle import write_bundle
 from common.config import Experiment
 from common.errors import CheckpointError, ConfigError, InputError, SiteError, WorkError
 from server.app import run_config
-from server.bundle import write_bundle
 from server.control import Control, Run
 from server.experiment import check_strategies
 from server.ledger import LEDGER, Ledger, end_of_run

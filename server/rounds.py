@@ -188,4 +188,4 @@ def conclude(
             "site's own log says why; run again to go on from the last round"
         )
     results = {site: wire.read_result(reply, TrainResult) for site, reply in accepted.items()}
-    return Outcome(aggregate(strategy, number, accepted), results, dropped)
+    return Outcome(aggregate(strategy, number, accepted, sent), results, dropped)

@@ -7,7 +7,7 @@ from typing import Any
 from flwr.app import Message
 
 from common import wire
-from common.errors import InputError, WorkError
+from common.errors import WorkError
 from common.statistics import HuHistogram, Normalisation
 from common.tasks import SiteStatistics, StatisticsTask
 from server.rounds import read_results
@@ -46,7 +46,7 @@ def _read_histogram(site: str, reply: Message) -> HuHistogram | None:
     try:
         counts = wire.read_histogram(reply)
         return None if counts is None else HuHistogram.from_array(counts)
-    except (EOFError, InputError, KeyError, OSError, TypeError, ValueError) as error:
+    except wire.UNREADABLE as error:
         raise WorkError(f"site {site}: sent no usable histogram; let it run the coordinator's release") from error
 
 

@@ -1,7 +1,11 @@
+import hashlib
+import io
 import json
 import logging
 import os
 import sys
+import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +17,7 @@ from pydicom import Dataset, FileDataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
+from common.bundle import build_bundle
 from common.checkpoint import save_weights
 from common.config import (
     AugmentationConfig,
@@ -41,6 +46,31 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no public data in {folder}; set FEDGTV_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def own_bundle() -> bytes:
+    """The bundle that this checkout builds; Flower's own imports warn, not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return build_bundle()
+
+
+@pytest.fixture
+def pack_bundle():
+    """A function that packs files, by name, as Flower packs a bundle, and a pyproject.toml with them."""
+
+    def pack(**files: bytes) -> bytes:
+        named = {name.replace("__", "/") + ".py": data for name, data in files.items()}
+        named = {"pyproject.toml": b'[project]\nname = "other"\nversion = "9"\n'} | named
+        stated = [f"{name},{hashlib.sha256(data).hexdigest()},{len(data) * 8}" for name, data in named.items()]
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in (named | {".info/CONTENT": "\n".join(stated).encode()}).items():
+                archive.writestr(zipfile.ZipInfo(name), data)
+        return buffer.getvalue()
+
+    return pack
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,12 @@ COMMANDS = ("client.cli", "server.cli", "deploy.simulate", "deploy.demo")
 MAX_BODY_LINES = 60
 
 IMPORT_FLOWER = {
+    "common.bundle",
     "common.wire",
     "client.app",
+    "client.border",
+    "client.node_gate",
+    "client.node_process",
     "server.app",
     "server.rounds",
     "server.aggregation",
@@ -29,10 +33,10 @@ IMPORT_FLOWER = {
     "server.superlink_process",
     "deploy.in_process",
 }
-"""The messages, the two apps, the rounds and those steps that touch messages, Flower's SuperLink with our database
-settings, and the simulation's grid.
+"""The messages, the two apps, the rounds and those steps that touch messages, the site's border and its gate in
+Flower's SuperNode, Flower's SuperLink with our database settings, how Flower packs a bundle, and the simulation's grid.
 
-Node, SuperLink, control and bundle need not: they run Flower's own commands as processes.
+Node, SuperLink and control need not: they run Flower's own commands as processes.
 """
 
 

@@ -306,7 +306,7 @@ def test_join_with_a_key_that_is_not_enrolled_is_one_line_and_code_2(tmp_path, s
     said = "print('2026-11-24 01:48:54,098 fedgtv.site at work'); print('[code: 2004] Failed to activate SuperNode.')"
     (tmp_path / "supernode").write_text(f"#!{sys.executable}\n{said}\n")
     (tmp_path / "supernode").chmod(0o755)
-    monkeypatch.setattr("client.node.flower_command", lambda _: str(tmp_path / "supernode"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "supernode"))
     made = site("init", "A", "--folder", tmp_path)
     fingerprint = re.search(r"SHA256:\S+", made.out)[0]
     kit = {"site": "A", "coordinator": "host:443", "authority": "-----BEGIN CERTIFICATE-----"}

@@ -113,6 +113,96 @@ def test_missing_cut_short_and_foreign_files(tmp_path: Path) -> None:
             load_weights(path)
 
 
+def raw(tensors: object, data: bytes = b"", metadata: object = None, length: int | None = None) -> bytes:
+    """A safetensors file with this header, true or not (the format: 8 bytes of header length, JSON, data)."""
+    told = {"__metadata__": {"fedgtv": json.dumps({"format": "fedgtv-2"})} if metadata is None else metadata}
+    header = json.dumps(told | tensors if isinstance(tensors, dict) else tensors).encode()
+    return struct.pack("<Q", len(header) if length is None else length) + header + data
+
+
+def tensor(dtype: str = "F32", shape: object = (2,), offsets: object = (0, 8)) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+class Evil:
+    """What unpickling would run."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("unpickled",)
+
+
+GOOD = {"stage1.0.weight": np.zeros((2, 3), np.float32), "stage1.0.bias": np.zeros(2, np.float32),
+        "stage1.1.weight": np.zeros((1, 2), np.float32), "stage1.1.bias": np.zeros(1, np.float32)}  # fmt: skip
+BIAS = "stage1.0.bias"
+
+
+def saved(change: dict[str, object]) -> bytes:
+    """A well-formed file with weights that are not what they should be."""
+    path = Path("made.safetensors")
+    save_weights(path, {name: value for name, value in (GOOD | change).items() if value is not None}, {})
+    data = path.read_bytes()
+    path.unlink()
+    return data
+
+
+HOSTILE = {
+    "pickle": lambda: pickle.dumps(Evil()),
+    "torch file": lambda: b"PK\x03\x04" + pickle.dumps(Evil()),
+    "object array": lambda: b"\x93NUMPY" + pickle.dumps(Evil()),
+    "header longer than the file": lambda: raw({}, length=10**6),
+    "header of exabytes": lambda: raw({}, length=2**63),
+    "negative header": lambda: raw({}, length=2**64 - 1),
+    "header that is a list": lambda: raw([1, 2]),
+    "header that is no JSON": lambda: struct.pack("<Q", 4) + b"{{{{",
+    "header nested too deep": lambda: struct.pack("<Q", 200_000) + b"[" * 200_000,
+    "tensor without a shape": lambda: raw({"a": {"dtype": "F32"}}),
+    "offsets behind the end": lambda: raw({"a": tensor(offsets=(0, 80), shape=(20,))}, bytes(8)),
+    "offsets before the start": lambda: raw({"a": tensor(offsets=(-8, 0))}, bytes(8)),
+    "offsets backwards": lambda: raw({"a": tensor(offsets=(8, 0))}, bytes(8)),
+    "two tensors on the same bytes": lambda: raw({"a": tensor(), "b": tensor()}, bytes(8)),
+    "a gap between tensors": lambda: raw({"a": tensor(), "b": tensor(offsets=(16, 24))}, bytes(24)),
+    "bytes that no tensor has": lambda: raw({"a": tensor()}, bytes(80)),
+    "shape that overflows": lambda: raw({"a": tensor(shape=(2**40, 2**40))}, bytes(8)),
+    "negative shape": lambda: raw({"a": tensor(shape=(-2,))}, bytes(8)),
+    "shape of text": lambda: raw({"a": tensor(shape="many")}, bytes(8)),
+    "unknown dtype": lambda: raw({"a": tensor(dtype="PICKLE")}, bytes(8)),
+    "bf16, which NumPy has not": lambda: raw({"a": tensor(dtype="BF16", shape=(4,))}, bytes(8)),
+    "fp8, which NumPy has not": lambda: raw({"a": tensor(dtype="F8_E4M3", shape=(8,))}, bytes(8)),
+    "metadata that are numbers": lambda: raw({"a": tensor()}, bytes(8), metadata={"fedgtv": 3}),
+    "no metadata": lambda: raw({"a": tensor()}, bytes(8), metadata={}),
+    "metadata nested too deep": lambda: raw({"a": tensor()}, bytes(8), metadata={"fedgtv": "[" * 100_000}),
+    "another format": lambda: raw({"a": tensor()}, bytes(8), metadata={"fedgtv": '{"format": "fedgtv-99"}'}),
+    "NaN": lambda: saved({BIAS: np.array([np.nan, 0], np.float32)}),
+    "infinity": lambda: saved({BIAS: np.array([0, -np.inf], np.float32)}),
+    "integers": lambda: saved({BIAS: np.zeros(2, np.int64)}),
+    "fp64": lambda: saved({BIAS: np.zeros(2, np.float64)}),
+    "another shape": lambda: saved({BIAS: np.zeros((1, 2), np.float32)}),
+    "scalar": lambda: saved({BIAS: np.array(0, np.float32)}),
+    "empty": lambda: saved({BIAS: np.zeros((0, 2), np.float32)}),
+    "a tensor missing": lambda: saved({BIAS: None}),
+    "a tensor too many": lambda: saved({"stage1.../../etc/passwd\x1b[2J" + "x" * 1000: np.zeros(2, np.float32)}),
+}
+
+
+def test_there_are_at_least_twenty_hostile_files() -> None:
+    assert len(HOSTILE) >= 20
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_weights_file_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(HOSTILE[name]())
+    module = network()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    with pytest.raises(CheckpointError) as refused:
+        load_into(module, load_weights(path)[0], "stage1.")
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 500 + len(str(path))
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_load_into_copies_the_prefix_alone() -> None:
     given = weights()
     target = network()

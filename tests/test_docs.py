@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import common.config
+from client import audit, border, cli, node_gate
 from common.config import (
     Experiment,
     Frozen,
@@ -26,6 +27,7 @@ from common.config import (
     load_experiment,
     load_yaml,
 )
+from common.errors import CODES, ApprovalError, PolicyError
 from server.aggregation import OPTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +37,7 @@ FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 FILE_ENDINGS = (".md", ".yaml", ".json", ".jsonl", ".html", ".csv", ".png", ".safetensors", ".gz", ".dcm", ".crt",
-                ".key", ".pub", ".log", ".py", ".svg", ".toml")  # fmt: skip
+                ".key", ".pub", ".log", ".py", ".svg", ".toml", ".head")  # fmt: skip
 
 
 def blocks(kind):
@@ -326,6 +328,19 @@ def test_ledger_table_is_what_the_server_writes():
             if "kind" in keys:
                 written[node.values[keys.index("kind")].value] = set(keys) - {"kind"}
     assert told == written
+
+
+def test_code_table_is_what_a_site_says_of_code_and_policy():
+    ((_, _, rows),) = tables("codes")
+    told = {codes(row[0])[0] for row in rows}
+    assert told <= CODES
+    assert told >= ApprovalError.codes | PolicyError.codes
+
+
+def test_audit_table_is_what_a_site_writes():
+    ((_, _, rows),) = tables("audit")
+    named = {border.TASK, border.DECISION, border.OUTGOING, node_gate.CODE, audit.TORN, cli.APPROVAL}
+    assert {codes(row[0])[0] for row in rows} == named
 
 
 def test_readme_lists_the_rooms():

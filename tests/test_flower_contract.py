@@ -1,17 +1,21 @@
-"""What server/control.py, server/superlink.py, server/bundle.py and client/node.py rely on in Flower 1.41, by name."""
+"""What our control, SuperLink, bundle, node and gate rely on in Flower 1.41, by name."""
 
 import importlib
 import inspect
+import io
 import json
 import warnings
+import zipfile
 from importlib import metadata
 
 import httpx
 import pytest
 
+from client import archive
 from client.node import BACKOFF_S, LEASE_S, SiteNode, _setting
+from client.node_gate import INSERT, PULL, PUSH
 from client.node_log import GRACEFUL, REFUSED, UNAUTHENTIC
-from server import RUN_KEY
+from common.bundle import RUN_KEY
 from server.control import Control, _run, toml_string
 from server.provision import certificate_files
 from server.superlink import Superlink
@@ -21,6 +25,7 @@ with warnings.catch_warnings():
     from flwr.common.config import fuse_dicts, parse_config_args
     from flwr.common.constant import (
         FAB_INCLUDE_PATTERNS,
+        FAB_MAX_SIZE,
         HEARTBEAT_DEFAULT_INTERVAL,
         HEARTBEAT_PATIENCE,
         Status,
@@ -62,7 +67,8 @@ def test_superlink_takes_our_command_line(tmp_path):
 def test_supernode_takes_our_command_line_and_settings_survive_its_parser(tmp_path):
     config = tmp_path / "a folder" / "site=A.yaml"
     node = SiteNode("A", tmp_path, "localhost:8443", tmp_path / "ca.crt", tmp_path / "site.key", config, port=9165)
-    told = flower_supernode._parse_args_run_supernode().parse_args(node._command()[1:])
+    assert node._command()[1:4] == ["-P", "-m", "client.node_process"]
+    told = flower_supernode._parse_args_run_supernode().parse_args(node._command()[4:])
     assert (told.superlink, told.host, told.port) == ("localhost:8443", "127.0.0.1", 9165)
     assert (told.insecure, told.runtime_dependency_install, told.isolation) == (False, False, "subprocess")
     assert parse_config_args([told.node_config]) == {"site": "A", "config": str(config)}
@@ -179,3 +185,63 @@ def test_sqlite_pragmas_can_be_made_patient() -> None:
     assert dict(sql_mixin.SQLITE_PRAGMAS)["busy_timeout"] == "5000"
     assert "SQLITE_PRAGMAS" in inspect.getsource(sql_mixin._set_sqlite_pragmas)
     assert dict(patient_pragmas(sql_mixin.SQLITE_PRAGMAS))["busy_timeout"] == "120000"
+
+
+def test_the_loop_takes_its_two_steps_from_its_own_module_and_names_what_it_gives_them() -> None:
+    """client/node_gate.py stands in for both; a step that Flower renamed or called otherwise would run unguarded."""
+    pull, push = (getattr(start_client_internal, name) for name in (PULL, PUSH))
+    assert set(inspect.signature(pull).parameters) == {
+        "state", "object_store", "node_config", "receive", "get_run", "get_fab", "pull_object",
+        "confirm_message_received", "trusted_entities",
+    }  # fmt: skip
+    assert list(inspect.signature(push).parameters) == ["state", "object_store", "send", "push_object"]
+    loop = inspect.getsource(start_client_internal.start_client_internal)
+    for name, step in ((PULL, pull), (PUSH, push)):
+        call = loop[loop.index(f"{name}(") :].split(")\n")[0]
+        assert [word.split("=")[0].strip() for word in call.split("(", 1)[1].split(",") if "=" in word] == list(
+            inspect.signature(step).parameters
+        )
+        assert source(start_client_internal).count(f"{name}(") == 2  # its definition and the loop's one call
+    assert list(inspect.signature(getattr(start_client_internal, INSERT)).parameters) == ["msg", "state", "store"]
+
+
+def test_replies_leave_through_send_and_push_object_alone() -> None:
+    push = inspect.getsource(getattr(start_client_internal, PUSH))
+    assert "ids_obj_to_send, session_id = send(message, object_tree, clientapp_runtime)" in push
+    assert "yield_object_contents(object_tree, ids_obj_to_send)" in push
+    connection = source("flwr.supernode.fleet_http_connection")
+    assert connection.count("client.PushMessages") == connection.count("client.PushObject") == 1
+
+
+def test_flower_would_send_an_exception_s_text() -> None:
+    """Why the gate makes every reply anew."""
+    client_app = source("flwr.supernode.runtime.run_clientapp")
+    assert """reason = str(type(ex)) + ":<'" + str(ex) + "'>\"""" in client_app
+    assert "Message(Error(code=e_code, reason=reason), reply_to=message)" in client_app
+
+
+def test_code_is_fetched_with_the_first_message_of_a_run_alone() -> None:
+    pull = inspect.getsource(getattr(start_client_internal, PULL))
+    assert "if (run_info := state.get_run(run_id)) is None:" in pull
+    assert pull.count("get_fab(run_info.fab_hash, run_id)") == 1
+    assert "state.store_fab(fab)" in pull
+
+
+def test_code_is_unpacked_below_the_home_and_used_again_unseen() -> None:
+    """Why the gate clears that folder when a run's code comes."""
+    install = source("flwr.cli.install")
+    assert "install_base_dir = install_dir.expanduser() if install_dir else get_flwr_home()" in install
+    assert "install_base_dir\n        / APP_DIR\n" in install
+    assert "if install_path.exists():\n        if skip_prompt:\n            return install_path" in install
+
+
+def test_a_bundle_s_bytes_depend_on_no_compressor(own_bundle) -> None:
+    """A file that is packed may be packed otherwise by another zlib, and the hash would differ between machines."""
+    with zipfile.ZipFile(io.BytesIO(own_bundle)) as bundle:
+        assert {entry.compress_type for entry in bundle.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_a_bundle_s_limits_are_flower_s() -> None:
+    assert archive.MAX_BUNDLE_BYTES == FAB_MAX_SIZE
+    kinds = {pattern.removeprefix("**/*") for pattern in FAB_INCLUDE_PATTERNS if pattern.startswith("**/*.")}
+    assert set(archive.SUFFIXES) == kinds

@@ -151,7 +151,7 @@ def with_result(text, count=4):
 
 
 def fold(name, replies, options=None, number=1):
-    return aggregate(make_strategy(name, options or {}), number, replies)
+    return aggregate(make_strategy(name, options or {}), number, replies, SENT)
 
 
 def test_the_mean_is_weighted_by_cases():
@@ -176,7 +176,7 @@ def test_the_order_of_arrival_changes_no_bit(name):
     for order in itertools.permutations("ABC"):
         strategy = make_strategy(name, {})
         begin(strategy, weights(0.5))
-        results.append(aggregate(strategy, 1, {site: reply(sent[site], ord(site) % 5 + 1) for site in order}))
+        results.append(aggregate(strategy, 1, {site: reply(sent[site], ord(site) % 5 + 1) for site in order}, SENT))
     for other in results[1:]:
         for key in SENT:
             np.testing.assert_array_equal(other[key], results[0][key])
@@ -212,9 +212,9 @@ def test_fedavgm_by_hand():
     """v1 = w0 - m1, w1 = w0 - lr v1; v2 = beta v1 + (w1 - m2), w2 = w1 - lr v2 (arXiv 1909.06335)."""
     strategy = make_strategy("fedavgm", {"server_learning_rate": 0.5, "server_momentum": 0.8})
     begin(strategy, weights(1.0))
-    first = aggregate(strategy, 1, {"A": reply(weights(0.0))})
+    first = aggregate(strategy, 1, {"A": reply(weights(0.0))}, SENT)
     np.testing.assert_allclose(first["stage1.b"], 1.0 - 0.5 * 1.0)
-    second = aggregate(strategy, 2, {"A": reply(weights(0.0))})
+    second = aggregate(strategy, 2, {"A": reply(weights(0.0))}, SENT)
     np.testing.assert_allclose(second["stage1.b"], 0.5 - 0.5 * (0.8 * 1.0 + 0.5), rtol=1e-6)
 
 
@@ -222,7 +222,7 @@ def test_fedavgm_without_momentum_is_fedavg():
     replies = {"A": weights(1.0), "B": weights(2.0)}
     strategy = make_strategy("fedavgm", {"server_learning_rate": 1.0, "server_momentum": 0.0})
     begin(strategy, weights(5.0))
-    with_m = aggregate(strategy, 1, {site: reply(arrays) for site, arrays in replies.items()})
+    with_m = aggregate(strategy, 1, {site: reply(arrays) for site, arrays in replies.items()}, SENT)
     plain = fold("fedavg", {site: reply(arrays) for site, arrays in replies.items()})
     np.testing.assert_allclose(with_m["stage1.a"], plain["stage1.a"], rtol=1e-6)
 
@@ -232,7 +232,7 @@ def test_fedadam_by_hand():
     eta, b1, b2, tau = 0.1, 0.9, 0.99, 0.01
     strategy = make_strategy("fedadam", {"eta": eta, "beta_1": b1, "beta_2": b2, "tau": tau})
     begin(strategy, weights(1.0))
-    got = aggregate(strategy, 1, {"A": reply(weights(3.0))})["stage1.b"]
+    got = aggregate(strategy, 1, {"A": reply(weights(3.0))}, SENT)["stage1.b"]
     rate = eta * np.sqrt(1 - b2**2) / (1 - b1**2)  # Flower counts rounds from 1 and adds one
     moment, spread = (1 - b1) * 2.0, (1 - b2) * 2.0**2
     np.testing.assert_allclose(got, 1.0 + rate * moment / (np.sqrt(spread) + tau), rtol=1e-6)
@@ -250,7 +250,47 @@ def test_fedprox_tells_its_mu_and_aggregates_as_fedavg():
     list(strategy.configure_train(1, wire.weights_to_record(SENT), config, OneNode()))
     assert config[wire.PROXIMAL_MU] == 0.25
     replies = {"A": reply(weights(1.0), 1), "B": reply(weights(2.0), 3)}
-    np.testing.assert_allclose(aggregate(strategy, 1, replies)["stage1.b"], 1.75)
+    np.testing.assert_allclose(aggregate(strategy, 1, replies, SENT)["stage1.b"], 1.75)
+
+
+@pytest.mark.parametrize("data", [b"PK\x03\x04" + bytes(40), b"", b"\x80\x04.", b"\x93NUMPY\x01\x00\xff\xff"])
+def test_bytes_that_are_no_array_are_refused_and_do_not_end_the_run(data):
+    assert refuse(altered(vector=Array("float32", (8,), "numpy.ndarray", data)), SENT) == "not-readable"
+
+
+def without(arrays, *local, num_examples=4):
+    """The reply of a site that keeps the layers `local`."""
+    told = result(num_examples, local_layers=local)
+    return answer(wire.train_reply({name: each for name, each in arrays.items() if name not in local}, told, "fp32"))
+
+
+def test_a_layer_that_a_site_keeps_is_the_mean_of_the_others():
+    replies = {"A": reply(weights(1.0), 1), "B": without(weights(9.0), "stage1.b", num_examples=4),
+               "C": reply(weights(4.0), 3)}  # fmt: skip
+    assert {site: refuse(each, SENT) for site, each in replies.items()} == dict.fromkeys("ABC")
+    mean = fold("fedavg", replies)
+    np.testing.assert_allclose(mean["stage1.b"], (1 * 1 + 3 * 4) / 4, rtol=1e-6)
+    np.testing.assert_allclose(mean["stage1.a"], (1 * 1 + 4 * 9 + 3 * 4) / 8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedavgm"])
+def test_a_layer_that_all_sites_keep_stays_as_it_was_sent(name):
+    sent = {"stage1.b": np.full(2, 0.25, np.float32), "stage1.a": np.zeros((2, 3), np.float32)}
+    strategy = make_strategy(name, {})
+    begin(strategy, sent)
+    replies = {site: without(weights(5.0), "stage1.b") for site in "AB"}
+    mean = aggregate(strategy, 1, replies, sent)
+    np.testing.assert_array_equal(mean["stage1.b"], sent["stage1.b"])
+    np.testing.assert_allclose(mean["stage1.a"], 5.0)
+
+
+def test_only_layers_that_are_declared_may_be_missing():
+    silent = answer(wire.train_reply({"stage1.a": weights(1.0)["stage1.a"]}, result(), "fp32"))
+    assert refuse(silent, SENT) == "other-names"
+    assert refuse(without(weights(1.0), "stage1.z"), SENT) == "other-names"
+    assert refuse(without(weights(1.0), *SENT), SENT) == "other-names"
+    told = answer(wire.train_reply(weights(1.0), result(local_layers=("stage1.b",)), "fp32"))
+    assert refuse(told, SENT) == "other-names"
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from common.bundle import RUN_KEY
 from common.config import Experiment
 from common.errors import ConfigError, SiteError, WorkError
-from server import RUN_KEY
 from server import launch as launch_module
 from server.control import Run
 from server.launch import launch

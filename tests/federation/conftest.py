@@ -1,6 +1,6 @@
 """A real TLS federation on loopback: one SuperLink and named SuperNodes with their own keys; every process is ended."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,18 +34,23 @@ StartFederation = Callable[..., Federation]
 
 @pytest.fixture
 def start_federation(tmp_path: Path) -> Iterator[StartFederation]:
-    """Returns start(configs: site -> site.yaml, environment) -> Federation, all sites online; ended after the test."""
+    """Returns start(configs: site -> site.yaml, environment, command) -> Federation, all online; ended after the test.
+
+    `command`: of the nodes, such as Flower's own SuperNode without the site's gate; none: the product's.
+    """
     with ExitStack() as stack:
         started: list[Federation] = []
 
-        def start(configs: Mapping[str, Path], environment: Mapping[str, str] | None = None) -> Federation:
+        def start(
+            configs: Mapping[str, Path], environment: Mapping[str, str] | None = None, command: Sequence[str] = ()
+        ) -> Federation:
             threads = {"OMP_NUM_THREADS": "1", **(environment or {})}
             certificates = make_certificates(tmp_path / "pki", ["localhost"])
             superlink = Superlink(tmp_path / "coordinator", certificates, free_port(), threads)
             federation = Federation(tmp_path, stack.enter_context(superlink))
             started.append(federation)
             for site, config in configs.items():
-                _join(federation, site, config, threads, stack)
+                _join(federation, site, config, threads, command, stack)
             for site, node in federation.nodes.items():
                 assert node.wait_online(60.0) == federation.node_ids[site]
             return federation
@@ -55,7 +60,14 @@ def start_federation(tmp_path: Path) -> Iterator[StartFederation]:
         assert federation.processes() == []
 
 
-def _join(federation: Federation, site: str, config: Path, environment: Mapping[str, str], stack: ExitStack) -> None:
+def _join(
+    federation: Federation,
+    site: str,
+    config: Path,
+    environment: Mapping[str, str],
+    command: Sequence[str],
+    stack: ExitStack,
+) -> None:
     superlink, folder = federation.superlink, federation.folder / f"site-{site}"
     key = make_key(site, folder / "keys")
     federation.node_ids[site] = superlink.enrol(read_join_request(key.request)).node_id
@@ -66,6 +78,7 @@ def _join(federation: Federation, site: str, config: Path, environment: Mapping[
         superlink.certificates.authority,
         key.private,
         config,
+        command=command,
         environment=environment,
     )
     federation.nodes[site] = stack.enter_context(node)

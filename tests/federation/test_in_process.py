@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from client.app import app as client_app
+from client.audit import AuditLog
+from client.border import guarded
 from client.cases import open_cases
 from client.ingest import import_folder
 from common import wire
@@ -354,3 +356,72 @@ def test_a_site_with_too_few_cases_withholds_its_results(make_sites, tmp_path):
     assert row["A"]["n"] == 2
     assert row["B"] == {"n": None, "num_undefined": None, "metrics": {}, "withheld": row["B"]["withheld"]}
     assert "fewer than" in row["B"]["withheld"]
+
+
+def with_policy(configs, **policies):
+    """Gives each named site a policy of its own."""
+    for site, policy in policies.items():
+        told = json.loads(configs[site].read_text())
+        configs[site].write_text(json.dumps(told | {"policy": {"min_cases": 1, **policy}}))
+    return configs
+
+
+def norms_and_others(weights):
+    norms = {
+        name.removesuffix(".weight") for name, each in weights.items() if name.endswith("weight") and each.ndim == 1
+    }
+    mine = {name for name in weights if name.rpartition(".")[0] in norms}
+    return mine, set(weights) - mine
+
+
+def test_behind_the_border_the_bits_are_the_same(whole, make_sites, tmp_path):
+    guarded_run = run(experiment(STATISTICS, {**TRAIN, "select": "best"}), make_sites(CASES), tmp_path,
+                      app=guarded(client_app))  # fmt: skip
+    for key, weights in files(guarded_run).items():
+        assert weights == files(whole)[key], key
+
+
+def test_norm_layers_that_all_sites_keep_never_leave(make_sites, tmp_path):
+    keep = {"local_layers": ["norm"]}
+    configs = with_policy(make_sites(CASES), A=keep, B=keep, C=keep)
+    ledger = run(experiment(STATISTICS, TRAIN), configs, tmp_path, app=guarded(client_app))
+    start, end = model_weights(build_model(RECIPE, 1)), ledger.load_model("federated")
+    norms, others = norms_and_others(start)
+    assert norms
+    assert all(np.array_equal(start[name], end[name]) for name in norms)
+    assert not any(np.array_equal(start[name], end[name]) for name in others if start[name].size > 10)
+    kept = [sorted((path.parent / "state" / "layers").rglob("*.safetensors"))[-1] for path in configs.values()]
+    assert len({path.read_bytes() for path in kept}) == len(kept)
+
+
+def test_a_layer_that_one_site_keeps_comes_from_the_others(make_sites, tmp_path):
+    """As if that site had no part in it; `without` it is dropped by its own policy, and a quorum goes on."""
+    config = experiment(STATISTICS, {**TRAIN, "rounds": 1}, quorum=2)
+    keeps, absent = {"local_layers": ["norm"]}, {"tasks": ["statistics"]}
+    mixed = run(config, with_policy(make_sites(CASES), C=keeps), tmp_path / "mixed", app=guarded(client_app))
+    without = run(config, with_policy(make_sites(CASES), C=absent), tmp_path / "without", app=guarded(client_app))
+    assert mixed.find("round")[0]["dropped"] == {}
+    assert without.find("round")[0]["dropped"] == {"C": "policy-task"}
+    one, two = mixed.load_model("federated"), without.load_model("federated")
+    norms, others = norms_and_others(one)
+    for name in norms:
+        np.testing.assert_allclose(one[name], two[name], atol=1e-6)
+    assert any(not np.allclose(one[name], two[name], atol=1e-6) for name in others)
+
+
+def test_noise_and_clipping_leave_a_run_that_goes_through(make_sites, tmp_path):
+    noisy = {"clip_norm": 0.01, "noise_multiplier": 0.5}
+    configs = with_policy(make_sites({"A": CASES["A"]}), A=noisy)
+    ledger = run(experiment(STATISTICS, TRAIN, sites=("A",)), configs, tmp_path, app=guarded(client_app))
+    assert len(ledger.find("round")) == 2
+    audit = AuditLog(configs["A"].parent / "state").read()
+    assert audit.faults == ()
+    spent = [line["epsilon"] for line in audit.records if "epsilon" in line]
+    assert len(spent) == 2
+    assert 0 < spent[0] < spent[1]
+
+
+def test_a_run_has_no_more_rounds_than_a_site_gives_it(make_sites, tmp_path):
+    configs = with_policy(make_sites({"A": CASES["A"]}), A={"max_rounds": 1})
+    with pytest.raises(WorkError, match=r"round 2: .*A \(policy-rounds\)"):
+        run(experiment(STATISTICS, TRAIN, sites=("A",)), configs, tmp_path, app=guarded(client_app))

@@ -12,6 +12,7 @@ from client.keys import key_files, make_key
 from client.node import SiteNode
 from common.enrolment import read_join_request
 from common.errors import SiteError, WorkError
+from common.processes import flower_command
 from server.provision import make_certificates, read_sites
 
 pytestmark = [pytest.mark.tls, pytest.mark.timeout(300)]
@@ -118,7 +119,7 @@ def test_three_sites_run_an_app_and_its_end_is_known(tmp_path, start_federation)
     for site in "ABC":
         configs[site] = tmp_path / f"site {site}.yaml"
         configs[site].write_text(f"site: {site}\n", encoding="utf-8")
-    federation = start_federation(configs, {"PROBE": "inherited"})
+    federation = start_federation(configs, {"PROBE": "inherited"}, (flower_command("flower-supernode"),))
     superlink, control, asked = federation.superlink, federation.superlink.control, time.time()
 
     task = {"run": "first", "text": AWKWARD, "node_ids": list(federation.node_ids.values())}

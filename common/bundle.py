@@ -9,13 +9,15 @@ coordinator's command, not by the ServerApp.
 
 import json
 import shutil
+import tempfile
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
 from common.errors import WorkError
-from server import RUN_KEY
 
+RUN_KEY = "run"
+"""The one key of a run's configuration (`server.app` parses it); Flower takes no key that the bundle does not name."""
 PACKAGES = ("client", "common", "server")
 PROJECT = """\
 [project]
@@ -65,6 +67,17 @@ def write_bundle(folder: Path, root: Path | None = None) -> Path:
     project = PROJECT.format(version=json.dumps(_version(_base(root))), key=RUN_KEY)
     (target / "pyproject.toml").write_text(project, encoding="utf-8")
     return target
+
+
+def build_bundle(root: Path | None = None) -> bytes:
+    """Returns the bundle itself, the archive that Flower makes of `write_bundle`'s folder and `flwr run` sends.
+
+    Equal sources make equal bytes: Flower 1.41 stores the files as they are, with one fixed date.
+    """
+    from flwr.cli.build import build_fab_from_disk
+
+    with tempfile.TemporaryDirectory() as folder:
+        return build_fab_from_disk(write_bundle(Path(folder), root))
 
 
 def _base(root: Path | None) -> Path:

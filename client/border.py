@@ -1,0 +1,256 @@
+"""A site's border: the one place through which every task comes in and every reply goes out.
+
+It runs in the node's own process, from the installed release, whatever code does the work. What comes in is read,
+written to the audit log and judged by the policy; what goes out is built here anew, of numbers, known names and codes
+alone, limited by the policy and written to the audit log first. No text that the work made can pass: not an
+exception's, not a path, not a name.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict
+
+from client import policy
+from client.audit import Audit, AuditLog
+from common import wire
+from common.checkpoint import Weights
+from common.config import PolicyConfig, SiteConfig, load_yaml
+from common.errors import CODES, CRASHED, FedgtvError, PolicyError, WorkError
+from common.private import private_folder
+from common.statistics import HuHistogram
+from common.tasks import EvaluateResult, EvaluateTask, SiteStatistics, StatisticsTask, TrainResult, TrainTask
+
+log = logging.getLogger("fedgtv.site")
+TASK, DECISION, OUTGOING = "task", "decision", "outgoing"
+ADMITTED = "admitted"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass
+class Entry:
+    """A task that was let in, as far as its reply must be measured against it."""
+
+    task: wire.Task
+    received: Weights = field(default_factory=dict)
+    """What a training task sent."""
+
+
+@dataclass
+class _Leaving:
+    """A reply being made: its content, and what the audit log tells of it."""
+
+    content: RecordDict
+    counts: dict[str, Any] = field(default_factory=dict)
+    withheld: policy.Withheld = field(default_factory=policy.Withheld)
+
+
+class Border:
+    """The border of one site, by its `site.yaml` as it is now: a changed policy holds from the next message on."""
+
+    def __init__(self, config: SiteConfig, folder: Path) -> None:
+        """Relative paths of `config` start at `folder`."""
+        self.site = config.site
+        self.policy: PolicyConfig = config.policy
+        self.state = folder / config.state
+        self.audit = AuditLog(self.state)
+
+    @classmethod
+    def open(cls, path: Path) -> "Border":
+        """Returns the border of the site that `site.yaml` at `path` describes (ConfigError: the file is not valid)."""
+        return cls(load_yaml(path, SiteConfig), path.parent)
+
+    def receive(self, message: Message, num_bytes: int) -> None:
+        """Writes to the audit log that a message came, readable or not (AuditError: the log cannot be written)."""
+        self.audit.append(TASK, **_where(message), bytes=num_bytes)
+
+    def enter(self, message: Message) -> Entry:
+        """Returns what a message that was received asks for, once the policy allows it and the audit log holds that.
+
+        Raises:
+            TaskError: it is no task of this release (ReleaseError: of another).
+            PolicyError: the policy does not allow it.
+            AuditError: the log cannot be written, or was tampered with.
+        """
+        where = _where(message)
+        sha256 = message.content.object_id
+        try:
+            entry = self._admit(message, where)
+        except FedgtvError as error:
+            self.audit.append(DECISION, **where, sha256=sha256, decision=error.code, why=str(error))
+            raise
+        self.audit.append(DECISION, **where, sha256=sha256, decision=ADMITTED, **_told(entry.task))
+        return entry
+
+    def _admit(self, message: Message, where: dict[str, Any]) -> Entry:
+        task = wire.read_any_task(message)
+        done = self._done(self.audit.checked(), where["run"])
+        policy.admit(self.policy, task, done, datetime.now())
+        if self.policy.max_disk_gb is not None:
+            policy.admit_disk(self.policy, _bytes_below(private_folder(self.state)))
+        if not isinstance(task, TrainTask):
+            return Entry(task)
+        record = message.content.array_records.get(wire.ARRAYS)
+        return Entry(task, wire.record_to_weights(record) if record is not None else {})
+
+    @staticmethod
+    def _done(audit: Audit, run: str) -> policy.Done:
+        trained = [
+            each["epochs"]
+            for each in audit.records
+            if each.get("run") == run and each["event"] == DECISION and "epochs" in each
+        ]
+        noises = tuple(each["noise"] for each in audit.records if each["event"] == OUTGOING and "noise" in each)
+        return policy.Done(len(trained), sum(trained), noises)
+
+    def leave(self, message: Message, entry: Entry, reply: Message) -> Message:
+        """Returns the reply to `message` that may leave, made of what the work replied; the audit log holds it then.
+
+        What the policy does not allow, and what is no reply of this release, leaves as an error's code.
+
+        Raises:
+            AuditError: the log cannot be written; nothing may leave.
+        """
+        try:
+            leaving = self._limit(entry, reply)
+        except FedgtvError as error:
+            log.warning("%s: reply held back: %s", _where(message)["kind"], error)
+            leaving = _Leaving(wire.error_reply(error))
+        return self._send(message, leaving)
+
+    def refuse(self, message: Message, error: Exception) -> Message:
+        """Returns a reply with an error's code alone, once the audit log holds it; the error's words stay here."""
+        log.warning("%s refused: %s", _where(message)["kind"], _line(error))
+        return self._send(message, _Leaving(wire.error_reply(error)))
+
+    def _send(self, message: Message, leaving: _Leaving) -> Message:
+        for what in leaving.withheld.what:
+            log.info("%s: withheld by policy: %s", _where(message)["kind"], what)
+        error = wire.error_code(leaving.content)
+        told: dict[str, Any] = {"error": error} if error else {}
+        told |= leaving.counts | ({"withheld": leaving.withheld.what} if leaving.withheld.what else {})
+        content = leaving.content
+        self.audit.append(OUTGOING, **_where(message), sha256=content.object_id, bytes=num_bytes(content), **told)
+        return Message(content=content, reply_to=message)
+
+    def _limit(self, entry: Entry, reply: Message) -> _Leaving:
+        if reply.has_error() or not reply.has_content():
+            return _Leaving(wire.code_reply(CRASHED))
+        code = wire.error_code(reply.content)
+        if code is not None:
+            return _Leaving(wire.code_reply(code if code in CODES else "failed"))
+        try:
+            match entry.task:
+                case StatisticsTask():
+                    return self._statistics(reply)
+                case TrainTask():
+                    return self._training(entry.task, entry.received, reply)
+                case EvaluateTask():
+                    return self._evaluation(entry.task, reply)
+        except (WorkError, *wire.UNREADABLE) as error:
+            if isinstance(error, FedgtvError) and not isinstance(error, WorkError):
+                raise
+            raise PolicyError.of("policy-reply", f"reply: not one of this release ({_line(error)})") from error
+
+    def _statistics(self, reply: Message) -> _Leaving:
+        result, withheld = wire.read_result(reply, SiteStatistics), policy.Withheld()
+        histogram = wire.read_histogram(reply)
+        if histogram is not None and result.train < self.policy.min_cases:
+            withheld.what.append(f"histogram of {result.train} cases")
+            histogram = None
+        if histogram is not None:
+            histogram = HuHistogram.from_array(histogram).to_array()
+        counts = {"cases": result.train, "numbers": 0 if histogram is None else int(histogram.size)}
+        return _Leaving(wire.statistics_reply(result, histogram), counts, withheld)
+
+    def _training(self, task: TrainTask, received: Weights, reply: Message) -> _Leaving:
+        result, withheld = wire.read_result(reply, TrainResult), policy.Withheld()
+        trained = wire.record_to_weights(reply.content.array_records[wire.ARRAYS])
+        update = policy.limit_update(self.policy, received, trained)
+        result = policy.limit_training(self.policy, result, update, withheld)
+        counts: dict[str, Any] = {"cases": result.num_examples, "arrays": len(update.weights)}
+        counts |= {"numbers": sum(int(each.size) for each in update.weights.values()), "norm": round(update.norm, 6)}
+        if update.local:
+            counts["local"] = len(update.local)
+        if update.noise:
+            counts |= {"noise": update.noise, "epsilon": self._epsilon(update.noise), "delta": self.policy.delta}
+        return _Leaving(wire.train_reply(update.weights, result, task.transport), counts, withheld)
+
+    def _epsilon(self, noise: float) -> float:
+        """Of all updates that ever left here with noise, this one included."""
+        noises = self._done(self.audit.checked(), "").noises
+        value = policy.epsilon((*noises, noise), self.policy.delta)
+        log.info("update %d with noise: epsilon %.2f at delta %g", len(noises) + 1, value, self.policy.delta)
+        return round(value, 4)
+
+    def _evaluation(self, task: EvaluateTask, reply: Message) -> _Leaving:
+        withheld = policy.Withheld()
+        result = policy.limit_evaluation(self.policy, task, wire.read_result(reply, EvaluateResult), withheld)
+        pictures = [] if result.withheld else wire.read_pictures(reply)[: task.pictures]
+        if pictures and not self.policy.share_pictures:
+            withheld.what.append(f"{len(pictures)} pictures")
+            pictures = []
+        if any(not picture.png.startswith(PNG_SIGNATURE) for picture in pictures):
+            raise PolicyError.of("policy-reply", "reply: a picture is no PNG")
+        if not self.policy.share_case_metrics:
+            withheld.what += ["DSC of single cases"] if any(each.dsc is not None for each in pictures) else []
+            pictures = [type(each)(each.png, None) for each in pictures]
+        cases = max((each.n for each in result.summaries.values()), default=0)
+        counts = {"cases": cases, "models": len(result.summaries), "pictures": len(pictures)}
+        return _Leaving(wire.evaluate_reply(result, pictures), counts, withheld)
+
+
+def guarded(app: Callable[[Message, Context], Message]) -> Callable[[Message, Context], Message]:
+    """Returns `app` behind the border of the site in its context: what a node does, in one process."""
+
+    def answer(message: Message, context: Context) -> Message:
+        border = Border.open(Path(str(context.node_config["config"])))
+        border.receive(message, num_bytes(message.content))
+        try:
+            entry = border.enter(message)
+        except FedgtvError as error:
+            return border.refuse(message, error)
+        return border.leave(message, entry, app(message, context))
+
+    return answer
+
+
+def _where(message: Message) -> dict[str, Any]:
+    metadata = message.metadata
+    kind = metadata.message_type if metadata.message_type in wire.TASKS else "unknown"
+    return {"run": str(metadata.run_id), "message": metadata.message_id, "kind": kind}
+
+
+def _told(task: wire.Task) -> dict[str, Any]:
+    told: dict[str, Any] = {"experiment": task.experiment}
+    if isinstance(task, TrainTask):
+        told |= {"model": task.model, "round": task.round, "epochs": task.local_epochs}
+    if isinstance(task, EvaluateTask):
+        told |= {"models": list(task.models), "part": task.part}
+    return told
+
+
+def num_bytes(content: RecordDict) -> int:
+    """Returns the bytes of a message's records, without what Flower adds to send them."""
+    return sum(record.count_bytes() for record in content.values())
+
+
+def _bytes_below(folder: Path) -> int:
+    """Bytes of all files below a folder; one that goes meanwhile is not counted."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(where, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,254 @@
+"""What a site's policy allows and what it makes of a result: plain rules over tasks, results, weights; no Flower.
+
+`client/border.py` applies them to every message; nothing here looks at cases.
+"""
+
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime, time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.checkpoint import Weights
+from common.config import PolicyConfig
+from common.errors import PolicyError
+from common.metrics import CaseMetrics
+from common.tasks import (
+    EvaluateResult,
+    EvaluateTask,
+    MetricSummary,
+    ModelSummary,
+    StatisticsTask,
+    TrainResult,
+    TrainTask,
+)
+
+KINDS = {StatisticsTask: "statistics", TrainTask: "train", EvaluateTask: "evaluate"}
+METRICS = frozenset(each.name for each in fields(CaseMetrics))
+DISTANCES = frozenset(name for name in METRICS if name.endswith("_mm"))
+"""Metrics that are undefined where one of two masks is empty."""
+NORM = "norm"
+"""The word in `local_layers` for all normalisation layers."""
+DIAMETER = 2.0
+"""One patient more or less can move a clipped update from any point of the ball to any other: by twice its radius."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a site has done already, by its audit log."""
+
+    rounds: int = 0
+    """Training rounds in the task's run."""
+    epochs: int = 0
+    """Epochs in the task's run."""
+    noises: tuple[float, ...] = ()
+    """The noise multiplier of every noised update that ever left, in any run."""
+
+
+def admit(policy: PolicyConfig, task: StatisticsTask | TrainTask | EvaluateTask, done: Done, now: datetime) -> None:
+    """Returns if the site may begin `task` at local time `now`.
+
+    Raises:
+        PolicyError: not this kind of task, no more rounds or epochs in this run, not at these hours, or its update
+            would spend too much privacy.
+    """
+    kind = KINDS[type(task)]
+    if kind not in policy.tasks:
+        raise PolicyError.of("policy-task", f"policy.tasks: {kind} is not among {', '.join(policy.tasks) or 'none'}")
+    for hours in policy.quiet_hours:
+        if _within(now.time(), hours):
+            raise PolicyError.of(
+                "policy-hours", f"policy.quiet_hours: {now:%H:%M} lies in {hours}; nothing is begun then"
+            )
+    if isinstance(task, TrainTask):
+        _admit_training(policy, task, done)
+
+
+def _admit_training(policy: PolicyConfig, task: TrainTask, done: Done) -> None:
+    if policy.max_rounds is not None and done.rounds + 1 > policy.max_rounds:
+        raise PolicyError.of("policy-rounds", f"policy.max_rounds: this run has had its {policy.max_rounds} rounds")
+    if policy.max_epochs is not None and done.epochs + task.local_epochs > policy.max_epochs:
+        raise PolicyError.of(
+            "policy-epochs",
+            f"policy.max_epochs: {done.epochs} epochs done in this run, {task.local_epochs} more asked for; at most "
+            f"{policy.max_epochs} are allowed",
+        )
+    if policy.max_epsilon is not None:
+        after = epsilon((*done.noises, policy.noise_multiplier), policy.delta)
+        if after > policy.max_epsilon:
+            raise PolicyError.of(
+                "policy-epsilon",
+                f"policy.max_epsilon: update {len(done.noises) + 1} would make epsilon {after:.2f}; at most "
+                f"{policy.max_epsilon:g} is allowed",
+            )
+
+
+def admit_disk(policy: PolicyConfig, used_bytes: int) -> None:
+    """Returns if the site's state takes no more than the policy gives it.
+
+    Raises:
+        PolicyError: it takes more.
+    """
+    if policy.max_disk_gb is not None and used_bytes > policy.max_disk_gb * 1e9:
+        raise PolicyError.of(
+            "policy-disk",
+            f"policy.max_disk_gb: state takes {used_bytes / 1e9:.2f} GB of {policy.max_disk_gb:g}; remove what is not "
+            "needed in its cache, or raise the limit",
+        )
+
+
+def _within(moment: time, hours: str) -> bool:
+    """Whether a time lies in `HH:MM-HH:MM`, the end left out; a span may cross midnight, and equal ends are all day."""
+    start, end = (time.fromisoformat(text) for text in hours.split("-"))
+    return start <= moment < end if start < end else moment >= start or moment < end
+
+
+def epsilon(noises: Iterable[float], delta: float) -> float:
+    """Returns the epsilon, at `delta`, of sending one noised update for each of `noises` (multiples of the clip norm).
+
+    Renyi accounting by Opacus without subsampling. The neighbour is any other set of cases at this site, one patient
+    more or less included, so an update may move by twice the clip norm. No updates: 0; one without noise: infinite.
+    """
+    from opacus.accountants import RDPAccountant  # imports torch
+
+    accountant = RDPAccountant()
+    for noise in noises:
+        if noise == 0:
+            return math.inf
+        accountant.step(noise_multiplier=noise / DIAMETER, sample_rate=1.0)
+    return float(accountant.get_epsilon(delta))
+
+
+def local_names(policy: PolicyConfig, weights: Mapping[str, NDArray[np.generic]]) -> tuple[str, ...]:
+    """Returns the names of the weights that never leave, in their order.
+
+    A normalisation layer is known by its weight of one dimension; its bias goes with it.
+    """
+    patterns = [pattern for pattern in policy.local_layers if pattern != NORM]
+    norms = _norm_layers(weights) if NORM in policy.local_layers else set()
+    return tuple(
+        name
+        for name in weights
+        if name.rpartition(".")[0] in norms or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    )
+
+
+def _norm_layers(weights: Mapping[str, NDArray[np.generic]]) -> set[str]:
+    return {
+        name.removesuffix(".weight") for name, value in weights.items() if name.endswith(".weight") and value.ndim == 1
+    }
+
+
+@dataclass(frozen=True)
+class Update:
+    """Weights as they may leave, and what was done to them."""
+
+    weights: Weights
+    norm: float
+    """L2 norm of the update before clipping, over what leaves."""
+    noise: float = 0.0
+    """Multiple of the clip norm; 0: none."""
+    local: tuple[str, ...] = ()
+
+
+def limit_update(
+    policy: PolicyConfig, received: Weights, trained: Weights, random: np.random.Generator | None = None
+) -> Update:
+    """Returns the trained weights without the local ones, their update clipped and noised as the policy says.
+
+    Args:
+        policy: the site's.
+        received: what the coordinator sent, fp32.
+        trained: what the training made of it: names and shapes of `received`, fp32.
+        random: for the noise; None: seeded by the operating system.
+
+    Raises:
+        PolicyError: names, shapes or dtypes differ, or a number is not finite.
+    """
+    _check_weights(received, trained)
+    local = local_names(policy, received)
+    leaving = [name for name in trained if name not in set(local)]
+    norm = math.sqrt(sum(float(np.square(_step(received, trained, name)).sum()) for name in leaving))
+    if policy.clip_norm is None:
+        return Update({name: trained[name] for name in leaving}, norm, local=local)
+    scale = min(1.0, policy.clip_norm / norm) if norm else 1.0
+    sd = policy.noise_multiplier * policy.clip_norm
+    random = random or np.random.default_rng()
+    weights = {name: _moved(received[name], _step(received, trained, name) * scale, sd, random) for name in leaving}
+    return Update(weights, norm, policy.noise_multiplier, local)
+
+
+def _step(received: Weights, trained: Weights, name: str) -> NDArray[np.float64]:
+    return np.asarray(trained[name], np.float64) - received[name]
+
+
+def _moved(
+    start: NDArray[np.float32], step: NDArray[np.float64], sd: float, random: np.random.Generator
+) -> NDArray[np.float32]:
+    noise = random.normal(0.0, sd, step.shape) if sd else 0.0
+    return (start + step + noise).astype(np.float32)
+
+
+def _check_weights(received: Weights, trained: Weights) -> None:
+    if set(received) != set(trained):
+        odd = sorted(set(received) ^ set(trained))
+        raise PolicyError.of("policy-reply", f"reply: weight {odd[0]!r} is missing or was never sent here")
+    for name, value in trained.items():
+        if value.shape != received[name].shape or value.dtype.kind != "f":
+            raise PolicyError.of(
+                "policy-reply", f"reply: weight {name} is {value.dtype}{value.shape}, unlike what was sent"
+            )
+        if not np.isfinite(value).all():
+            raise PolicyError.of("policy-reply", f"reply: weight {name} holds NaN or infinity")
+
+
+@dataclass
+class Withheld:
+    """What a rule took out of a result, in words for the site's own log."""
+
+    what: list[str] = field(default_factory=list)
+
+
+def limit_training(policy: PolicyConfig, result: TrainResult, update: Update, told: Withheld) -> TrainResult:
+    """Returns a training result with the names of the local weights, and without a DSC over too few cases."""
+    score = result.validation_dsc
+    if score is not None and result.num_validated < policy.min_cases:
+        told.what.append(f"validation DSC of {result.num_validated} cases")
+        score = None
+    return result.model_copy(update={"validation_dsc": score, "local_layers": update.local})
+
+
+def limit_evaluation(
+    policy: PolicyConfig, task: EvaluateTask, result: EvaluateResult, told: Withheld
+) -> EvaluateResult:
+    """Returns an evaluation result of the task's models alone, with nothing that rests on too few cases.
+
+    Raises:
+        PolicyError: it holds another model or an unknown metric, which could carry words out.
+    """
+    odd = sorted(set(result.summaries) - set(task.models))
+    if odd:
+        raise PolicyError.of("policy-reply", f"reply: tells of {odd[0]!r}, which was not asked for")
+    few = result.withheld is not None or any(each.n < policy.min_cases for each in result.summaries.values())
+    if few:
+        told.what.append(f"metrics of fewer than {policy.min_cases} cases")
+        reason = f"fewer cases than the site's min_cases {policy.min_cases}"
+        return EvaluateResult(summaries={}, withheld=reason, seconds=result.seconds)
+    summaries = {name: _limit_summary(policy, each, told) for name, each in result.summaries.items()}
+    return result.model_copy(update={"summaries": summaries})
+
+
+def _limit_summary(policy: PolicyConfig, summary: ModelSummary, told: Withheld) -> ModelSummary:
+    odd = sorted(set(summary.metrics) - METRICS)
+    if odd:
+        raise PolicyError.of("policy-reply", f"reply: metric {odd[0]!r} is unknown to this release")
+    metrics = dict(summary.metrics)
+    if summary.n - summary.num_undefined < policy.min_cases:
+        for name in DISTANCES & set(metrics):
+            if metrics[name] != MetricSummary(mean=None, sd=None):
+                told.what.append(f"{name} of {summary.n - summary.num_undefined} cases")
+                metrics[name] = MetricSummary(mean=None, sd=None)
+    return summary.model_copy(update={"metrics": metrics})

@@ -1,0 +1,327 @@
+"""The border: what a message and a reply become, with the real policy and audit log; no word of the work's gets out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.common.serde import message_to_proto
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.audit import AuditLog
+from client.border import Border, guarded, num_bytes
+from common import WIRE_VERSION, wire
+from common.config import Recipe, SplitConfig
+from common.errors import AuditError, PolicyError, ReleaseError, TaskError
+from common.statistics import HuHistogram
+from common.tasks import (
+    EvaluateResult,
+    EvaluateTask,
+    MetricSummary,
+    ModelSummary,
+    NormalisationRecord,
+    Picture,
+    SiteStatistics,
+    StatisticsTask,
+    TrainResult,
+    TrainTask,
+)
+
+SECRET = "Mustermann^Erika"
+BASE: dict[str, Any] = {"experiment": "e", "recipe": Recipe(), "split": SplitConfig()}
+MORE: dict[str, Any] = {"normalisation": NormalisationRecord(mean=0, sd=1)}
+SENT = {"stage1.a": np.zeros((2, 3), np.float32), "stage1.b": np.zeros(2, np.float32)}
+TRAINED = {name: value + 1 for name, value in SENT.items()}
+PNG = b"\x89PNG\r\n\x1a\nrest"
+
+
+@pytest.fixture(autouse=True)
+def identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("task_id", "run_id", "node_id"):
+        monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
+
+
+def site(folder: Path, **policy: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "site.yaml").write_text(json.dumps({"site": "A", "policy": policy}))
+    return folder / "site.yaml"
+
+
+def statistics_message() -> Message:
+    return Message(wire.task_record(StatisticsTask(**BASE)), 7, wire.STATISTICS)
+
+
+def train_message(**fields: Any) -> Message:
+    task = TrainTask(
+        **BASE, **MORE, **({"model": "m", "step": 1, "round": 1, "epochs_done": 0, "local_epochs": 2, "epochs_total": 4,
+                            "lr0": 0.1, "seed": 1} | fields)
+    )  # fmt: skip
+    content = wire.task_record(task)
+    content[wire.ARRAYS] = wire.pack_weights(SENT)
+    return Message(content, 7, wire.TRAIN)
+
+
+def evaluate_message(pictures: int = 2) -> Message:
+    task = EvaluateTask(**BASE, **MORE, models=("m",), part="test", pictures=pictures)
+    return Message(wire.task_record(task, {"m": wire.pack_weights(SENT)}), 7, wire.EVALUATE)
+
+
+def answered(message: Message, content: RecordDict) -> Message:
+    return Message(content=content, reply_to=message)
+
+
+def trained(**fields: Any) -> RecordDict:
+    told: dict[str, Any] = {"num_examples": 5, "epochs": (), "validation_dsc": 0.5, "num_validated": 4, "seconds": 1.0}
+    return wire.train_reply(TRAINED, TrainResult(**told | fields), "fp32")
+
+
+def through(config: Path, message: Message, content: RecordDict) -> Message:
+    border = Border.open(config)
+    border.receive(message, num_bytes(message.content))
+    return border.leave(message, border.enter(message), answered(message, content))
+
+
+def lines(config: Path) -> list[dict[str, Any]]:
+    audit = AuditLog(config.parent / "state").read()
+    assert audit.faults == ()
+    return list(audit.records)
+
+
+def test_a_good_round_passes_unchanged_and_leaves_three_lines(tmp_path: Path) -> None:
+    config, message = site(tmp_path), train_message()
+    reply = through(config, message, trained())
+    weights = wire.record_to_weights(reply.content.array_records[wire.ARRAYS])
+    assert all(np.array_equal(weights[name], TRAINED[name]) for name in SENT)
+    assert wire.read_result(reply, TrainResult).validation_dsc == 0.5
+    task, decision, outgoing = lines(config)
+    assert [task["event"], decision["event"], outgoing["event"]] == ["task", "decision", "outgoing"]
+    assert (decision["decision"], decision["round"], decision["epochs"]) == ("admitted", 1, 2)
+    assert task["bytes"] > 8 * 4
+    assert decision["sha256"] == message.content.object_id
+    assert outgoing["sha256"] == reply.content.object_id
+    assert (outgoing["cases"], outgoing["arrays"], outgoing["numbers"]) == (5, 2, 8)
+    assert outgoing["norm"] == pytest.approx(np.sqrt(8), abs=1e-6)
+    assert outgoing["bytes"] > 8 * 4
+
+
+@pytest.mark.parametrize("event", ["task", "outgoing"])
+def test_what_the_audit_log_cannot_hold_does_not_happen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    append = AuditLog.append
+
+    def full(self: AuditLog, name: str, **fields: Any) -> Any:
+        if name == event:
+            raise AuditError("disk full")
+        return append(self, name, **fields)
+
+    monkeypatch.setattr(AuditLog, "append", full)
+    with pytest.raises(AuditError):
+        through(site(tmp_path), train_message(), trained())
+
+
+def test_a_tampered_log_ends_all_work(tmp_path: Path) -> None:
+    config = site(tmp_path)
+    through(config, train_message(), trained())
+    path = tmp_path / "state" / "audit.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"cases":5', b'"cases":6'))
+    with pytest.raises(AuditError):
+        Border.open(config).enter(train_message())
+
+
+def test_rounds_and_epochs_are_counted_over_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = site(tmp_path, max_epochs=4)
+    for _ in range(2):
+        Border.open(config).enter(train_message())
+    with pytest.raises(PolicyError) as told:
+        Border.open(config).enter(train_message())
+    assert told.value.code == "policy-epochs"
+    assert lines(config)[-1]["decision"] == "policy-epochs"
+    monkeypatch.setattr(TaskIdentity, "_run_id", 2)
+    Border.open(config).enter(train_message())  # another run
+
+
+def test_a_changed_policy_holds_from_the_next_message_on(tmp_path: Path) -> None:
+    Border.open(site(tmp_path)).enter(statistics_message())
+    with pytest.raises(PolicyError):
+        Border.open(site(tmp_path, tasks=["evaluate"])).enter(statistics_message())
+
+
+def test_a_full_state_folder_ends_work(tmp_path: Path) -> None:
+    config = site(tmp_path, max_disk_gb=0.0001)
+    Border.open(config).enter(statistics_message())
+    (tmp_path / "state" / "cache").mkdir()
+    (tmp_path / "state" / "cache" / "case").write_bytes(bytes(100_001))
+    with pytest.raises(PolicyError) as told:
+        Border.open(config).enter(statistics_message())
+    assert told.value.code == "policy-disk"
+
+
+@pytest.mark.parametrize("version", [WIRE_VERSION - 1, WIRE_VERSION + 1])
+def test_a_task_of_another_release_is_refused_by_its_code(tmp_path: Path, version: int) -> None:
+    message = statistics_message()
+    record = message.content.config_records[wire.CONFIG]
+    record[wire.TASK] = json.dumps(json.loads(str(record[wire.TASK])) | {"wire_version": version})
+    with pytest.raises(ReleaseError):
+        Border.open(site(tmp_path)).enter(message)
+    assert lines(tmp_path / "site.yaml")[-1]["decision"] == "other-release"
+
+
+def test_an_unknown_kind_of_message_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="unknown kind"):
+        Border.open(site(tmp_path)).enter(Message(RecordDict(), 7, "query.shell"))
+
+
+def test_statistics_over_few_cases_stay(tmp_path: Path) -> None:
+    histogram = HuHistogram.empty().to_array()
+    content = wire.statistics_reply(SiteStatistics(train=2, validation=0, test=0, seconds=1.0), histogram)
+    reply = through(site(tmp_path), statistics_message(), content)
+    assert wire.read_histogram(reply) is None
+    assert lines(tmp_path / "site.yaml")[-1]["withheld"] == ["histogram of 2 cases"]
+    reply = through(site(tmp_path, min_cases=2), statistics_message(), content)
+    assert wire.read_histogram(reply) is not None
+
+
+def evaluated(n: int = 4) -> RecordDict:
+    told = {"m": ModelSummary(n=n, num_undefined=0, metrics={"dsc": MetricSummary(mean=0.5, sd=0.1)})}
+    return wire.evaluate_reply(EvaluateResult(summaries=told, seconds=1.0), [Picture(PNG, 0.4), Picture(PNG, 0.6)])
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ({}, []),
+        ({"share_pictures": True}, [None, None]),
+        ({"share_case_metrics": True}, []),
+        ({"share_pictures": True, "share_case_metrics": True}, [0.4, 0.6]),
+        ({"share_pictures": True, "share_case_metrics": True, "min_cases": 5}, []),
+    ],
+)
+def test_pictures_and_metrics_of_single_cases_leave_by_policy(
+    tmp_path: Path, policy: dict[str, Any], expected: list[float | None]
+) -> None:
+    reply = through(site(tmp_path, **policy), evaluate_message(), evaluated())
+    assert [picture.dsc for picture in wire.read_pictures(reply)] == expected
+    assert len(wire.read_pictures(through(site(tmp_path, **policy), evaluate_message(1), evaluated()))) <= 1
+
+
+def test_noise_is_counted_for_all_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = site(tmp_path, clip_norm=0.5, noise_multiplier=8.0)
+    for run in (1, 2):
+        monkeypatch.setattr(TaskIdentity, "_run_id", run)
+        reply = through(config, train_message(), trained())
+        weights = wire.record_to_weights(reply.content.array_records[wire.ARRAYS])
+        assert not np.array_equal(weights["stage1.a"], TRAINED["stage1.a"])
+    first, second = (line for line in lines(config) if line["event"] == "outgoing")
+    assert 0 < first["epsilon"] < second["epsilon"]
+    assert (first["noise"], first["delta"]) == (8.0, 1e-5)
+
+
+def test_layers_that_stay_are_not_in_the_bytes(tmp_path: Path) -> None:
+    config = site(tmp_path, local_layers=["stage1.b"])
+    told = TrainResult(num_examples=5, epochs=(), validation_dsc=None, seconds=1.0)
+    content = wire.train_reply({**TRAINED, "stage1.b": np.full(2, 1.2345678, np.float32)}, told, "fp32")
+    reply = through(config, train_message(), content)
+    assert wire.read_result(reply, TrainResult).local_layers == ("stage1.b",)
+    assert np.float32(1.2345678).tobytes() in message_to_proto(answered(train_message(), content)).SerializeToString()
+    assert np.float32(1.2345678).tobytes() not in message_to_proto(reply).SerializeToString()
+    assert lines(config)[-1]["local"] == 1
+
+
+def with_json(content: RecordDict, **more: Any) -> RecordDict:
+    record = content.config_records[wire.RESULT]
+    record[wire.JSON] = json.dumps(json.loads(str(record[wire.JSON])) | more)
+    return content
+
+
+def with_record(content: RecordDict, name: str, record: Any) -> RecordDict:
+    content[name] = record
+    return content
+
+
+def renamed() -> RecordDict:
+    content = trained()
+    content[wire.ARRAYS] = wire.pack_weights({SECRET: SENT["stage1.a"], "stage1.b": SENT["stage1.b"]})
+    return content
+
+
+SMUGGLED: dict[str, tuple[Any, Any]] = {
+    "unknown error code": (train_message, lambda: RecordDict({wire.RESULT: ConfigRecord({wire.ERROR: SECRET})})),
+    "error beside a result": (
+        train_message, lambda: with_record(trained(), "note", ConfigRecord({"text": f"case of {SECRET}"}))
+    ),
+    "another metric": (train_message, lambda: with_record(trained(), "more", MetricRecord({SECRET: 1.0}))),
+    "another array": (
+        train_message, lambda: with_record(trained(), "more", ArrayRecord({SECRET: Array(np.zeros(1, np.float32))}))
+    ),
+    "another field of the result": (train_message, lambda: with_json(trained(), note=SECRET)),
+    "a layer's name": (train_message, lambda: with_json(trained(), local_layers=[SECRET])),
+    "weights' names": (train_message, renamed),
+    "a reason for withholding": (
+        evaluate_message, lambda: with_json(evaluated(), summaries={}, withheld=f"{SECRET} has one scan")
+    ),
+    "a model's name": (
+        evaluate_message,
+        lambda: with_json(evaluated(), summaries={SECRET: {"n": 9, "num_undefined": 0, "metrics": {}}}),
+    ),
+    "a metric's name": (
+        evaluate_message,
+        lambda: with_json(
+            evaluated(), summaries={"m": {"n": 9, "num_undefined": 0, "metrics": {SECRET: {"mean": 1, "sd": 1}}}}
+        ),
+    ),
+    "a picture": (
+        evaluate_message,
+        lambda: wire.evaluate_reply(
+            EvaluateResult(summaries={}, seconds=1.0), [Picture(SECRET.encode(), None)]
+        ),
+    ),
+    "a record of its own": (evaluate_message, lambda: RecordDict({SECRET: ConfigRecord({SECRET: SECRET})})),
+    "statistics' note": (
+        statistics_message,
+        lambda: with_json(
+            wire.statistics_reply(SiteStatistics(train=9, validation=0, test=0, seconds=1.0), None), note=SECRET
+        ),
+    ),
+    "histogram of text": (
+        statistics_message,
+        lambda: wire.statistics_reply(
+            SiteStatistics(train=9, validation=0, test=0, seconds=1.0), np.frombuffer(SECRET.encode(), np.uint8)
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMUGGLED)
+def test_nothing_that_the_work_words_gets_out(tmp_path: Path, name: str) -> None:
+    ask, reply = SMUGGLED[name]
+    message = ask()
+    said = answered(message, reply())
+    assert SECRET.split("^", maxsplit=1)[0].encode() in message_to_proto(said).SerializeToString() or "picture" in name
+    border = Border.open(site(tmp_path, share_pictures=True))
+    sent = message_to_proto(border.leave(message, border.enter(message), said)).SerializeToString()
+    assert b"Mustermann" not in sent
+    assert b"Erika" not in sent
+
+
+def test_flower_s_own_error_text_becomes_a_code(tmp_path: Path) -> None:
+    message = train_message()
+    border = Border.open(site(tmp_path))
+    reply = border.leave(message, border.enter(message), Message(Error(3, f"/data/{SECRET}"), reply_to=message))
+    assert wire.read_error(reply) == "crashed"
+    assert b"Muster" not in message_to_proto(reply).SerializeToString()
+
+
+def test_in_one_process_the_border_stands_before_the_app(tmp_path: Path) -> None:
+    def app(message: Message, _context: Context) -> Message:
+        return answered(message, trained())
+
+    context = Context(1, 7, {"config": str(site(tmp_path, max_rounds=1))}, RecordDict(), {})
+    assert wire.read_error(guarded(app)(train_message(), context)) is None
+    assert wire.read_error(guarded(app)(train_message(), context)) == "policy-rounds"
+    assert [line["event"] for line in lines(tmp_path / "site.yaml")] == [
+        "task", "decision", "outgoing", "task", "decision", "outgoing"
+    ]  # fmt: skip
+    assert lines(tmp_path / "site.yaml")[-1]["error"] == "policy-rounds"

@@ -1,0 +1,295 @@
+"""The gate with Flower's own two steps, node state and object store, in this process: no network and no ClientApp."""
+
+import hashlib
+import importlib
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # typer's use of click, not ours
+    from flwr.supercore.fab import Fab
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+    from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.supercore.run import Run
+    from flwr.supernode import start_client_internal as flower
+    from flwr.supernode.nodestate import NodeStateFactory
+
+from client import node_gate
+from client.approval import Approvals
+from client.audit import AuditLog
+from client.node_gate import Gate
+from common import wire
+from common.config import Recipe, SplitConfig
+from common.tasks import SiteStatistics, StatisticsTask
+
+SECRET = "Mustermann^Erika"
+RUN = 4711
+
+
+@pytest.fixture(autouse=True)
+def identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("task_id", 1), ("run_id", RUN), ("node_id", 1)):
+        monkeypatch.setattr(TaskIdentity, f"_{name}", value)
+
+
+def task() -> RecordDict:
+    return wire.task_record(StatisticsTask(experiment="e", recipe=Recipe(), split=SplitConfig()))
+
+
+def done() -> RecordDict:
+    return wire.statistics_reply(SiteStatistics(train=9, validation=1, test=1, seconds=1.0), None)
+
+
+@dataclass
+class Coordinator:
+    """What the other side holds: one message, the run and its bundle; and what it was sent."""
+
+    bundle: bytes
+    stated: str = ""
+    content: RecordDict = field(default_factory=task)
+    kind: str = wire.STATISTICS
+    sent: list[Message] = field(default_factory=list)
+    bytes_received: bytes = b""
+    confirmed: int = 0
+
+    def receive(self) -> Any:
+        self.message = Message(self.content, 1, self.kind)
+        self.message.metadata.__dict__["_message_id"] = self.message.object_id
+        self.objects = {name: each.deflate() for name, each in get_all_nested_objects(self.message).items()}
+        bare = Message(RecordDict(), 1, self.kind)
+        bare.__dict__.update(_metadata=self.message.metadata, _content=None)
+        return bare, get_object_tree(self.message)
+
+    def get_run(self, run_id: int) -> Run:
+        run = Run.create_empty(run_id)
+        run.fab_hash = self.stated or hashlib.sha256(self.bundle).hexdigest()
+        return run
+
+    def get_fab(self, fab_hash: str, _run_id: int) -> Fab:
+        return Fab(fab_hash, self.bundle, {})
+
+    def pull_object(self, _run_id: int, name: str) -> bytes:
+        return self.objects[name]
+
+    def confirm(self, *_: Any) -> None:
+        self.confirmed += 1
+
+    def send(self, message: Message, tree: Any, _seconds: float) -> tuple[set[str], str]:
+        self.sent.append(message)
+        self.tree, self.arrived = tree, dict[str, bytes]()
+        names, todo = set(), [tree]
+        while todo:
+            each = todo.pop()
+            names.add(each.object_id)
+            todo += each.children
+        return names, "session"
+
+    def push_object(self, run_id: int, session: str, name: str, content: bytes) -> None:
+        assert (run_id, session) == (RUN, "session")
+        assert hashlib.sha256(content).hexdigest() == name
+        self.arrived[name] = content
+        self.bytes_received += content
+
+    @property
+    def reply(self) -> Message:
+        """The last reply, put together as the coordinator does."""
+        whole = inflate_object_from_contents(self.tree.object_id, dict(self.arrived))
+        assert isinstance(whole, Message)
+        assert self.sent[-1].metadata.reply_to_message_id == self.message.metadata.message_id
+        return whole
+
+
+class Node:
+    """Flower's state and store with the gate before them."""
+
+    def __init__(self, config: Path, own: str) -> None:
+        store = ObjectStoreFactory()
+        self.state, self.store = NodeStateFactory(store).state(), store.store()
+        self.state.set_node_id(1)
+        self.unpacked = config.parent / "apps"
+        self.gate = Gate(config, own, flower, self.unpacked)
+
+    def take(self, side: Coordinator) -> int | None:
+        return self.gate.pull(
+            state=self.state, object_store=self.store, node_config={}, receive=side.receive, get_run=side.get_run,
+            get_fab=side.get_fab, pull_object=side.pull_object, confirm_message_received=side.confirm,
+            trusted_entities=None,
+        )  # fmt: skip
+
+    def work(self, side: Coordinator, content: RecordDict | Error) -> None:
+        """What a ClientApp's process does."""
+        (asked,) = self.state.get_messages_legacy(is_reply=False)
+        flower._insert_message(Message(content, reply_to=asked), self.state, self.store)  # type: ignore[arg-type]
+
+    def give(self, side: Coordinator) -> None:
+        self.gate.push(state=self.state, object_store=self.store, send=side.send, push_object=side.push_object)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "site.yaml").write_text(json.dumps({"site": "A"}))
+    return tmp_path / "site.yaml"
+
+
+def events(config: Path) -> list[tuple[str, str]]:
+    audit = AuditLog(config.parent / "state").read()
+    assert audit.faults == ()
+    return [(line["event"], str(line.get("decision", line.get("error", "")))) for line in audit.records]
+
+
+def test_the_release_s_own_code_and_a_good_reply_pass(config: Path, own_bundle: bytes) -> None:
+    side = Coordinator(own_bundle)
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    assert node.take(side) == RUN
+    assert side.confirmed == 1
+    node.work(side, done())
+    node.give(side)
+    assert wire.read_result(side.reply, SiteStatistics).train == 9
+    assert events(config) == [("task", ""), ("code", "accepted"), ("decision", "admitted"), ("outgoing", "")]
+    assert node.store.get(side.sent[-1].metadata.message_id) is None
+    assert node.take(side) == RUN  # the code is asked for once a run
+    assert events(config)[4:] == [("task", ""), ("decision", "admitted")]
+
+
+@pytest.mark.parametrize("way", ["unapproved-code", "tampered-code", "hostile-code"])
+def test_other_code_starts_nothing_and_is_answered_by_a_code(
+    config: Path, own_bundle: bytes, pack_bundle: Any, way: str
+) -> None:
+    other = pack_bundle(client__app=b"app = 2\n")
+    side = {
+        "unapproved-code": Coordinator(other),
+        "tampered-code": Coordinator(own_bundle + b"\0", stated=hashlib.sha256(own_bundle).hexdigest()),
+        "hostile-code": Coordinator(other + b"evil"),
+    }[way]
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    assert node.take(side) == RUN
+    assert node.state.get_messages_legacy(is_reply=False) == []  # no task that a ClientApp could be started for
+    assert node.state.get_run(RUN) is None
+    node.give(side)
+    assert wire.read_error(side.reply) == way
+    assert events(config) == [("task", ""), ("code", way), ("outgoing", way)]
+    assert len(Approvals(config.parent / "state").waiting()) == (way == "unapproved-code")
+
+
+def test_code_that_is_approved_meanwhile_runs_without_a_restart(
+    config: Path, own_bundle: bytes, pack_bundle: Any
+) -> None:
+    side = Coordinator(own_bundle)
+    node = Node(config, "0" * 64)
+    node.take(side)
+    node.give(side)
+    assert wire.read_error(side.reply) == "unapproved-code"
+    Approvals(config.parent / "state").approve(own_bundle)
+    node.take(side)
+    node.work(side, done())
+    node.give(side)
+    assert wire.read_error(side.reply) is None
+
+
+def test_what_the_policy_forbids_is_not_begun(config: Path, own_bundle: bytes) -> None:
+    config.write_text(json.dumps({"site": "A", "policy": {"tasks": ["train"]}}))
+    side = Coordinator(own_bundle)
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+    assert node.state.get_messages_legacy(is_reply=False) == []
+    node.give(side)
+    assert wire.read_error(side.reply) == "policy-task"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Error(3, f"<class 'OSError'>:<'/data/{SECRET}/ct.dcm'>"),
+        RecordDict({wire.RESULT: ConfigRecord({wire.ERROR: SECRET})}),
+        RecordDict({SECRET: ConfigRecord({"text": SECRET})}),
+        RecordDict({"x": ArrayRecord({SECRET: Array(np.frombuffer(SECRET.encode(), np.uint8))})}),
+    ],
+)
+def test_words_of_the_work_do_not_reach_the_coordinator(config: Path, own_bundle: bytes, reply: Any) -> None:
+    side = Coordinator(own_bundle)
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+    node.work(side, reply)
+    node.give(side)
+    assert wire.read_error(side.reply) in {"crashed", "failed", "policy-reply"}
+    everything = side.bytes_received + repr(side.sent).encode()
+    assert b"Mustermann" not in everything
+    assert b"Erika" not in everything
+
+
+def test_a_broken_message_is_answered_and_the_node_lives(config: Path, own_bundle: bytes) -> None:
+    side = Coordinator(own_bundle, content=RecordDict({"x": ConfigRecord({"a": 1})}))
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+    node.give(side)
+    assert wire.read_error(side.reply) == "bad-task"
+
+
+def test_objects_that_are_not_what_they_say_are_answered(config: Path, own_bundle: bytes) -> None:
+    side = Coordinator(own_bundle)
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    side.pull_object = lambda run, name: b"rubbish"  # type: ignore[method-assign]
+    node.take(side)
+    node.give(side)
+    assert wire.read_error(side.reply) == "bad-task"
+    assert events(config) == [("task", ""), ("code", "accepted"), ("outgoing", "bad-task")]
+
+
+def test_a_site_whose_files_are_broken_answers_by_code_alone(config: Path, own_bundle: bytes) -> None:
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    (config.parent / "state").touch()  # no folder can be made there
+    side = Coordinator(own_bundle)
+    node.take(side)
+    node.give(side)
+    assert wire.read_error(side.reply) == "audit"
+    config.write_text(f"site: [{SECRET}")
+    node.take(side)
+    node.give(side)
+    assert wire.read_error(side.reply) == "bad-config"
+    assert b"Mustermann" not in side.bytes_received
+
+
+def test_a_reply_that_is_never_stored_whole_is_a_crash(
+    config: Path, own_bundle: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_gate, "OBJECTS_S", 0.0)
+    side = Coordinator(own_bundle)
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+    node.work(side, done())
+    monkeypatch.setattr(node.store, "get", lambda name: b"")
+    node.give(side)
+    assert wire.read_error(side.reply) == "work-failed"
+
+
+def test_code_that_was_unpacked_before_is_not_used_again(config: Path, own_bundle: bytes) -> None:
+    """Flower takes a folder with the right 8 digits for the bundle, whatever is in it."""
+    side = Coordinator(own_bundle)
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    (node.unpacked / "fedgtv.fedgtv.0.1.0.12345678").mkdir(parents=True)
+    node.take(side)
+    assert not node.unpacked.exists()
+
+
+def test_no_message_is_no_work(config: Path, own_bundle: bytes) -> None:
+    side = Coordinator(own_bundle)
+    side.receive = lambda: None  # type: ignore[method-assign]
+    assert Node(config, "").take(side) is None
+
+
+def test_the_gate_is_put_in_flower_s_loop(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    process = importlib.import_module("client.node_process")
+    for name in (node_gate.PULL, node_gate.PUSH):
+        monkeypatch.setattr(flower, name, getattr(flower, name))
+    gate = Gate(config, "", flower, config.parent / "apps")
+    process.install(gate)
+    assert (flower._pull_and_store_message, flower._push_messages) == (gate.pull, gate.push)
