@@ -27,10 +27,11 @@ IMPORT_FLOWER = {
     "server.training",
     "server.evaluation",
     "server.superlink_process",
+    "server.fleet_guard",
     "deploy.in_process",
 }
 """The messages, the two apps, the rounds and those steps that touch messages, Flower's SuperLink with our database
-settings, and the simulation's grid.
+settings and guard, and the simulation's grid.
 
 Node, SuperLink, control and bundle need not: they run Flower's own commands as processes.
 """
