@@ -27,11 +27,21 @@ SITE_YAML = Path("site.yaml")
 
 @app.command()
 def init(
-    site: Annotated[str, typer.Argument(help="The site's name, such as A.")],
+    site: Annotated[str | None, typer.Argument(help="The site's name, such as A.")] = None,
+    kit: Annotated[Path | None, typer.Option(help="The SITE.kit.json that the coordinator sent, once it has.")] = None,
     folder: Annotated[Path, typer.Option(help="Where the site's files go.")] = Path(),
     debug: DebugOption = False,
 ) -> None:
-    """Write site.yaml, make the key pair (it never leaves) and the join request for the coordinator."""
+    """Make the key pair (it never leaves) and the join request; with --kit: put the coordinator's answer in place."""
+    if site is None and kit is None:
+        raise typer.BadParameter("give the site's name, or --kit", param_hint="SITE")
+    if site is not None:
+        _make_site(site, folder)
+    if kit is not None:
+        _place(kit, folder / SITE_YAML)
+
+
+def _make_site(site: str, folder: Path) -> None:
     import yaml
 
     from client.keys import make_key
@@ -48,6 +58,14 @@ def init(
     typer.echo(f"private key:   {files.private} (stays here)")
     typer.echo(f"join request:  {files.request} (send it to the coordinator)")
     typer.echo(f"fingerprint:   {read_join_request(files.request).fingerprint} (read it out by telephone)")
+
+
+def _place(kit: Path, config: Path) -> None:
+    from client.kit_place import own_kit, place_kit
+
+    path = place_kit(kit, config)
+    typer.echo(f"kit: {path}, for the coordinator at {own_kit(config).coordinator}")
+    typer.echo("next: `fedgtv-site check`, then `fedgtv-site join`")
 
 
 @app.command("import")
@@ -118,10 +136,11 @@ def check(
 
     load_yaml(config, SiteConfig)  # a wrong file is told at once, before torch is loaded
 
+    from client.contact_check import check_contact
     from client.quality import check_site
     from client.site import Site
 
-    findings = check_site(Site.open(config), SplitConfig())
+    findings = [*check_site(Site.open(config), SplitConfig()), *check_contact(config)]
     if as_json:
         typer.echo(json.dumps([vars(finding) for finding in findings]))
     else:
@@ -144,27 +163,31 @@ def _print_findings(findings: "list[Finding]") -> None:
 
 @app.command()
 def join(
-    kit: Annotated[Path, typer.Option(help="The SITE.kit.json that the coordinator sent.")],
+    kit: Annotated[
+        Path | None, typer.Option(help="A new SITE.kit.json, put in place first; default: the one that is there.")
+    ] = None,
     config: ConfigOption = SITE_YAML,
     debug: DebugOption = False,
 ) -> None:
     """Connect to the coordinator and work for it until Ctrl-C; reconnects by itself."""
     import threading
 
+    from client.contact import contact
     from client.keys import check_key, key_files
+    from client.kit_place import own_kit, place_kit
     from client.node import SiteNode
     from common.atomic import write_text_atomically
     from common.config import SiteConfig, load_yaml
-    from common.kit import read_kit
     from common.private import private_files, private_folder
 
-    site, pass_on = load_yaml(config, SiteConfig), read_kit(kit)
-    if pass_on.site != site.site:
-        from common.errors import SiteError
-
-        raise SiteError(f"{kit}: is site {pass_on.site!r}'s kit, but {config} says {site.site!r}; use your own kit")
+    site = load_yaml(config, SiteConfig)
     key = key_files(site.site, config.parent / "keys").private
     check_key(key)
+    if kit is not None:
+        place_kit(kit, config)
+    pass_on = own_kit(config)
+    for line in contact(pass_on).warnings:
+        typer.echo(f"warning: {line}", err=True)
     with private_files():
         state = private_folder(config.parent / site.state)
         authority = state / "authority.crt"
