@@ -143,9 +143,14 @@ class Gateway:
             return sum(1 for _ in lines)
 
 
+def nginx_path() -> str | None:
+    """Where nginx is installed; None where it is not."""
+    return shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
+
+
 def find_nginx() -> str:
     """Returns the path of nginx (WorkError: not installed)."""
-    found = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
+    found = nginx_path()
     if found is None:
         raise WorkError(
             "nginx: not found; it is the gateway that sites on other machines call; install it (Debian: apt-get "

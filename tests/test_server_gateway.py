@@ -12,16 +12,13 @@ import pytest
 
 from common.errors import WorkError
 from common.processes import free_port
-from server.gateway import CALLS, Gateway, find_nginx, nginx_config, only_loopback
+from server.gateway import CALLS, Gateway, nginx_config, nginx_path, only_loopback
 from server.provision import certificate_files, make_certificates, renew_certificate
 
 
 @pytest.fixture(scope="module")
 def nginx():
-    try:
-        return find_nginx()
-    except WorkError:
-        pytest.skip("nginx is not installed; on Debian: make nginx")
+    return nginx_path() or pytest.skip("nginx is not installed; on Debian: make nginx")
 
 
 @pytest.fixture(scope="module")

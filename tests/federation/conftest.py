@@ -10,9 +10,8 @@ import pytest
 from client.keys import make_key
 from client.node import SiteNode
 from common.enrolment import read_join_request
-from common.errors import WorkError
 from common.processes import free_port
-from server.gateway import Gateway, find_nginx
+from server.gateway import Gateway, nginx_path
 from server.provision import make_certificates
 from server.superlink import Superlink
 
@@ -41,19 +40,13 @@ class Federation:
 StartFederation = Callable[..., Federation]
 
 
-def has_nginx() -> bool:
-    try:
-        return bool(find_nginx())
-    except WorkError:
-        return False
-
-
 @pytest.fixture(scope="session")
 def nginx() -> str:
     """Path of nginx; a test that needs it is skipped where there is none."""
-    if not has_nginx():
+    found = nginx_path()
+    if found is None:
         pytest.skip("nginx is not installed; on Debian: make nginx")
-    return find_nginx()
+    return found
 
 
 @pytest.fixture
@@ -86,7 +79,7 @@ def _starting(folder: Path) -> Iterator[StartFederation]:
             superlink = Superlink(folder / "coordinator", certificates, free_port(), threads)
             federation = Federation(folder, stack.enter_context(superlink))
             started.append(federation)
-            if gateway or (gateway is None and has_nginx()):
+            if gateway or (gateway is None and nginx_path()):
                 door = Gateway(folder / "gateway", certificates, ["localhost"], free_port(), superlink.address)
                 federation.gateway = stack.enter_context(door)
             for site, config in configs.items():
