@@ -68,7 +68,8 @@ def _found(kit: Kit, answer: httpx.Response, now: datetime) -> Contact:
         )
     until = _certificate(answer.extensions["network_stream"]).not_valid_after_utc
     ending = warning("coordinator's certificate", until, "the coordinator renews it; nothing changes here")
-    return Contact(True, clock_s, until, tuple(line for line in (ending, _nearly(clock_s)) if line))
+    kits = warning("kit's authority", _authority_until(kit), "ask the coordinator for a new kit")
+    return Contact(True, clock_s, until, tuple(line for line in (ending, kits, _nearly(clock_s)) if line))
 
 
 def _clock_s(date: str | None, now: datetime) -> float | None:
@@ -99,6 +100,11 @@ def _why(kit: Kit, error: ssl.SSLError) -> str:
         )
     seen = _seen(kit)
     issued = f"a certificate of {seen.subject_name}, issued by {seen.issuer_name}" if seen else "a certificate"
+    if (ended := _authority_until(kit)) <= datetime.now(UTC):
+        return (
+            f"{there}: the authority in this site's kit ended on {ended:%Y-%m-%d} by this clock; ask the "
+            "coordinator for a new kit (fedgtv-coordinator renew --authority), unless the clock is wrong"
+        )
     if "expired" in error.verify_message or "not yet valid" in error.verify_message:
         span = f", valid from {seen.start:%Y-%m-%d} to {seen.end:%Y-%m-%d}" if seen else ""
         return (
@@ -178,6 +184,10 @@ def _trust(kit: Kit) -> ssl.SSLContext:
     except (ssl.SSLError, ValueError) as error:
         raise ConfigError(f"kit of site {kit.site}: its authority is no certificate; ask for the kit again") from error
     return context
+
+
+def _authority_until(kit: Kit) -> datetime:
+    return x509.load_pem_x509_certificate(kit.authority.encode("ascii")).not_valid_after_utc
 
 
 def _url(kit: Kit) -> str:

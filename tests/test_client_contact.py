@@ -15,7 +15,8 @@ from client.kit_place import place_kit
 from common.errors import ConfigError, SiteError, WorkError
 from common.kit import Kit, write_kit
 from common.processes import free_port
-from server.provision import make_certificates, renew_certificate
+from server import provision
+from server.provision import make_certificates, renew_authority, renew_certificate
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +104,31 @@ def test_a_certificate_that_ends_soon_is_told_of(tmp_path):
     with serving(https_server(files)) as port:
         (warning,) = contact(kit_for(files, f"localhost:{port}")).warnings
     assert warning.startswith("coordinator's certificate: 4 days left, until 20")
+
+
+@pytest.mark.parametrize("days", [20, -0.01])
+def test_a_kit_whose_authority_ends_is_told_to_be_replaced(tmp_path, monkeypatch, days):
+    monkeypatch.setattr(provision, "AUTHORITY_DAYS", days)
+    old = make_certificates(tmp_path / "pki", ["localhost"]) if days > 0 else outlived(tmp_path, monkeypatch)
+    with serving(https_server(old)) as port:
+        kit = kit_for(old, f"localhost:{port}")
+        if days > 0:
+            (line, also) = contact(kit).warnings
+            assert line.startswith("coordinator's certificate: 19 days left")
+            assert also.startswith("kit's authority: 19 days left")
+            assert also.endswith("ask the coordinator for a new kit")
+        else:
+            with pytest.raises(WorkError, match=r"the authority in this site's kit ended on 20.* for a new kit"):
+                contact(kit)
+
+
+def outlived(folder, monkeypatch):
+    """Certificates whose authority has expired and whose server certificate has not."""
+    monkeypatch.setattr(provision, "AUTHORITY_DAYS", 30)
+    files = make_certificates(folder / "pki", ["localhost"])
+    monkeypatch.setattr(provision, "AUTHORITY_DAYS", -0.01)
+    renew_authority(folder / "pki")
+    return files
 
 
 def test_a_proxy_that_opens_tls_is_named_for_it_and_nothing_is_sent(tmp_path, files):
