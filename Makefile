@@ -7,7 +7,7 @@ INTEROP := .venv-interop
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
-.PHONY: demo test test-all lint seeds openkbp bench interop fuzz clean
+.PHONY: demo test test-all lint seeds openkbp bench interop fuzz nginx clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -53,8 +53,13 @@ lint: $(VENV)/installed
 test: lint  ## Lint, types, import rules and tests, with one TLS federation of three sites.
 	$(BIN)/python -m pytest
 
-test-all: lint  ## Everything, the slow checks too.
+test-all: lint  ## Everything, the slow checks too; those of the gateway need nginx, those of namespaces root.
+	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || echo "no nginx: its tests are skipped; make nginx"
 	$(BIN)/python -m pytest -m ''
+
+nginx:  ## The gateway's nginx, on Debian and as root.
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends nginx-light
 
 clean:
 	rm -rf demo runs build dist *.egg-info $(BENCH) $(INTEROP)

@@ -36,11 +36,21 @@ APPROVAL = "approval"
 
 @app.command()
 def init(
-    site: Annotated[str, typer.Argument(help="The site's name, such as A.")],
+    site: Annotated[str | None, typer.Argument(help="The site's name, such as A.")] = None,
+    kit: Annotated[Path | None, typer.Option(help="The SITE.kit.json that the coordinator sent, once it has.")] = None,
     folder: Annotated[Path, typer.Option(help="Where the site's files go.")] = Path(),
     debug: DebugOption = False,
 ) -> None:
-    """Write site.yaml, make the key pair (it never leaves) and the join request for the coordinator."""
+    """Make the key pair (it never leaves) and the join request; with --kit: put the coordinator's answer in place."""
+    if site is None and kit is None:
+        raise typer.BadParameter("give the site's name, or --kit", param_hint="SITE")
+    if site is not None:
+        _make_site(site, folder)
+    if kit is not None:
+        _place(kit, folder / SITE_YAML)
+
+
+def _make_site(site: str, folder: Path) -> None:
     import yaml
 
     from client.keys import make_key
@@ -57,6 +67,14 @@ def init(
     typer.echo(f"private key:   {files.private} (stays here)")
     typer.echo(f"join request:  {files.request} (send it to the coordinator)")
     typer.echo(f"fingerprint:   {read_join_request(files.request).fingerprint} (read it out by telephone)")
+
+
+def _place(kit: Path, config: Path) -> None:
+    from client.kit_place import own_kit, place_kit
+
+    path = place_kit(kit, config)
+    typer.echo(f"kit: {path}, for the coordinator at {own_kit(config).coordinator}")
+    typer.echo("next: `fedgtv-site check`, then `fedgtv-site join`")
 
 
 @app.command("import")
@@ -161,12 +179,13 @@ def check(
     load_yaml(config, SiteConfig)  # a wrong file is told at once, before torch is loaded
 
     from client.check_page import write_check_page
+    from client.contact_check import check_contact
     from client.quality import check_against, check_site
     from client.site import Site
 
     site, (against, split) = Site.open(config), check_against(recipe)
     with _progress("check") as tell:
-        found = check_site(site, split, against, tell)
+        found = check_site(site, split, against, check_contact(config), tell)
     path = page or site.state_folder / "check.html"
     write_check_page(found, site.config.site, path)
     _print_check(found, path, as_json)
@@ -218,7 +237,9 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 @app.command()
 def join(
-    kit: Annotated[Path, typer.Option(help="The SITE.kit.json that the coordinator sent.")],
+    kit: Annotated[
+        Path | None, typer.Option(help="A new SITE.kit.json, put in place first; default: the one that is there.")
+    ] = None,
     config: ConfigOption = SITE_YAML,
     debug: DebugOption = False,
 ) -> None:
@@ -226,21 +247,23 @@ def join(
     import threading
 
     from client.audit import AuditLog
+    from client.contact import contact
     from client.keys import check_key, key_files
+    from client.kit_place import own_kit, place_kit
     from client.node import SiteNode
     from common.atomic import write_text_atomically
     from common.config import SiteConfig, load_yaml
-    from common.kit import read_kit
     from common.private import private_files, private_folder
 
-    site, pass_on = load_yaml(config, SiteConfig), read_kit(kit)
-    if pass_on.site != site.site:
-        from common.errors import SiteError
-
-        raise SiteError(f"{kit}: is site {pass_on.site!r}'s kit, but {config} says {site.site!r}; use your own kit")
+    site = load_yaml(config, SiteConfig)
     key = key_files(site.site, config.parent / "keys").private
     check_key(key)
     AuditLog(config.parent / site.state).checked()
+    if kit is not None:
+        place_kit(kit, config)
+    pass_on = own_kit(config)
+    for line in contact(pass_on).warnings:
+        typer.echo(f"warning: {line}", err=True)
     with private_files():
         state = private_folder(config.parent / site.state)
         authority = state / "authority.crt"

@@ -34,7 +34,7 @@ class ProcessTree:
         self.log = self.folder / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._mark = f"{MARK}={name}:{self.folder}".encode()
-        self._name = name
+        self.name = name
         self._lock: IO[str] | None = None
 
     @property
@@ -102,12 +102,12 @@ class ProcessTree:
         if self._lock is not None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = (self.folder / f"{self._name}.lock").open("a")
+        lock = (self.folder / f"{self.name}.lock").open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.close()
-            raise WorkError(f"{self.folder}: {self._name} runs here already; stop it, or use another folder") from error
+            raise WorkError(f"{self.folder}: {self.name} runs here already; stop it, or use another folder") from error
         self._lock = lock
 
     def _end_members(self, grace_s: float = 5.0) -> None:

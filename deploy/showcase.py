@@ -33,6 +33,7 @@ from common.volume import read_nifti, to_lps
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 from deploy.memory import PeakMemory
 from server.federation import FILE, Federation
+from server.gateway import nginx_path
 from server.launch import launch
 from server.matrix import matrix_text
 from server.progress import describe
@@ -78,10 +79,14 @@ class Showcase:
 
     def _federate(self, federation: Federation) -> Path:
         with ExitStack() as stack:
-            self.superlink = superlink = federation.superlink()
+            with_gateway = nginx_path() is not None
+            self.superlink = superlink = federation.superlink(free_port() if with_gateway else 0)
             superlink.environment = ONE_THREAD
             with self._act("SuperLink and SuperNodes, TLS and node authentication"):
                 stack.enter_context(superlink)
+                if with_gateway:
+                    stack.enter_context(federation.gateway(superlink))
+                self._say(f"the sites call {'nginx, the gateway' if with_gateway else 'the SuperLink: no nginx here'}")
                 self._join(federation, superlink, stack)
             return self._train(superlink, federation.config.address)
 
@@ -212,9 +217,8 @@ class Showcase:
 
     def _members(self) -> list[int]:
         """The federation's processes, also those whose parent has died."""
-        trees = [node.tree for node in list(self.nodes.values())]
-        trees += [self.superlink.tree] if self.superlink else []
-        return [process_id for tree in trees for process_id in tree.members()]
+        ours = self.superlink.members() if self.superlink else []
+        return ours + [process_id for node in list(self.nodes.values()) for process_id in node.tree.members()]
 
     def _activity(self) -> str:
         """The last thing that each site has logged about its training."""

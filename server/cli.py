@@ -30,9 +30,22 @@ def _open(folder: Path) -> "Federation":
     return Federation.open(folder)
 
 
+def _warn(federation: "Federation") -> None:
+    for line in federation.warnings():
+        typer.echo(f"warning: {line}", err=True)
+
+
+def _tell_validity(federation: "Federation") -> None:
+    for what, until in federation.valid_until().items():
+        typer.echo(f"{what}: valid until {until}")
+
+
 @app.command()
 def init(
     address: Annotated[str, typer.Argument(help="host:port at which sites reach this coordinator.")],
+    name: Annotated[
+        list[str] | None, typer.Option(help="A further name or IP address of it, for the certificate; repeatable.")
+    ] = None,
     folder: FolderOption = FEDERATION,
     debug: DebugOption = False,
 ) -> None:
@@ -40,30 +53,50 @@ def init(
     from server.federation import Federation
     from server.provision import expiry
 
-    federation = Federation.create(folder, address)
-    typer.echo(f"federation: {folder} for {address}")
+    federation = Federation.create(folder, address, name or ())
+    typer.echo(f"federation: {folder} for {', '.join([address, *federation.config.names])}")
     typer.echo(f"server certificate: valid until {expiry(federation.certificates.certificate):%Y-%m-%d}")
+    typer.echo(f"authority: valid until {expiry(federation.certificates.authority):%Y-%m-%d}")
     typer.echo("next: `fedgtv-coordinator up`, then `enrol` each site's join request")
 
 
 @app.command()
-def renew(folder: FolderOption = FEDERATION, debug: DebugOption = False) -> None:
+def renew(
+    authority: Annotated[
+        bool, typer.Option("--authority", help="The authority too; every site gets a new kit.")
+    ] = False,
+    folder: FolderOption = FEDERATION,
+    debug: DebugOption = False,
+) -> None:
     """Renew the server certificate under the same authority; the sites stay enrolled and keep their kits."""
+    from server.provision import expiry
+
     federation = _open(folder)
-    until = federation.renew()
-    typer.echo(f"server certificate: for {federation.config.host}, valid until {until:%Y-%m-%d}")
+    kits = federation.renew_authority() if authority else []
+    until = expiry(federation.certificates.certificate) if authority else federation.renew()
+    typer.echo(f"server certificate: for {', '.join(federation.config.all_names)}, valid until {until:%Y-%m-%d}")
+    if authority:
+        typer.echo(f"authority: valid until {expiry(federation.certificates.authority):%Y-%m-%d}")
+    for kit in kits:
+        typer.echo(f"kit: {kit} (send it to the site, which puts it in place with `fedgtv-site init --kit`)")
     typer.echo("next: when no run is under way, stop `fedgtv-coordinator up` and start it again, to put it to use")
 
 
 @app.command()
-def up(folder: FolderOption = FEDERATION, debug: DebugOption = False) -> None:
-    """Start the SuperLink on loopback and keep it running until Ctrl-C; put a gateway in front of it."""
+def up(
+    gateway: Annotated[
+        bool | None,
+        typer.Option("--gateway/--no-gateway", help="Default: a gateway, unless sites are on this machine alone."),
+    ] = None,
+    folder: FolderOption = FEDERATION,
+    debug: DebugOption = False,
+) -> None:
+    """Start the SuperLink on loopback, and the gateway (nginx) that sites call; keep both running until Ctrl-C."""
     import threading
 
-    superlink = _open(folder).superlink()
-    with superlink:
-        typer.echo(f"up on {superlink.address}; Ctrl-C stops it, and nothing is lost")
-        superlink.supervise(threading.Event())
+    from server.coordinator import Coordinator
+
+    Coordinator(_open(folder), gateway, typer.echo).run(threading.Event())
 
 
 @app.command()
@@ -101,7 +134,9 @@ def sites(
     debug: DebugOption = False,
 ) -> None:
     """List the enrolled sites and whether each is connected."""
-    listed = _open(folder).connections()
+    federation = _open(folder)
+    listed = federation.connections()
+    _warn(federation)
     if as_json:
         typer.echo(json.dumps(listed))
         return
@@ -109,6 +144,7 @@ def sites(
         typer.echo(f"{site}: {state}")
     if not listed:
         typer.echo("no site is enrolled yet; `enrol` one")
+    _tell_validity(federation)
 
 
 @app.command()
@@ -159,17 +195,20 @@ def status(
     """Show the sites, and how far each run is; exit code 1 if the coordinator is not up."""
     federation = _open(folder)
     runs = federation.progress()
+    _warn(federation)
     try:
         listed, fault = federation.connections(), None
     except WorkError as error:
         listed, fault = {}, error
     if as_json:
-        typer.echo(json.dumps({"up": fault is None, "sites": listed, "runs": runs}))
+        valid = federation.valid_until()
+        typer.echo(json.dumps({"up": fault is None, "sites": listed, "runs": runs, "valid_until": valid}))
     else:
         for site, state in listed.items():
             typer.echo(f"site {site}: {state}")
         for name, told in runs.items():
             typer.echo(f"run {name}: {told}")
+        _tell_validity(federation)
     if fault:
         raise fault
 

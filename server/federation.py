@@ -1,18 +1,21 @@
-"""A coordinator's folder: `federation.yaml`, `pki/` and `superlink/` (database, enrolment, runs)."""
+"""A coordinator's folder: `federation.yaml`, `pki/`, `superlink/` (database, enrolment, runs) and `gateway/`."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from common.atomic import write_text_atomically
 from common.config import Frozen, Name, load_yaml, validate
 from common.enrolment import JoinRequest
 from common.errors import ConfigError
 from common.kit import Address, Kit, write_kit
+from common.validity import warning
+from server.gateway import Gateway
 from server.progress import describe
 from server.provision import (
     Certificates,
@@ -20,12 +23,15 @@ from server.provision import (
     expiry,
     make_certificates,
     read_sites,
+    renew_authority,
     renew_certificate,
 )
 from server.superlink import Superlink
 
 FILE = "federation.yaml"
 LEDGERS = "*/ledger.jsonl"
+RENEW = "run `fedgtv-coordinator renew`, then stop and start `up`"
+RENEW_AUTHORITY = "run `fedgtv-coordinator renew --authority`, then stop and start `up`, and send the sites their kits"
 
 
 class FederationConfig(Frozen):
@@ -33,6 +39,11 @@ class FederationConfig(Frozen):
 
     address: Address
     """Where the sites reach the coordinator (its gateway)."""
+    names: tuple[str, ...] = ()
+    """Further names and IP addresses of the coordinator, for the certificate."""
+    superlink_port: int = Field(default=0, ge=0, le=65535)
+    """Of loopback, where the SuperLink listens behind the gateway; 0: any free one, and without a gateway the address's
+    own."""
 
     @property
     def host(self) -> str:
@@ -41,8 +52,13 @@ class FederationConfig(Frozen):
 
     @property
     def port(self) -> int:
-        """The port alone; the SuperLink listens on the same port of loopback."""
+        """The port alone."""
         return int(self.address.rpartition(":")[2])
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Everything that the certificate names but loopback: the address's host first."""
+        return (self.host, *self.names)
 
 
 @dataclass(frozen=True)
@@ -54,13 +70,13 @@ class Federation:
     certificates: Certificates
 
     @classmethod
-    def create(cls, folder: Path, address: str) -> "Federation":
-        """Makes authority, server certificate and configuration (ConfigError: a bad address, or one exists)."""
-        config = validate({"address": address}, FederationConfig, "init")
+    def create(cls, folder: Path, address: str, names: Sequence[str] = ()) -> "Federation":
+        """Makes authority, server certificate and configuration (InputError: a bad address or name, or one exists)."""
+        config = validate({"address": address, "names": names}, FederationConfig, "init")
         if (folder / FILE).exists():
             raise ConfigError(f"{folder / FILE}: exists already; give another --folder, or keep this federation")
-        certificates = make_certificates(folder / "pki", [config.host])
-        write_text_atomically(folder / FILE, yaml.safe_dump(config.model_dump()))
+        certificates = make_certificates(folder / "pki", config.all_names)
+        write_text_atomically(folder / FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         return cls(folder, config, certificates)
 
     @classmethod
@@ -70,20 +86,53 @@ class Federation:
             raise ConfigError(f"{folder}: holds no {FILE}; make one with `fedgtv-coordinator init`, or give --folder")
         return cls(folder, load_yaml(folder / FILE, FederationConfig), certificate_files(folder / "pki"))
 
-    def superlink(self) -> Superlink:
-        """Returns the federation's SuperLink; not started by this."""
-        return Superlink(self.folder / "superlink", self.certificates, self.config.port)
+    def superlink(self, port: int = 0) -> Superlink:
+        """Returns the federation's SuperLink on `port` of loopback (0: as configured); not started by this."""
+        port = port or self.config.superlink_port or self.config.port
+        return Superlink(self.folder / "superlink", self.certificates, port)
+
+    def gateway(self, superlink: Superlink) -> Gateway:
+        """Returns the gateway before `superlink`; not started by this."""
+        config = self.config
+        return Gateway(self.folder / "gateway", self.certificates, config.all_names, config.port, superlink.address)
 
     def renew(self) -> datetime:
-        """Replaces the server certificate by one for the configured address, and returns when that expires (UTC).
+        """Replaces the server certificate by one for the configured names, and returns when that expires (UTC).
 
-        No site notices; the SuperLink takes it up when it is started again.
+        No site notices; `up` takes it up when it is started again.
 
         Raises:
             InputError: the authority's files are missing, damaged or expired; the old certificate stands.
         """
-        renew_certificate(self.certificates.authority.parent, [self.config.host])
+        renew_certificate(self.certificates.authority.parent, self.config.all_names)
         return expiry(self.certificates.certificate)
+
+    def renew_authority(self) -> list[Path]:
+        """Renews the authority and the server certificate, and returns every site's new kit.
+
+        The sites stay enrolled, and those with the old kit are served until the old authority's last day.
+
+        Raises:
+            InputError: the authority's files are missing or damaged; the old certificates stand.
+        """
+        renew_authority(self.certificates.authority.parent)
+        self.renew()
+        folder = self.folder / "kits"
+        folder.mkdir(exist_ok=True)
+        return [self._write_kit(site, folder / f"{site}.kit.json") for site in read_sites(self.superlink().sites_file)]
+
+    def valid_until(self) -> dict[str, str]:
+        """Returns the last day (UTC) of the server certificate and of the authority."""
+        return {what: f"{expiry(path):%Y-%m-%d}" for what, path, _ in self._certificates()}
+
+    def warnings(self) -> list[str]:
+        """What is to be said of the certificates: nothing while both are valid for more than 30 days."""
+        due = [warning(what, expiry(path), remedy) for what, path, remedy in self._certificates()]
+        return [line for line in due if line]
+
+    def _certificates(self) -> list[tuple[str, Path, str]]:
+        files = self.certificates
+        return [("server certificate", files.certificate, RENEW), ("authority", files.authority, RENEW_AUTHORITY)]
 
     def enrol(self, request: JoinRequest, out: Path | None = None) -> Path:
         """Registers a site with the running SuperLink and returns the path of its kit.
@@ -102,9 +151,7 @@ class Federation:
         known = read_sites(superlink.sites_file).get(request.site)
         if known is None or known.fingerprint != request.fingerprint:
             superlink.enrol(request)
-        kit = Kit(site=request.site, coordinator=self.config.address, authority=self.certificates.authority.read_text())
-        write_kit(kit, path)
-        return path
+        return self._write_kit(request.site, path)
 
     def progress(self) -> dict[str, str]:
         """Returns for each run the last thing that its ledger tells; a line still being written does not count."""
@@ -117,6 +164,11 @@ class Federation:
         return {
             name: states.get(site.node_id, "unknown") for name, site in sorted(read_sites(superlink.sites_file).items())
         }
+
+    def _write_kit(self, site: str, path: Path) -> Path:
+        authority = self.certificates.authority.read_text(encoding="ascii")
+        write_kit(Kit(site=site, coordinator=self.config.address, authority=authority), path)
+        return path
 
 
 def check_run_name(name: str) -> str:

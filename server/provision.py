@@ -71,6 +71,20 @@ def renew_certificate(folder: Path, names: Sequence[str], valid_days: int = SERV
     return _issue(certificate_files(folder), _alternatives(names), valid_days)
 
 
+def renew_authority(folder: Path) -> Certificates:
+    """Gives the authority another 10 years under its old key and name.
+
+    What it has signed stays valid for sites with the old certificate, until that one ends, and for those with the new.
+
+    Raises:
+        InputError: `folder` holds no authority, or another's key; the old certificate stands.
+    """
+    files = certificate_files(folder)
+    _, key = _read_authority(files)
+    _write_certificate(files.authority, _authority(key))
+    return files
+
+
 def expiry(certificate: Path) -> datetime:
     """When a PEM certificate ceases to be valid (UTC)."""
     return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
@@ -178,16 +192,16 @@ def _read_authority(files: Certificates) -> tuple[x509.Certificate, ec.EllipticC
         raise InputError(f"{folder}: ca.crt or ca.key cannot be read; restore both from the same backup") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != authority.public_key():
         raise InputError(f"{files.authority_key}: not the key of {files.authority}; restore both from the same backup")
-    if authority.not_valid_after_utc <= datetime.now(UTC):
-        raise InputError(
-            f"{files.authority}: expired on {authority.not_valid_after_utc:%Y-%m-%d}, and nothing that it signs is "
-            "valid; make a new federation with fedgtv-coordinator init in another --folder, and enrol the sites there"
-        )
     return authority, key
 
 
 def _issue(files: Certificates, alternatives: list[x509.GeneralName], valid_days: int) -> Certificates:
     authority, authority_key = _read_authority(files)
+    if authority.not_valid_after_utc <= datetime.now(UTC):
+        raise InputError(
+            f"{files.authority}: expired on {authority.not_valid_after_utc:%Y-%m-%d}, and nothing that it signs is "
+            "valid; renew it with fedgtv-coordinator renew --authority, and send the sites their new kits"
+        )
     until = min(datetime.now(UTC) + timedelta(days=valid_days), authority.not_valid_after_utc)
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedgtv coordinator")])

@@ -1,30 +1,25 @@
-"""The coordinator's SuperLink: one supervised Flower process on loopback, with TLS, node authentication and a database.
+"""The coordinator's SuperLink: supervised Flower processes on loopback, with TLS, node authentication and a database.
 
 Flower serves the sites' API, its unauthenticated control API and its runtime API on one port. So the port is bound to
-loopback. For sites on other machines it needs a gateway in front of it that lets the sites' calls through and nothing
-else; there is none yet.
+loopback. Sites on other machines reach it through the gateway, which lets their calls through and nothing else.
 """
 
-import contextlib
-import socket
-import ssl
+import secrets
 import sys
-import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from common.atomic import OWNERS, write_bytes_atomically
 from common.enrolment import JoinRequest
-from common.errors import WorkError
-from common.processes import ProcessTree, flower_environment
+from common.processes import ProcessTree, flower_command, flower_environment
 from server import RUNS_VARIABLE
 from server.control import Control
+from server.daemons import HOST, start_daemon
 from server.provision import Certificates, EnrolledSite, add_site, check_new_site, find_site, remove_site
 
-HOST = "127.0.0.1"
 START_S = 60.0
 
 
@@ -45,6 +40,7 @@ class Superlink:
         self.folder = self.folder.resolve()
         self.control = Control(self.folder / "flwr")
         self.tree = ProcessTree("superlink", self.folder)
+        self.launcher = ProcessTree("superexec", self.folder)  # starts the ServerApps, and alone may ask for their work
 
     @property
     def address(self) -> str:
@@ -55,6 +51,11 @@ class Superlink:
     def sites_file(self) -> Path:
         """The enrolment record."""
         return self.folder / "sites.json"
+
+    @property
+    def secret(self) -> Path:
+        """What the launcher proves itself with, made anew at every start."""
+        return self.folder / "superexec.secret"
 
     @property
     def runs_folder(self) -> Path:
@@ -71,36 +72,42 @@ class Superlink:
         self.stop()
 
     def start(self, timeout_s: float = START_S) -> None:
-        """Starts the process and returns when its port answers with our certificate.
+        """Starts the processes and returns when the port answers with our certificate.
 
         Raises:
             WorkError: the port is taken, another coordinator owns the folder, or Flower ends; the log's end is quoted.
         """
-        if _answers(self.port):
-            raise WorkError(f"port {self.port}: taken by another process; stop it, or choose another port")
+        self.launcher.stop()  # with the ServerApps of a SuperLink that died
         self.runs_folder.mkdir(parents=True, exist_ok=True)
-        self.control.configure(self.address, self.certificates.authority)
-        log_start = self.tree.log_size()
-        self.tree.start(self._command(), self._environment())
+        write_bytes_atomically(self.secret, secrets.token_bytes(32), OWNERS)
+        environment = self._environment()
+        start_daemon(self.tree, self._command(), environment, self.port, self.certificates.authority, timeout_s)
         try:
-            self._wait_until_up(timeout_s, log_start)
+            self.control.configure(self.address, self.certificates.authority)
+            self.launcher.start(self._launcher_command(), environment)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """Ends the SuperLink and every process it started; the database stays."""
+        self.launcher.stop()
         self.tree.stop()
 
-    def supervise(self, stop: threading.Event, poll_s: float = 1.0) -> None:
-        """Keeps the SuperLink up until `stop` is set, starting it again when it dies.
+    def members(self) -> list[int]:
+        """Ids of all processes of the SuperLink that live."""
+        return self.tree.members() + self.launcher.members()
 
-        A run that was under way when it died is failed by Flower; the coordinator starts it again and the ledger lets
-        it continue.
+    def keep_up(self) -> None:
+        """Starts again what has died.
+
+        A run that was under way when the SuperLink died is failed by Flower; the coordinator starts it again and the
+        ledger lets it continue.
         """
-        while not stop.wait(poll_s):
-            if not self.tree.running:
-                self.start()
+        if not self.tree.running:
+            self.start()
+        elif not self.launcher.running:
+            self.launcher.start(self._launcher_command(), self._environment())
 
     def enrol(self, request: JoinRequest) -> EnrolledSite:
         """Registers a site's key and records its node id (SiteError for a name or key that is taken)."""
@@ -118,39 +125,14 @@ class Superlink:
         command = [sys.executable, "-m", "server.superlink_process", "--host", HOST, "--port", str(self.port)]
         command += ["--ssl-certfile", str(files.certificate.resolve()), "--ssl-keyfile", str(files.key.resolve())]
         command += ["--ssl-ca-certfile", str(files.authority.resolve()), "--enable-supernode-auth"]
-        command += ["--database", str(self.folder / "state.db")]
-        return [*command, "--isolation", "subprocess", "--disable-runtime-dependency-installation"]
+        command += ["--database", str(self.folder / "state.db"), "--superexec-auth-secret-file", str(self.secret)]
+        return [*command, "--isolation", "process", "--disable-runtime-dependency-installation"]
+
+    def _launcher_command(self) -> list[str]:
+        command = [flower_command("flower-superexec"), "--runtime-api-address", self.address]
+        command += ["--root-certificates", str(self.certificates.authority.resolve())]
+        return [*command, "--superexec-auth-secret-file", str(self.secret)]
 
     def _environment(self) -> dict[str, str]:
         ours = {RUNS_VARIABLE: str(self.runs_folder)}
         return flower_environment(self.control.home, {**ours, **self.environment})
-
-    def _wait_until_up(self, timeout_s: float, log_start: int) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not _speaks_tls(self.port, self.certificates.authority):
-            if not self.tree.running:
-                raise WorkError(f"the SuperLink ended at once: {_last_lines(self.tree.tail(log_start))}")
-            if time.monotonic() > deadline:
-                raise WorkError(f"port {self.port}: no answer within {timeout_s:.0f} s; see {self.tree.log}")
-            time.sleep(0.1)
-
-
-def _answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
-        return True
-    return False
-
-
-def _speaks_tls(port: int, authority: Path) -> bool:
-    context = ssl.create_default_context(cafile=str(authority))
-    with (
-        contextlib.suppress(OSError),
-        socket.create_connection((HOST, port), timeout=2.0) as plain,
-        context.wrap_socket(plain, server_hostname=HOST),
-    ):
-        return True
-    return False
-
-
-def _last_lines(text: str, num_lines: int = 5) -> str:
-    return " | ".join(line.strip() for line in text.splitlines() if line.strip())[-200 * num_lines :]

@@ -1,13 +1,18 @@
-"""Starts Flower's SuperLink with a database that waits for its turn.
+"""Starts Flower's SuperLink with a database that waits for its turn, and with our guard at the sites' door.
 
 Flower 1.41 gives SQLite 5 s to get a lock and answers 500 after that, which ends the ServerApp or its launcher, and the
-run with it. Seen on a busy machine with three sites. The symbol is private: a contract test guards it.
+run with it. Seen on a busy machine with three sites. The symbols are private: a contract test guards them.
 """
 
 from flwr.supercore import sql_mixin
+from flwr.superlink.routers.fleet import node_auth
+
+from common.logs import log_to_output
+from server.fleet_guard import SignedTimes, guarded
 
 BUSY_TIMEOUT_MS = 120_000
 SYMBOL = "SQLITE_PRAGMAS"
+AUTHENTICATE = "authenticate_node"
 
 
 def patient_pragmas(pragmas: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
@@ -19,7 +24,9 @@ def main() -> None:
     """Flower's own command, with its own arguments."""
     from flwr.superlink.cli import flower_superlink
 
+    log_to_output()
     vars(sql_mixin)[SYMBOL] = patient_pragmas(vars(sql_mixin)[SYMBOL])
+    vars(node_auth)[AUTHENTICATE] = guarded(vars(node_auth)[AUTHENTICATE], SignedTimes())
     flower_superlink()
 
 

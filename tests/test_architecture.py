@@ -31,10 +31,12 @@ IMPORT_FLOWER = {
     "server.training",
     "server.evaluation",
     "server.superlink_process",
+    "server.fleet_guard",
     "deploy.in_process",
 }
 """The messages, the two apps, the rounds and those steps that touch messages, the site's border and its gate in
-Flower's SuperNode, Flower's SuperLink with our database settings, how Flower packs a bundle, and the simulation's grid.
+Flower's SuperNode, Flower's SuperLink with our database settings and guard, how Flower packs a bundle, and the
+simulation's grid.
 
 Node, SuperLink and control need not: they run Flower's own commands as processes.
 """

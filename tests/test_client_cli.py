@@ -13,6 +13,7 @@ from pydicom import dcmread
 
 from client.case_store import opened
 from client.cli import main
+from client.contact import Contact
 from common.volume import Geometry, Volume, write_nifti
 
 
@@ -307,6 +308,7 @@ def test_join_with_a_key_that_is_not_enrolled_is_one_line_and_code_2(tmp_path, s
     (tmp_path / "supernode").write_text(f"#!{sys.executable}\n{said}\n")
     (tmp_path / "supernode").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "supernode"))
+    monkeypatch.setattr("client.contact.contact", lambda _: Contact(False, None, None, ()))
     made = site("init", "A", "--folder", tmp_path)
     fingerprint = re.search(r"SHA256:\S+", made.out)[0]
     kit = {"site": "A", "coordinator": "host:443", "authority": "-----BEGIN CERTIFICATE-----"}
@@ -326,6 +328,24 @@ def test_join_with_a_key_that_is_not_enrolled_is_one_line_and_code_2(tmp_path, s
     made = [tmp_path / "state", *(tmp_path / "state").rglob("*")]
     assert {path.name for path in made} >= {"authority.crt", "node", "supernode.log"}
     assert [path for path in made if path.stat().st_mode & 0o077] == []
+
+
+def test_init_puts_the_kit_where_join_finds_it(tmp_path, site, monkeypatch):
+    site("init", "A", "--folder", tmp_path)
+    early = site("join", "--config", tmp_path / "site.yaml")
+    assert early.code == 2
+    assert "no kit yet; when the coordinator has sent SITE.kit.json" in early.err
+    kit = {"site": "A", "coordinator": "host:443", "authority": "-----BEGIN CERTIFICATE-----"}
+    (tmp_path / "A.kit.json").write_text(json.dumps(kit))
+    ended = site("init", "--kit", tmp_path / "A.kit.json", "--folder", tmp_path)
+    assert ended.out.startswith(f"kit: {tmp_path / 'kit.json'}, for the coordinator at host:443\n")
+    broken = site("join", "--config", tmp_path / "site.yaml")
+    assert (broken.code, broken.out) == (2, "")
+    assert "its authority is no certificate; ask for the kit again" in broken.err
+    (tmp_path / "B.kit.json").write_text(json.dumps(kit | {"site": "B"}))
+    assert site("init", "--kit", tmp_path / "B.kit.json", "--folder", tmp_path).code == 2
+    assert json.loads((tmp_path / "kit.json").read_text())["site"] == "A"
+    assert site("init").code == 2
 
 
 def test_join_without_a_key_writes_nothing(tmp_path, site):

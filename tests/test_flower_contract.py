@@ -1,9 +1,10 @@
-"""What our control, SuperLink, bundle, node and gate rely on in Flower 1.41, by name."""
+"""What our control, SuperLink, gateway, bundle, node and gate rely on in Flower 1.41, by name."""
 
 import importlib
 import inspect
 import io
 import json
+import re
 import warnings
 import zipfile
 from importlib import metadata
@@ -12,13 +13,17 @@ import httpx
 import pytest
 
 from client import archive
+from client.contact import AHEAD_S, BEHIND_S
 from client.node import BACKOFF_S, LEASE_S, SiteNode, _setting
 from client.node_gate import INSERT, PULL, PUSH
 from client.node_log import GRACEFUL, REFUSED, UNAUTHENTIC
 from common.bundle import RUN_KEY
 from server.control import Control, _run, toml_string
+from server.fleet_guard import AHEAD, KEPT_S
+from server.gateway import CALLS
 from server.provision import certificate_files
 from server.superlink import Superlink
+from server.superlink_process import AUTHENTICATE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # typer's use of click, not ours
@@ -28,6 +33,8 @@ with warnings.catch_warnings():
         FAB_MAX_SIZE,
         HEARTBEAT_DEFAULT_INTERVAL,
         HEARTBEAT_PATIENCE,
+        SYSTEM_TIME_TOLERANCE,
+        TIMESTAMP_TOLERANCE,
         Status,
         SubStatus,
     )
@@ -57,11 +64,44 @@ def test_superlink_takes_our_command_line(tmp_path):
     command = Superlink(tmp_path, certificate_files(tmp_path), 8443)._command()
     assert command[1:3] == ["-m", "server.superlink_process"]
     told = flower_superlink._parse_args_run_superlink().parse_args(command[3:])
-    assert (told.host, told.port, told.isolation) == ("127.0.0.1", 8443, "subprocess")
+    assert (told.host, told.port, told.isolation) == ("127.0.0.1", 8443, "process")
+    assert told.superexec_auth_secret_file == str(tmp_path / "superexec.secret")
     assert told.enable_supernode_auth
     assert not told.insecure
     assert not told.runtime_dependency_install
     assert told.database == str(tmp_path / "state.db")
+
+
+def test_the_launcher_takes_our_command_line_and_proves_itself_with_the_same_secret(tmp_path):
+    superlink = Superlink(tmp_path, certificate_files(tmp_path), 8443)
+    told = (
+        importlib.import_module("flwr.supercore.cli.flower_superexec")
+        ._parse_args()
+        .parse_args(superlink._launcher_command()[1:])
+    )
+    assert (told.runtime_api_address, told.insecure) == ("127.0.0.1:8443", False)
+    assert told.superexec_auth_secret_file == str(superlink.secret)
+    assert not told.runtime_dependency_install
+
+
+def test_flower_checks_a_nodes_call_where_our_guard_is_put():
+    node_auth = importlib.import_module("flwr.superlink.routers.fleet.node_auth")
+    assert list(inspect.signature(vars(node_auth)[AUTHENTICATE]).parameters) == ["request"]
+    assert "run_in_threadpool(authenticate_node, request)" in source(node_auth)
+    assert (SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE) == (5, 300)
+    assert AHEAD.total_seconds() == SYSTEM_TIME_TOLERANCE
+    assert 2 * (TIMESTAMP_TOLERANCE + 2 * SYSTEM_TIME_TOLERANCE) == KEPT_S
+    assert (AHEAD_S, BEHIND_S) == (SYSTEM_TIME_TOLERANCE - 1, TIMESTAMP_TOLERANCE)
+    retry = source("flwr.supercore.retry.http_retry")
+    assert "httpx.codes.SERVICE_UNAVAILABLE" in retry.partition("_RETRYABLE_TRANSPORT_ERRORS")[0]
+
+
+def test_a_node_makes_the_calls_that_the_gateway_lets_through_and_no_other():
+    client = source("flwr.supernode.fleet_http_client")
+    made = set(re.findall(r'path="/v1/fleet/([a-z-]+)"', client))
+    assert made - {call.name for call in CALLS} == {"register-node", "unregister-node"}  # of nodes without a key
+    assert {call.name for call in CALLS} < made
+    assert "MAX_ARRAY_CHUNK_SIZE" in source("flwr.supercore.constant") + source("flwr.common.constant")
 
 
 def test_supernode_takes_our_command_line_and_settings_survive_its_parser(tmp_path):

@@ -11,10 +11,11 @@ from cryptography import x509
 from client.keys import make_key
 from common.config import load_experiment
 from common.errors import WorkError
+from common.kit import read_kit
 from server.cli import main
 from server.control import Run
 from server.ledger import Ledger
-from server.provision import add_site
+from server.provision import add_site, renew_certificate
 from server.superlink import Superlink
 
 FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"
@@ -104,17 +105,19 @@ def test_a_folder_without_federation_is_bad_input(tmp_path, coordinator, argumen
 @pytest.mark.parametrize("arguments", [("sites",), ("status",), ("stop",)])
 def test_a_coordinator_that_was_never_up_is_work_that_failed(federation, coordinator, arguments):
     ended = coordinator(*arguments, "--folder", federation)
-    assert (ended.code, ended.out) == (1, "")
+    assert ended.code == 1
     assert "start it with `fedgtv-coordinator up`" in ended.err
     assert "unexpected" not in ended.err
 
 
 def test_sites_and_their_states(enrolled, coordinator, monkeypatch):
     answer(monkeypatch, {7: "online", 8: "offline"})
-    assert coordinator("sites", "--folder", enrolled).out == "A: online\n"
+    told = coordinator("sites", "--folder", enrolled).out.splitlines()
+    assert told[0] == "A: online"
+    assert [line.partition(": valid until 20")[0] for line in told[1:]] == ["server certificate", "authority"]
     assert json.loads(coordinator("sites", "--folder", enrolled, "--json").out) == {"A": "online"}
     answer(monkeypatch, {})
-    assert coordinator("sites", "--folder", enrolled).out == "A: unknown\n"
+    assert coordinator("sites", "--folder", enrolled).out.startswith("A: unknown\n")
 
 
 def test_status_shows_the_runs_also_when_the_coordinator_is_down(enrolled, coordinator, monkeypatch):
@@ -127,6 +130,37 @@ def test_status_shows_the_runs_also_when_the_coordinator_is_down(enrolled, coord
     answer(monkeypatch, {7: "offline"})
     told = json.loads(coordinator("status", "--folder", enrolled, "--json").out)
     assert (told["up"], told["sites"], list(told["runs"])) == (True, {"A": "offline"}, ["first"])
+    assert list(told["valid_until"]) == ["server certificate", "authority"]
+
+
+@pytest.mark.parametrize("listing", ["sites", "status"])
+@pytest.mark.parametrize(("days", "words"), [(29, "28 days left"), (6, "5 days left"), (0.5, "less than a day left")])
+def test_a_certificate_that_ends_soon_is_warned_of(federation, coordinator, monkeypatch, listing, days, words):
+    answer(monkeypatch, {})
+    assert coordinator(listing, "--folder", federation).err == ""
+    renew_certificate(federation / "pki", ["example.org"], days)
+    ended = coordinator(listing, "--folder", federation)
+    assert ended.code == 0
+    assert ended.err.startswith(f"warning: server certificate: {words}, until 20")
+    assert ended.err.endswith("run `fedgtv-coordinator renew`, then stop and start `up`\n")
+
+
+def test_renewing_the_authority_writes_every_sites_kit_and_enrols_nobody_anew(enrolled, coordinator):
+    record = (enrolled / "superlink" / "sites.json").read_bytes()
+    ended = coordinator("renew", "--authority", "--folder", enrolled)
+    kit = read_kit(enrolled / "kits" / "A.kit.json")
+    assert ended.code == 0
+    assert "kits/A.kit.json (send it to the site" in ended.out
+    assert (kit.site, kit.coordinator) == ("A", "example.org:8443")
+    assert kit.authority == (enrolled / "pki" / "ca.crt").read_text()
+    assert (enrolled / "superlink" / "sites.json").read_bytes() == record
+
+
+def test_up_without_nginx_says_what_to_install(federation, coordinator, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    ended = coordinator("up", "--folder", federation)
+    assert (ended.code, ended.out) == (1, "")
+    assert "apt-get install nginx-light" in ended.err
 
 
 def test_enrol_a_second_time_or_without_a_place_for_the_kit_registers_nothing(

@@ -21,6 +21,7 @@ from server.provision import (
     make_certificates,
     read_sites,
     remove_site,
+    renew_authority,
     renew_certificate,
 )
 
@@ -127,7 +128,7 @@ def expired(files):
         (lambda files: files.authority_key.unlink(), r"ca\.key: missing; restore it"),
         (damaged, r"ca\.crt or ca\.key cannot be read; restore both"),
         (swapped, r"ca\.key: not the key of .*ca\.crt; restore both"),
-        (expired, r"ca\.crt: expired on 20\d\d-\d\d-\d\d, .*enrol the sites there"),
+        (expired, r"ca\.crt: expired on 20\d\d-\d\d-\d\d, .*renew --authority"),
     ],
 )
 def test_an_authority_that_cannot_sign_renews_nothing(tmp_path, spoil, message):
@@ -138,6 +139,33 @@ def test_an_authority_that_cannot_sign_renews_nothing(tmp_path, spoil, message):
         renew_certificate(tmp_path / "pki", ["localhost"])
     assert "\n" not in str(caught.value)
     assert (files.certificate.read_bytes(), files.key.read_bytes()) == old
+
+
+def test_a_renewed_authority_is_trusted_beside_the_old_one(tmp_path, monkeypatch):
+    """Sites with the old kit and sites with the new one accept the old server certificate and the new one."""
+    monkeypatch.setattr(provision, "AUTHORITY_DAYS", 30)
+    files = make_certificates(tmp_path / "pki", ["gtv.example.org"])
+    old, before = tmp_path / "old.crt", expiry(files.authority)
+    old.write_bytes(files.authority.read_bytes())
+    monkeypatch.setattr(provision, "AUTHORITY_DAYS", 3650)
+    renew_authority(tmp_path / "pki")
+    assert expiry(files.authority) - before > timedelta(days=3600)
+    for _ in range(2):
+        for authority in (old, files.authority):
+            assert handshake(files, authority, "gtv.example.org") == "fedgtv coordinator"
+        renew_certificate(tmp_path / "pki", ["gtv.example.org"])
+    assert old.read_bytes() != files.authority.read_bytes()
+
+
+def test_an_expired_authority_is_renewed_and_signs_again(tmp_path):
+    files = make_certificates(tmp_path / "pki", ["localhost"])
+    expired(files)
+    renew_authority(tmp_path / "pki")
+    renew_certificate(tmp_path / "pki", ["localhost"])
+    assert handshake(files, files.authority, "localhost") == "fedgtv coordinator"
+    swapped(files)
+    with pytest.raises(InputError, match="not the key of"):
+        renew_authority(tmp_path / "pki")
 
 
 @pytest.mark.parametrize("name", ["", "https://gtv.example.org", "gtv.example.org:443", "a..b", "a b"])

@@ -1,4 +1,4 @@
-"""The product's own app in a real TLS federation of three sites: the same bits as in one process."""
+"""The product's own app in a real TLS federation of three sites, behind the gateway where nginx is: the same bits."""
 
 from contextlib import closing
 
@@ -41,7 +41,7 @@ def test_three_sites_over_tls_end_with_the_bits_of_one_process(tmp_path, make_si
     with closing(InProcessGrid(client_app, configs)) as grid:
         run_experiment(experiment, alone, Sites(grid, grid.node_ids, experiment.rounds))
 
-    federation = start_federation(configs)
+    federation = start_federation(configs, gateway=None)
     told = []
     superlink = federation.superlink
     folder = launch(superlink.control, superlink.folder, experiment, "first", told.append)

@@ -1,0 +1,164 @@
+"""The gateway's configuration, and a real nginx with it; the SuperLink behind it is a stand-in."""
+
+import json
+import os
+import ssl
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+
+from common.errors import WorkError
+from common.processes import free_port
+from server.gateway import CALLS, Gateway, nginx_config, nginx_path, only_loopback
+from server.provision import certificate_files, make_certificates, renew_certificate
+
+
+@pytest.fixture(scope="module")
+def nginx():
+    return nginx_path() or pytest.skip("nginx is not installed; on Debian: make nginx")
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    return make_certificates(tmp_path_factory.mktemp("pki"), ["gtv.example.org"])
+
+
+@pytest.fixture(scope="module")
+def passed():
+    """(path, address told) of the calls that came through."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory, nginx, certificates, passed):
+    class Superlink(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            passed.append((self.path, self.headers["x-forwarded-for"]))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Superlink)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    folder, address = tmp_path_factory.mktemp("gateway"), f"127.0.0.1:{server.server_address[1]}"
+    try:
+        with Gateway(folder, certificates, ["localhost"], free_port(), address) as running:
+            yield running
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def https(gateway):
+    trust = ssl.create_default_context(cafile=str(gateway.certificates.authority))
+    with httpx.Client(verify=trust, base_url=f"https://localhost:{gateway.port}") as client:
+        yield client
+
+
+def test_the_nodes_calls_pass_with_the_callers_address(https, passed):
+    passed.clear()
+    for call in CALLS:
+        assert https.post(f"/v1/fleet/{call.name}", headers={"x-forwarded-for": "192.0.2.1"}).status_code == 200
+    assert passed == [(f"/v1/fleet/{call.name}", "127.0.0.1") for call in CALLS]
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/v1/control/list-runs", "/v1/fleet/register-node", "/health"])
+def test_all_else_is_answered_with_404_and_put_on_record(https, gateway, passed, path):
+    passed.clear()
+    before = gateway.num_refused()
+    assert [https.request(method, path).status_code for method in ("GET", "POST")] == [404, 404]
+    assert https.get("/v1/fleet/pull-messages").status_code == 404
+    assert passed == []
+    assert gateway.num_refused() == before + 3
+    last = json.loads(gateway.refused.read_text().splitlines()[-2])
+    assert (last["status"], last["method"], last["path"], last["from"]) == (404, "POST", path, "127.0.0.1")
+
+
+def test_bodies_pass_up_to_what_a_call_needs(https, passed):
+    for call in CALLS:
+        largest = (16 << 20) if call.largest == "16m" else 64 << 10
+        answers = [https.post(f"/v1/fleet/{call.name}", content=(largest + more) * b"\0") for more in (0, 1)]
+        assert [answer.status_code for answer in answers] == [200, 413], call
+
+
+def test_a_flood_is_slowed_with_an_answer_that_nodes_retry(https):
+    answers = [https.post("/v1/fleet/activate-node").status_code for _ in range(60)]
+    assert answers[:15] == 15 * [200]
+    assert set(answers) == {200, 503}
+    assert https.post("/v1/fleet/pull-messages").status_code == 200
+
+
+def test_a_port_that_is_taken_and_a_broken_certificate_are_told(gateway, tmp_path, certificates):
+    other = Gateway(tmp_path, certificates, ["localhost"], gateway.port, gateway.superlink)
+    with pytest.raises(WorkError, match=f"port {gateway.port}: taken"):
+        other.start()
+    broken = Gateway(tmp_path, certificate_files(tmp_path), ["localhost"], free_port(), gateway.superlink)
+    (tmp_path / "ca.crt").write_bytes(certificates.authority.read_bytes())
+    with pytest.raises(WorkError, match=r"gateway: ended at once: .*server\.crt"):
+        broken.start()
+    assert broken.tree.members() == []
+
+
+def test_a_gateway_that_died_is_started_again_and_leaves_nothing(nginx, tmp_path, certificates):
+    with Gateway(tmp_path, certificates, ["localhost"], free_port(), "127.0.0.1:1") as gateway:
+        gateway.keep_up()
+        first = gateway.tree.process.pid
+        gateway.tree.process.kill()
+        gateway.tree.process.wait()
+        gateway.keep_up()
+        assert gateway.tree.process.pid != first
+        assert gateway.tree.members() == [gateway.tree.process.pid]
+    assert gateway.tree.members() == []
+
+
+def test_nginx_approves_of_the_configuration_for_other_machines(nginx, tmp_path, certificates):
+    names = ["gtv.example.org", "192.0.2.7"]
+    text = nginx_config(names, free_port(), "127.0.0.1:9443", certificates, tmp_path)
+    path = tmp_path / "nginx.conf"
+    path.write_text(text)
+    told = subprocess.run(
+        [nginx, "-t", "-e", "stderr", "-p", str(tmp_path), "-c", str(path)], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    assert "warn" not in told.stderr
+
+
+def test_loopback_names_are_served_on_loopback_alone(tmp_path):
+    files = certificate_files(tmp_path)
+    assert only_loopback(["localhost", "127.0.0.1"])
+    assert not only_loopback(["localhost", "192.0.2.7"])
+    local = nginx_config(["localhost"], 8443, "127.0.0.1:1", files, tmp_path)
+    assert [line.split() for line in local.splitlines() if "listen " in line] == [["listen", "127.0.0.1:8443", "ssl;"]]
+    outside = nginx_config(["gtv.example.org"], 8443, "127.0.0.1:1", files, tmp_path)
+    assert "listen 8443 ssl;" in outside
+
+
+def test_only_the_gateways_own_files_are_named(tmp_path):
+    text = nginx_config(["gtv.example.org"], 8443, "127.0.0.1:1", certificate_files(tmp_path / "pki"), tmp_path / "g")
+    absolute = [word.strip(";.") for word in text.split() if word.startswith(os.sep) and "/v1/" not in word]
+    assert {path for path in absolute if len(path) > 1 and not path.startswith(str(tmp_path))} == set()
+
+
+def test_a_renewed_certificate_is_used_after_a_start(nginx, tmp_path):
+    files = make_certificates(tmp_path / "pki", ["localhost"])
+    gateway = Gateway(tmp_path / "g", files, ["localhost"], free_port(), "127.0.0.1:1")
+    with gateway:
+        old = ssl.get_server_certificate(("127.0.0.1", gateway.port))
+        renew_certificate(tmp_path / "pki", ["localhost"])
+    with gateway:
+        assert ssl.get_server_certificate(("127.0.0.1", gateway.port)) != old
