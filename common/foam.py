@@ -22,8 +22,8 @@ REACH_MM = 20.0
 """Foam further from the body does not touch it."""
 WALL_MM = 3.0
 """Thickness of a holder's shell."""
-NUB_MM = 20.0
-"""Foam on both sides within this encloses walls that meet; the back of a head loses 0.6 mm at most."""
+NUB_MM = 40.0
+"""Foam on both sides within this encloses walls that meet or little foam; a head loses 2.5 mm at most."""
 _COARSE_MM = 2.0
 _CORE_PIXELS = 5
 """Least width of foam on the coarse grid; rims of partial volume round body and shells have at most 2."""
