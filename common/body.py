@@ -13,12 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from common.cavities import fill_cavities
 from common.config import RoiConfig
 from common.couch import couch_row
 from common.errors import ImageError
 from common.foam import clear_holder
 from common.pieces import largest_component
-from common.region import NO_HEAD, NO_SHOULDERS, neck_slice
+from common.region import CHEST_IN_VIEW, HEAD_WIDTH_MM, NO_HEAD, NO_SHOULDERS, neck_slice
 from common.shell import clear_shell
 
 Mask = NDArray[np.bool_]
@@ -36,6 +37,11 @@ OPENING_RADIUS_MM = 5.0
 PADDING_SHARE = 0.1
 CIRCLE_OUTSIDE = 0.23
 """Share of the image outside the largest circle in it (1 - pi/4), and a little more."""
+LUNG_HU = -500.0
+LUNG_SHARE = 0.28
+"""Of a slice wider than a head, at the heart's height; apices, which most planning scans show, have up to 0.25."""
+LOOK_MM = 10.0
+"""Distance of the slices where lungs are looked for."""
 TRUNCATED_MM = 20.0
 """Least length of the border of the field of view that the body fills in one slice for `truncated`."""
 
@@ -48,7 +54,7 @@ class BodyMask:
     flags: tuple[str, ...] = ()
     """`couch-cut`: a couch surface was found and everything beyond it cut away; `prone`: it was found in front of the
     body; `truncated`: the body reaches the border of the image or of the scan circle; `mask-shell`: a mask over the
-    face was found and taken off."""
+    face was found and taken off; `chest-in-view`: lungs were seen."""
     padding_hu: float | None = None
     """What stands outside a masked field of view if it is no air (see `padding_value`)."""
 
@@ -84,6 +90,9 @@ def body_mask(hu_zyx: NDArray[Any], spacing_mm: Spacing, config: RoiConfig) -> B
         flags = (*flags, TRUNCATED)
     if _peeled(hu_zyx, mask, spacing_mm):
         flags = (*flags, MASK_SHELL)
+    fill_cavities(mask, spacing_mm)
+    if _shows_lungs(hu_zyx, mask, spacing_mm):
+        flags = (*flags, CHEST_IN_VIEW)
     return BodyMask(mask, flags, padding_hu)
 
 
@@ -129,6 +138,17 @@ def _peeled(hu_zyx: NDArray[Any], mask: Mask, spacing_mm: Spacing) -> bool:
     if {NO_HEAD, NO_SHOULDERS} & set(flags):
         return False
     return clear_shell(hu_zyx, mask, neck, spacing_mm)
+
+
+def _shows_lungs(hu_zyx: NDArray[Any], mask: Mask, spacing_mm: Spacing) -> bool:
+    """Returns whether a slice wider than a head is air to a good part."""
+    step = max(1, round(LOOK_MM / spacing_mm[0]))
+    for hu, body in zip(hu_zyx[::step], mask[::step], strict=True):
+        if np.count_nonzero(body.any(axis=0)) * spacing_mm[2] > HEAD_WIDTH_MM:
+            air = np.count_nonzero(body & (hu < LUNG_HU))
+            if air > LUNG_SHARE * np.count_nonzero(body):
+                return True
+    return False
 
 
 def padding_value(hu_zyx: NDArray[Any], threshold_hu: float) -> float | None:

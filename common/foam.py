@@ -17,6 +17,8 @@ Mask = NDArray[np.bool_]
 
 FOAM_ABOVE_AIR_HU = 25.0
 """Foam of holders has -980 to -900 HU. Averaged over `_COARSE_MM` and 3 x 3, noise of 14 HU is below 3."""
+AIR_RANGE_HU = 30.0
+"""Scanners calibrate air to within this."""
 FOAM_HIGHEST_HU = -850.0
 REACH_MM = 20.0
 """Foam further from the body does not touch it."""
@@ -85,11 +87,12 @@ def _hollow(
 
 
 def _air_level(hu_zyx: NDArray[Any], outline: Mask) -> float:
-    """Returns the median HU of the air in front of the body, which scanners calibrate to within 30 HU of -1000."""
+    """Returns the median HU of the air in front of the body; what fills the outside of a scan circle is left out."""
     front = int(np.flatnonzero(outline.any(axis=1))[0])
     width = outline.shape[1]
-    air = hu_zyx[::4, : front // 2 : 4, width // 3 : width - width // 3 : 4]
-    return float(np.median(air)) if air.size else AIR_HU
+    strip = hu_zyx[::4, : front // 2 : 4, width // 3 : width - width // 3 : 4]
+    air = strip[strip != hu_zyx[0, 0, 0]]
+    return float(np.clip(np.median(air), AIR_HU - AIR_RANGE_HU, AIR_HU + AIR_RANGE_HU)) if air.size else AIR_HU
 
 
 def _window(outline: Mask, spacing_mm: tuple[float, float]) -> tuple[slice, slice]:

@@ -104,8 +104,12 @@ def clear_shell(hu_zyx: NDArray[Any], mask: Mask, neck: int, spacing_mm: Spacing
     head = (slice(shell.bottom, None), *bounding_box(mask[shell.bottom :])[1:])
     part = np.ascontiguousarray(mask[head]).view(np.uint8)
     removed = _pressed(part, shell.pressed_mm, spacing_mm) if shell.pressed_mm else _flat(part, spacing_mm)
-    removed[:, max(0, shell.row - head[1].start) :] = False
+    end = max(0, shell.row - head[1].start)
+    removed[:, end:] = False
     part[removed] = 0
+    if shell.pressed_mm:  # crumbs of ears and of what is between them and the head
+        opened = np.stack([cv2.morphologyEx(layer, cv2.MORPH_OPEN, _kernel(spacing_mm)) for layer in part])
+        part[:, :end] = opened[:, :end]
     mask[head] = largest_component(part)
     return True
 
@@ -237,12 +241,20 @@ def _flat(part: Bytes, spacing_mm: Spacing) -> Mask:
     for offset in range(1, int(np.ceil(SHEET_MM / spacing_mm[0])) + 1):
         bare[offset:] |= inside[offset:] & ~inside[:-offset]
         bare[:-offset] |= inside[:-offset] & ~inside[offset:]
+    kernel = _kernel(spacing_mm)
+    return np.stack([_broad(layer, surface.view(np.uint8), kernel) for layer, surface in zip(part, bare, strict=True)])
+
+
+def _kernel(spacing_mm: Spacing) -> Bytes:
     radius = max(1, round(FLAT_MM / spacing_mm[2]))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    return np.stack([layer & _broad(layer.view(np.uint8), kernel) for layer in bare])
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)), np.uint8)
 
 
-def _broad(layer: Bytes, kernel: Bytes) -> Mask:
-    """Returns where the kernel fits, and a pixel more: opening takes the corners of a drawn ellipse."""
-    opened = cv2.morphologyEx(layer, cv2.MORPH_OPEN, kernel)
-    return np.asarray(cv2.dilate(opened, np.ones((3, 3), np.uint8)).view(np.bool_))
+def _broad(layer: Bytes, surface: Bytes, kernel: Bytes) -> Mask:
+    """Returns the surface where the kernel fits, and its reach more, and crumbs that are left of the slice then."""
+    core = cv2.morphologyEx(surface, cv2.MORPH_OPEN, kernel)
+    if not core.any():
+        return np.zeros(layer.shape, np.bool_)
+    flat = cv2.dilate(core, kernel) & surface
+    left = cv2.morphologyEx(layer & ~flat, cv2.MORPH_OPEN, kernel)
+    return np.asarray((layer & ~left).view(np.bool_))
