@@ -18,7 +18,7 @@ NEIGHBOURS_MM = 12.0
 """[C] Wider ones where the slices this far above and below are closed."""
 RIM_MM = 12.0
 """[C] What lies deeper than this below the closed outline is body; shells, notches and shallow folds lie above."""
-COARSE_MM = 2.5
+COARSE_MM = 3.5
 WIDEST_MM = 260.0
 """Slices wider than a head hold shoulders or another part of the body, whose gaps are no cavities."""
 

@@ -82,8 +82,10 @@ def _hollow(
     grown = cv2.dilate(foam, _ellipse(_RIM_PIXELS, _RIM_PIXELS))
     near = cv2.resize(grown, (width, height), interpolation=cv2.INTER_NEAREST)
     hollow = ((near > 0) & (hu <= threshold_hu) & ~body).view(np.uint8)
-    nub = np.ones((1, 2 * int(NUB_MM / 2 / spacing_mm[1]) + 1), np.uint8)
-    return np.asarray(cv2.morphologyEx(hollow, cv2.MORPH_CLOSE, nub))
+    for last in np.flatnonzero(body.any(axis=1))[-1:]:  # further back there is no body that a nub could hang from
+        nub = np.ones((1, 2 * int(NUB_MM / 2 / spacing_mm[1]) + 1), np.uint8)
+        hollow[: last + 1] = cv2.morphologyEx(hollow[: last + 1], cv2.MORPH_CLOSE, nub)
+    return np.asarray(hollow)
 
 
 def _air_level(hu_zyx: NDArray[Any], outline: Mask) -> float:
