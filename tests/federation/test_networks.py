@@ -160,11 +160,12 @@ def test_a_site_behind_a_proxy_trains_and_outlasts_a_lost_network(tmp_path, site
         lost = time.monotonic()
         wait_for(lambda: time.monotonic() > lost + OUTAGE_S, OUTAGE_S + 10)
         mend()
-        told = []
+        mended, told = time.monotonic(), []
+        wait_for(lambda: superlink.control.nodes()[node_id] == "online")
+        print(f"network away for {OUTAGE_S:.0f} s: the node is back after {time.monotonic() - mended:.0f} s")
         launch(superlink.control, superlink.folder, experiment(tiny_recipe, "A"), "behind", told.append)
         assert told[-1]["kind"] == "end"
         assert node.num_starts == 1
-        print(f"network away for {OUTAGE_S:.0f} s: the node stayed, and trained afterwards")
 
 
 def test_a_site_revoked_in_the_middle_of_a_round_is_out_at_once_and_the_others_go_on(
