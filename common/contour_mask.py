@@ -53,8 +53,8 @@ def draw_structure(structure: Structure, geometry: Geometry) -> DrawnMask:
     """Returns the voxels whose centres lie in the structure.
 
     Contours of one plane combine by even-odd, so that holes may be inner contours or keyholes. CLOSED_PLANAR contours
-    that overlap in part are joined instead, with a remark: the standard takes parts out by keyhole or by type
-    CLOSEDPLANAR_XOR alone (C.8.8.6.3). A contour given twice counts once. Every plane goes to the slice nearest to
+    that overlap in part or nearly coincide are joined instead, with a remark: the standard takes parts out by keyhole
+    or by type CLOSEDPLANAR_XOR alone (C.8.8.6.3). A contour given twice counts once. Every plane goes to the slice nearest to
     it, the upper one at half-way; where several planes fall on a slice (contours drawn on a finer grid), the nearest
     plane counts. Slices between contours that were skipped stay empty.
 
@@ -74,8 +74,8 @@ def draw_structure(structure: Structure, geometry: Geometry) -> DrawnMask:
         if structure.exclusive:
             mask[index] = fill_even_odd(outlines, shape)
         else:
-            mask[index], overlaps = fill_areas(outlines, shape)
-            overlapping += [index] if overlaps else []
+            mask[index], joined = fill_areas(outlines, shape)
+            overlapping += [index] if joined else []
     if not mask.any():
         raise LabelError(f"structure {structure.name!r} covers no voxel centre; expected a larger one; draw it again")
     return DrawnMask(mask, tuple(_remarks(structure, overlapping)))
@@ -90,7 +90,7 @@ def _remarks(structure: Structure, overlapping: Sequence[int]) -> list[str]:
         )
     if overlapping:
         found.append(
-            f"structure {structure.name!r} has contours that overlap in part on {_counted(len(overlapping), 'slice')} "
+            f"structure {structure.name!r} has contours that overlap in part or nearly coincide on {_counted(len(overlapping), 'slice')} "
             f"(the first is slice {min(overlapping)}, counted from 0); they were joined; see that no hole was meant"
         )
     return found

@@ -92,6 +92,13 @@ def joined(case):
     return case.but(mask=mask)
 
 
+def drawn_twice(case):
+    """Two squares on slice 5, 0.6 pixels apart."""
+    mask = np.zeros_like(case.mask)
+    mask[5, 10:20, 10:20] = mask[5, 11:21, 11:21] = True
+    return case.but(mask=mask)
+
+
 def exclusive(case):
     mask = joined(case).mask
     mask[5, 15:20, 15:20] = False
@@ -233,6 +240,8 @@ ENTRIES = [
     dicom("exclusive contours that overlap", redrawn(square(5, 10, 20, "CLOSEDPLANAR_XOR"),
           square(5, 15, 25, "CLOSEDPLANAR_XOR")), case=exclusive),
     dicom("contours that overlap", redrawn(square(5, 10, 20), square(5, 15, 25)), case=joined, warned="were joined"),
+    dicom("a contour drawn twice a little apart", redrawn(square(5, 10, 20), square(5, 10.6, 20.6)), case=drawn_twice,
+          warned="nearly coincide on 1 slice"),
     dicom("contours given twice", edit(lambda s: contours(s).extend(copy.deepcopy(list(contours(s)))))),
     dicom("a contour closed by its first point again", edit(lambda s: [close(c) for c in contours(s)])),
     dicom("a contour crossing slices", tilted, refused="crosses"),
