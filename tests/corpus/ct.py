@@ -30,6 +30,7 @@ from pydicom.uid import (
 from common.volume import Geometry
 
 TURN = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
+TILT = (0.8, 0.36, 0.48, -0.6, 0.48, 0.64, 0.0, -0.8, 0.6)
 Z_MM = GEOMETRY.spacing_mm[0]
 
 
@@ -236,6 +237,17 @@ def turned(geometry, **tags):
     return make
 
 
+def rounded(folder):
+    """A scan tilted by 37 degrees, whose contours' coordinates have one decimal."""
+    case = make_case().but(geometry=Geometry(GEOMETRY.size, (0.9, 0.75, 1.75), (3.3, 4.1, 5.2), TILT))
+    slices = make_slices(case)
+    structures = make_structures(case, slices)
+    for each in structures.ROIContourSequence[0].ContourSequence:
+        each.ContourData = [f"{float(value):.1f}" for value in each.ContourData]
+    save(folder / "p1", slices, structures)
+    return case
+
+
 def lying(position, direction):
     geometry = Geometry(GEOMETRY.size, GEOMETRY.spacing_mm, (12.5, -40.25, 300.0), direction)
     return Entry(f"patient position {position}", turned(geometry, PatientPosition=position))
@@ -306,6 +318,7 @@ ENTRIES = [
     dicom("cosines of zero", every(ImageOrientationPatient=[0] * 6), refused="perpendicular unit"),
     dicom("cosines that are no numbers", raw("ImageOrientationPatient", NANS), refused="6 finite"),
     Entry("oblique with oblong pixels", turned(Geometry(GEOMETRY.size, (2.5, 0.75, 1.75), (3.0, 4.0, 5.0), TURN))),
+    Entry("oblique with coordinates of one decimal", rounded),
     lying("HFS", (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)),
     lying("HFP", (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)),
     lying("FFS", (-1.0, 0, 0, 0, 1.0, 0, 0, 0, -1.0)),

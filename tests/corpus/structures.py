@@ -136,6 +136,27 @@ def finer(_, structures):
             contours(structures).append(other)
 
 
+def island_off(mm):
+    """Moves every contour but the first of each slice along z."""
+
+    def change(_, structures):
+        seen = set()
+        for each in contours(structures):
+            points = np.array(each.ContourData, float).reshape(-1, 3)
+            z = points[0, 2]
+            points[:, 2] += mm if z in seen else 0
+            seen.add(z)
+            each.ContourData = [f"{value:.4f}" for value in points.ravel()]
+
+    return change
+
+
+def one_square(case):
+    mask = np.zeros_like(case.mask)
+    mask[5, 10:20, 10:20] = True
+    return case.but(mask=mask)
+
+
 def tilted(_, structures):
     each = contours(structures)[0]
     points = np.array(each.ContourData, float).reshape(-1, 3)
@@ -248,7 +269,11 @@ ENTRIES = [
     dicom("a contour outside the image", moved(x=60.0), refused="outside the image along x"),
     dicom("a contour above the image", moved(z=30.0), refused="outside the image along z"),
     dicom("contours off the slice planes", moved(z=1.2)),
-    dicom("contours on finer planes", finer),
+    dicom("contours on finer planes", finer, warned="18 contours on planes between slices"),
+    dicom("islands and holes off the plane by 0.25 mm", island_off(0.25)),
+    dicom("islands and holes off the plane by 0.5 mm", island_off(0.5)),
+    dicom("an island off the plane by 1 mm", redrawn(square(5, 10, 20), square(5 + 1 / 3, 25, 30)), case=one_square,
+          warned="1 contour on planes between slices"),
     dicom("contours on every second slice", edit(every_second), case=odd_slices, warned="2 of the slices"),
     dicom("every second slice, interpolated", redrawn(*(square(n, 10, 20) for n in (3, 5, 7))), case=filled,
           config=IngestConfig(interpolate_gaps=True), warned="2 slices without a contour were filled"),
