@@ -217,6 +217,12 @@ def a_series_of_other_resolution(slices, _):
     slices += more
 
 
+def two_patients_stacked(slices, _):
+    """The upper half of the series is another patient's; places go on as if it were one."""
+    for dataset in slices[6:]:
+        dataset.PatientID = "P2"
+
+
 def scrambled(folder):
     """File names and instance numbers that say nothing of the order."""
     paths = sorted(folder.glob("ct-*.dcm"))
@@ -283,6 +289,8 @@ ENTRIES = [
     dicom("image type of bytes", raw("ImageType", b"ORIGINAL", "OB"), refused="no CT among 13 files"),
     dicom("slope of zero", every(RescaleSlope=0), refused="RescaleSlope is 0"),
     dicom("colour", every(SamplesPerPixel=3), refused="3 samples a pixel"),
+    dicom("inverted grey", every(PhotometricInterpretation="MONOCHROME1"), refused="is 'MONOCHROME1'; expected"),
+    dicom("no photometric interpretation", without("PhotometricInterpretation")),
     dicom("multi-frame", every(NumberOfFrames=12), refused="multi-frame"),
     dicom("enhanced CT", sop_class(EnhancedCTImageStorage), refused="multi-frame"),
     dicom("truncated in the pixels", after=truncated(-10), refused="cut short"),
@@ -338,6 +346,10 @@ ENTRIES = [
           warned="left out"),
     dicom("an end slice truncated in the meta group", after=truncated(200, "ct-011.dcm"), beside="cut short",
           case=lambda case: case.but(hu=case.hu[:-1], mask=case.mask[:-1], geometry=LAST_LOST)),
+    dicom("two patients stacked in one UID", two_patients_stacked, refused="PatientID is not that of"),
+    dicom("a slice of another frame of reference", one(FrameOfReferenceUID=generate_uid()),
+          refused="FrameOfReferenceUID is not that of"),
+    dicom("a slice without frame of reference", one(FrameOfReferenceUID="")),
     dicom("no frame of reference", every(FrameOfReferenceUID="")),
     dicom("syntax other than told", lambda s, _: setattr(s[3].file_meta, "TransferSyntaxUID", ExplicitVRLittleEndian)),
 ]  # fmt: skip
