@@ -27,8 +27,6 @@ class Structure:
     name: str
     contours: tuple[Polygon, ...]
     """Closed polygons, points (N, 3) as (x, y, z) in mm; points and open lines are left out."""
-    interpreted_type: str
-    """Such as GTV or ORGAN; empty if not given. Not to be trusted: planning systems type whole breasts GTV."""
     exclusive: bool = False
     """Whether its contours are of type CLOSEDPLANAR_XOR."""
     num_left_out: int = 0
@@ -57,9 +55,10 @@ def draw_structure(structure: Structure, geometry: Geometry) -> DrawnMask:
 
     Contours of one plane combine by even-odd, so that holes may be inner contours or keyholes. CLOSED_PLANAR contours
     that overlap in part or nearly coincide are joined instead, with a remark: the standard takes parts out by keyhole
-    or by type CLOSEDPLANAR_XOR alone (C.8.8.6.3). A contour given twice counts once. Every plane goes to the slice nearest to
-    it, the upper one at half-way; where several planes fall on a slice (contours drawn on a finer grid), the nearest
-    plane counts, and the others are left out with a remark. Slices between contours that were skipped stay empty.
+    or by type CLOSEDPLANAR_XOR alone (C.8.8.6.3). A contour given twice counts once. Every plane goes to the slice
+    nearest to it, the upper one at half-way; where several planes fall on a slice (contours drawn on a finer grid),
+    the nearest plane counts, and the others are left out with a remark. Slices between contours that were skipped
+    stay empty.
 
     Raises:
         LabelError: no contours; a contour outside the image or not parallel to its slices; no voxel centre inside.
@@ -101,8 +100,8 @@ def _remarks(structure: Structure, overlapping: Sequence[int], num_between: int)
         )
     if overlapping:
         found.append(
-            f"structure {structure.name!r} has contours that overlap in part or nearly coincide on {_counted(len(overlapping), 'slice')} "
-            f"(the first is slice {min(overlapping)}, counted from 0); they were joined; see that no hole was meant"
+            f"structure {structure.name!r} has contours that overlap in part or nearly coincide on "
+            f"{_counted(len(overlapping), 'slice')} (the first is slice {min(overlapping)}, counted from 0); they were joined; see that no hole was meant"
         )
     return found
 

@@ -1,6 +1,6 @@
 """CT series from folders of DICOM files: found by their headers, checked, and read as a volume in Hounsfield units.
 
-Headers are read with pydicom, pixels with SimpleITK's GDCM, which decodes JPEG, JPEG-LS and JPEG 2000.
+Headers are read with pydicom, pixels with SimpleITK's GDCM, which decodes RLE, JPEG lossless and JPEG 2000.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,6 +65,8 @@ class DicomFolder:
 
 def scan_folder(folder: Path) -> DicomFolder:
     """Returns the CT series and RTSTRUCTs anywhere below `folder`; what is not DICOM is passed over.
+
+    Links to files are read, links to folders are not followed.
 
     Raises:
         ImageError: `folder` is no folder.

@@ -35,7 +35,7 @@ def square(z, low, high):
 
 
 def structure(*contours, **more):
-    return Structure(1, "GTV", contours, "GTV", **more)
+    return Structure(1, "GTV", contours, **more)
 
 
 def planes_of(mask):
@@ -126,7 +126,10 @@ def test_exclusive_contours_cut_each_other_and_others_are_joined_with_a_remark()
     drawn = draw_structure(structure(*contours), GRID)
     assert drawn.mask[1].sum() == 16 + 16 - 4
     (remark,) = drawn.remarks
-    assert "overlap in part or nearly coincide on 1 slice (the first is slice 1, counted from 0); they were joined; " in remark
+    assert (
+        "overlap in part or nearly coincide on 1 slice (the first is slice 1, counted from 0); they were joined; "
+        in remark
+    )
 
 
 def test_holes_draw_no_remark_and_left_out_contours_do():

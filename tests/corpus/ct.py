@@ -204,7 +204,7 @@ def truncated(num_bytes, name="ct-006.dcm"):
 
 
 def two_series_in_one(slices, _):
-    more = make_slices(make_case())
+    more = make_slices(make_case(), FrameOfReferenceUID=slices[0].FrameOfReferenceUID)
     for dataset in more:
         dataset.SeriesInstanceUID = slices[0].SeriesInstanceUID
     slices += more

@@ -170,7 +170,8 @@ ENTRIES = [
     nifti("NIfTI with NaN in its form", after=set_header(SFORM, "<f", float("nan")), refused="qform and sform are nan"),
     # Slices along another axis
     nifti("NIfTI stored as (x, z, y)", standing()),
-    nifti("NIfTI stored as (x, z, y) with gaps", standing(every_second), case=every_second_of, warned="2 of the slices"),
+    nifti("NIfTI stored as (x, z, y) with gaps", standing(every_second), case=every_second_of,
+          warned="2 of the slices"),
     nifti("NIfTI stored as (x, z, y), interpolated", standing(lambda a: every_second(column(a))),
           case=lambda case: case.but(mask=column(case.mask)), config=IngestConfig(interpolate_gaps=True),
           warned="2 slices without a contour were filled"),
