@@ -101,7 +101,8 @@ def _remarks(structure: Structure, overlapping: Sequence[int], num_between: int)
     if overlapping:
         found.append(
             f"structure {structure.name!r} has contours that overlap in part or nearly coincide on "
-            f"{_counted(len(overlapping), 'slice')} (the first is slice {min(overlapping)}, counted from 0); they were joined; see that no hole was meant"
+            f"{_counted(len(overlapping), 'slice')} (the first is slice {min(overlapping)}, counted from 0); "
+            "they were joined; see that no hole was meant"
         )
     return found
 
