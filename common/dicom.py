@@ -43,7 +43,7 @@ class CtSeries:
     series_uid: str
     study_uid: str
     frame_uid: str
-    """Frame of reference; empty where the series has none."""
+    """Frame of reference, as the first slice that names one has it; empty where none does."""
     header: Dataset
     """The first slice's tags without pixels, for what an RTSTRUCT repeats of patient and study."""
 
@@ -107,7 +107,7 @@ def read_ct_series(source: Path | Sequence[Path]) -> CtSeries:
         sop_uids=tuple(str(header.SOPInstanceUID) for _, header in slices),
         series_uid=str(first.SeriesInstanceUID),
         study_uid=str(first.StudyInstanceUID),
-        frame_uid=str(first.get("FrameOfReferenceUID", "")),
+        frame_uid=next((uid for _, header in slices if (uid := str(header.get("FrameOfReferenceUID") or ""))), ""),
         header=_whole_header(slices[0][0]),
     )
 

@@ -201,6 +201,11 @@ def other_frame(_, structures):
     frame.FrameOfReferenceUID = structures.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = generate_uid()
 
 
+def other_than_named(slices, structures):
+    slices[0].FrameOfReferenceUID = ""
+    other_frame(slices, structures)
+
+
 def other_series(_, structures):
     frame = structures.ReferencedFrameOfReferenceSequence[0]
     frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = generate_uid()
@@ -302,6 +307,7 @@ ENTRIES = [
           beside="no CT in the export has"),
     dicom("patient ID of another patient", edit(lambda s: setattr(s, "PatientID", "P2")), refused="of another"),
     dicom("other frame of reference", other_frame, refused="frame of reference"),
+    dicom("other frame of reference than all slices but the first", other_than_named, refused="frame of reference"),
     dicom("other series, same frame of reference", other_series, warned="paired with"),
     # Encoding
     dicom("RTSTRUCT in big endian", syntax(ExplicitVRBigEndian)),
