@@ -52,7 +52,7 @@ def read_truth(path: Path | None, geometry: Geometry) -> Volume | None:
 def bridged(
     mask: NDArray[np.bool_], geometry: Geometry, config: IngestConfig
 ) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-    """Returns the mask, its gaps filled if `config` asks for it, and a warning if it has gaps."""
+    """Returns the mask (slice, row, column), its gaps filled if `config` asks for it, and a warning if it has gaps."""
     num_empty = num_empty_slices(mask)
     if num_empty and config.interpolate_gaps:
         mask = interpolate_gaps(mask, geometry)

@@ -20,7 +20,7 @@ from client.loaded_case import (
 from client.target import Found
 from common.config import IngestConfig
 from common.errors import InputError, LabelError
-from common.volume import Geometry, Volume, read_nifti
+from common.volume import Geometry, Volume, from_lps, read_nifti, to_lps
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class NiftiCase:
         image = read_nifti(self._there("image_name", config.image_name))
         label = read_nifti(self.find_target(config, tell))
         check_same_grid(image.geometry, label.geometry, config.label_name, config.image_name)
-        mask, warnings = bridged(_binary(label.array, config.label_name), image.geometry, config)
+        mask, warnings = _bridged_along_z(Volume(_binary(label.array, config.label_name), image.geometry), config)
         contrast, lacking = self._contrast(config, image.geometry)
         return LoadedCase(
             images=tuple(Volume(_compact(each.array), each.geometry) for each in (image, *contrast)),
@@ -117,6 +117,13 @@ def _binary(array: NDArray[Any], name: str) -> NDArray[np.bool_]:
         shown = ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
         raise LabelError(f"{name} holds the values {shown}; expected 0 and 1, both; write the target alone")
     return np.asarray(array != 0)
+
+
+def _bridged_along_z(mask: Volume, config: IngestConfig) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Returns what `bridged` makes of a mask whose slices may be any axis of its array, on the mask's own grid."""
+    upright = to_lps(mask)
+    filled, warnings = bridged(upright.array, upright.geometry, config)
+    return from_lps(filled, mask.geometry), warnings
 
 
 def _compact(array: NDArray[Any]) -> NDArray[Any]:

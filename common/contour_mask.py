@@ -11,7 +11,10 @@ from common.errors import LabelError
 from common.volume import Geometry, patient_to_index
 
 OFF_PLANE_SLICES = 0.5  # a contour may leave its plane by this much, in slices
-SAME_PLANE_SLICES = 0.01
+HALF_WAY_SLICES = 0.01  # what rounding moves a plane that means half-way between two slices
+SAME_PLANE_MM = 0.3  # coordinates are often written with one decimal
+SAME_PLANE_SLICES = 0.25
+USUAL_STEP = 0.75  # quantile: islands a little apart give as many small steps as large ones
 
 Polygon = NDArray[np.float64]
 
@@ -24,8 +27,6 @@ class Structure:
     name: str
     contours: tuple[Polygon, ...]
     """Closed polygons, points (N, 3) as (x, y, z) in mm; points and open lines are left out."""
-    interpreted_type: str
-    """Such as GTV or ORGAN; empty if not given. Not to be trusted: planning systems type whole breasts GTV."""
     exclusive: bool = False
     """Whether its contours are of type CLOSEDPLANAR_XOR."""
     num_left_out: int = 0
@@ -53,10 +54,11 @@ def draw_structure(structure: Structure, geometry: Geometry) -> DrawnMask:
     """Returns the voxels whose centres lie in the structure.
 
     Contours of one plane combine by even-odd, so that holes may be inner contours or keyholes. CLOSED_PLANAR contours
-    that overlap in part are joined instead, with a remark: the standard takes parts out by keyhole or by type
-    CLOSEDPLANAR_XOR alone (C.8.8.6.3). A contour given twice counts once. Every plane goes to the slice nearest to
-    it, the upper one at half-way; where several planes fall on a slice (contours drawn on a finer grid), the nearest
-    plane counts. Slices between contours that were skipped stay empty.
+    that overlap in part or nearly coincide are joined instead, with a remark: the standard takes parts out by keyhole
+    or by type CLOSEDPLANAR_XOR alone (C.8.8.6.3). A contour given twice counts once. Every plane goes to the slice
+    nearest to it, the upper one at half-way; where several planes fall on a slice (contours drawn on a finer grid),
+    the nearest plane counts, and the others are left out with a remark. Slices between contours that were skipped
+    stay empty.
 
     Raises:
         LabelError: no contours; a contour outside the image or not parallel to its slices; no voxel centre inside.
@@ -69,29 +71,38 @@ def draw_structure(structure: Structure, geometry: Geometry) -> DrawnMask:
     _check_inside(structure.name, polygons, geometry)
     mask = np.zeros(geometry.size, bool)
     overlapping = []
-    for index, plane in _planes(structure.name, polygons, geometry.size[0]).items():
+    once = list({polygon.tobytes(): polygon for polygon in polygons}.values())
+    planes, num_between = _planes(structure.name, once, geometry)
+    for index, plane in planes.items():
         outlines, shape = [polygon[:, 1:] for polygon in plane], geometry.size[1:]
         if structure.exclusive:
             mask[index] = fill_even_odd(outlines, shape)
         else:
-            mask[index], overlaps = fill_areas(outlines, shape)
-            overlapping += [index] if overlaps else []
+            mask[index], joined = fill_areas(outlines, shape)
+            overlapping += [index] if joined else []
     if not mask.any():
         raise LabelError(f"structure {structure.name!r} covers no voxel centre; expected a larger one; draw it again")
-    return DrawnMask(mask, tuple(_remarks(structure, overlapping)))
+    return DrawnMask(mask, tuple(_remarks(structure, overlapping, num_between)))
 
 
-def _remarks(structure: Structure, overlapping: Sequence[int]) -> list[str]:
+def _remarks(structure: Structure, overlapping: Sequence[int], num_between: int) -> list[str]:
     found = []
     if structure.num_left_out:
         found.append(
             f"structure {structure.name!r} has {_counted(structure.num_left_out, 'contour')} bounding no area (points, "
             "open lines, fewer than three points); left out; delete what is not meant in the planning system"
         )
+    if num_between:
+        found.append(
+            f"structure {structure.name!r} has {_counted(num_between, 'contour')} on planes between slices, where "
+            "another plane is nearer to the slice; left out; export it on the planning CT's slices if it was drawn on "
+            "them"
+        )
     if overlapping:
         found.append(
-            f"structure {structure.name!r} has contours that overlap in part on {_counted(len(overlapping), 'slice')} "
-            f"(the first is slice {min(overlapping)}, counted from 0); they were joined; see that no hole was meant"
+            f"structure {structure.name!r} has contours that overlap in part or nearly coincide on "
+            f"{_counted(len(overlapping), 'slice')} (the first is slice {min(overlapping)}, counted from 0); "
+            "they were joined; see that no hole was meant"
         )
     return found
 
@@ -113,25 +124,60 @@ def _check_inside(name: str, polygons: Sequence[Polygon], geometry: Geometry) ->
         )
 
 
-def _planes(name: str, polygons: Sequence[Polygon], num_slices: int) -> dict[int, list[Polygon]]:
-    """Returns the polygons of the plane nearest to each slice that has any, by slice."""
+def _planes(name: str, polygons: Sequence[Polygon], geometry: Geometry) -> tuple[dict[int, list[Polygon]], int]:
+    """Returns the polygons of the plane nearest to each slice that has any, by slice, and how many are left out."""
     nearest: dict[int, tuple[float, list[Polygon]]] = {}
-    for polygon in {polygon.tobytes(): polygon for polygon in polygons}.values():
-        if np.ptp(polygon[:, 0]) > OFF_PLANE_SLICES:
-            raise LabelError(
-                f"structure {name!r} has a contour that crosses {np.ptp(polygon[:, 0]):.1f} slices; expected contours "
-                "parallel to the slices; export it on the planning CT's slices"
-            )
-        place = float(polygon[:, 0].mean())
-        index = _slice_of(place, num_slices)
+    num_left_out = 0
+    for plane in _by_plane(polygons, [_place(name, polygon) for polygon in polygons], geometry.spacing_mm[0]):
+        place = float(np.mean([polygon[:, 0].mean() for polygon in plane]))
+        index = _slice_of(place, geometry.size[0])
         known = nearest.get(index)
-        if known is None or abs(place - index) < abs(known[0] - index) - SAME_PLANE_SLICES:
-            nearest[index] = (place, [polygon])
-        elif abs(place - known[0]) <= SAME_PLANE_SLICES:
-            known[1].append(polygon)
-    return {index: plane for index, (_, plane) in nearest.items()}
+        if known and abs(place - index) >= abs(known[0] - index) - HALF_WAY_SLICES:
+            num_left_out += len(plane)
+            continue
+        num_left_out += len(known[1]) if known else 0
+        nearest[index] = (place, plane)
+    return {index: plane for index, (_, plane) in nearest.items()}, num_left_out
+
+
+def _place(name: str, polygon: Polygon) -> float:
+    """Returns where a polygon's plane lies, in slices (LabelError: it crosses them)."""
+    if np.ptp(polygon[:, 0]) > OFF_PLANE_SLICES:
+        raise LabelError(
+            f"structure {name!r} has a contour that crosses {np.ptp(polygon[:, 0]):.1f} slices; expected contours "
+            "parallel to the slices; export it on the planning CT's slices"
+        )
+    return float(polygon[:, 0].mean())
+
+
+def _by_plane(polygons: Sequence[Polygon], places: Sequence[float], slice_mm: float) -> list[list[Polygon]]:
+    """Returns the polygons of each plane, from the lowest plane to the highest.
+
+    Islands and holes of one plane can lie a little apart: rounded coordinates, contours drawn on another image. So
+    what is nearer than `SAME_PLANE_MM` is one plane, and what is nearer than half the usual step between the
+    structure's planes, but never what is farther apart than `SAME_PLANE_SLICES`.
+    """
+    ordered = sorted(places)
+    tolerance = min(SAME_PLANE_SLICES, SAME_PLANE_MM / slice_mm)
+    steps = np.diff([plane[0] for plane in _grouped(ordered, tolerance)])
+    if len(steps):
+        usual = float(np.quantile(steps, USUAL_STEP))
+        tolerance = max(tolerance, min(SAME_PLANE_SLICES, usual / 2))
+    order = iter(np.argsort(places, kind="stable"))
+    return [[polygons[next(order)] for _ in plane] for plane in _grouped(ordered, tolerance)]
+
+
+def _grouped(ordered: Sequence[float], tolerance: float) -> list[list[float]]:
+    """Returns sorted numbers in groups that reach no farther than a tolerance."""
+    groups: list[list[float]] = []
+    for value in ordered:
+        if groups and value <= groups[-1][0] + tolerance + 1e-6:
+            groups[-1].append(value)
+        else:
+            groups.append([value])
+    return groups
 
 
 def _slice_of(place: float, num_slices: int) -> int:
     """Returns the slice nearest to a plane; at half-way always the upper one, whatever was rounded on the way."""
-    return min(int(np.floor(place + 0.5 + SAME_PLANE_SLICES)), num_slices - 1)
+    return min(int(np.floor(place + 0.5 + HALF_WAY_SLICES)), num_slices - 1)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 OUTLINE_LEVEL = 0.51  # between 1 at centres inside and 0 outside
 WITHIN = 0.9  # of a polygon's pixels: with this many in another it counts as a hole, though it may touch the rim
+REPEATED = 0.8  # of the pixels of two polygons, shared by both: above, they are one area drawn twice, and no hole
 DECIMALS = 6  # of a pixel: vertices that mean a pixel centre land on it in spite of rounding in patient coordinates
 
 
@@ -41,23 +42,25 @@ def fill_even_odd(polygons: Sequence[NDArray[np.float64]], shape: tuple[int, int
 
 
 def fill_areas(polygons: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> tuple[NDArray[np.bool_], bool]:
-    """Returns the pixels of polygons that each bound an area (DICOM CLOSED_PLANAR), and whether any overlap in part.
+    """Returns the pixels of polygons that each bound an area (DICOM CLOSED_PLANAR), and whether any were joined.
 
-    A polygon within another is a hole, or an island in a hole: planning systems write them so although the standard
-    asks for keyholes. Polygons that overlap in part are joined first, those that cover the same pixels count once.
+    A polygon clearly smaller than another and within it is a hole, or an island in a hole: planning systems write them
+    so although the standard asks for keyholes. Polygons that overlap in part, or nearly coincide, are joined first;
+    those that cover the same pixels count once.
     """
     if not _boxes_overlap(polygons):
         return fill_even_odd(polygons, shape), False
     areas: list[NDArray[np.bool_]] = []
-    partial = False
+    joined = False
     for polygon in polygons:
         area = fill_even_odd([polygon], shape)
-        for other in [other for other in areas if _overlap_in_part(area, other)]:
-            area, partial = area | other, True
-            areas = [kept for kept in areas if kept is not other]
-        if not any(np.array_equal(area, other) for other in areas):
-            areas.append(area)
-    return np.logical_xor.reduce(areas), partial
+        if any(np.array_equal(area, other) for other in areas):
+            continue
+        while others := [other for other in areas if _belong_together(area, other)]:
+            area, joined = np.logical_or.reduce([area, *others]), True
+            areas = [kept for kept in areas if not any(kept is other for other in others)]
+        areas.append(area)
+    return np.logical_xor.reduce(areas), joined
 
 
 def _boxes_overlap(polygons: Sequence[NDArray[np.float64]]) -> bool:
@@ -68,10 +71,11 @@ def _boxes_overlap(polygons: Sequence[NDArray[np.float64]]) -> bool:
     return bool(shared.sum() > len(polygons))
 
 
-def _overlap_in_part(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
-    """Whether two areas share pixels, but neither holds (nearly) all of the other."""
+def _belong_together(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
+    """Whether two areas share pixels, but neither is a clearly smaller one (nearly) all within the other."""
     num_shared = int(np.count_nonzero(one & other))
-    return bool(0 < num_shared < WITHIN * min(np.count_nonzero(one), np.count_nonzero(other)))
+    in_part = 0 < num_shared < WITHIN * min(np.count_nonzero(one), np.count_nonzero(other))
+    return bool(in_part or num_shared > REPEATED * np.count_nonzero(one | other))
 
 
 def outline(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:

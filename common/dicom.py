@@ -1,6 +1,6 @@
 """CT series from folders of DICOM files: found by their headers, checked, and read as a volume in Hounsfield units.
 
-Headers are read with pydicom, pixels with SimpleITK's GDCM, which decodes JPEG, JPEG-LS and JPEG 2000.
+Headers are read with pydicom, pixels with SimpleITK's GDCM, which decodes RLE, JPEG lossless and JPEG 2000.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class CtSeries:
     series_uid: str
     study_uid: str
     frame_uid: str
-    """Frame of reference; empty where the series has none."""
+    """Frame of reference, as the first slice that names one has it; empty where none does."""
     header: Dataset
     """The first slice's tags without pixels, for what an RTSTRUCT repeats of patient and study."""
 
@@ -65,6 +65,8 @@ class DicomFolder:
 
 def scan_folder(folder: Path) -> DicomFolder:
     """Returns the CT series and RTSTRUCTs anywhere below `folder`; what is not DICOM is passed over.
+
+    Links to files are read, links to folders are not followed.
 
     Raises:
         ImageError: `folder` is no folder.
@@ -105,7 +107,7 @@ def read_ct_series(source: Path | Sequence[Path]) -> CtSeries:
         sop_uids=tuple(str(header.SOPInstanceUID) for _, header in slices),
         series_uid=str(first.SeriesInstanceUID),
         study_uid=str(first.StudyInstanceUID),
-        frame_uid=str(first.get("FrameOfReferenceUID", "")),
+        frame_uid=next((uid for _, header in slices if (uid := str(header.get("FrameOfReferenceUID") or ""))), ""),
         header=_whole_header(slices[0][0]),
     )
 

@@ -30,8 +30,9 @@ PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing"
 RESCALING = {"RescaleSlope": 1, "RescaleIntercept": 1}
 TAGS = [  # what tells a file's kind, and what is checked of a slice; anything else is passed over
     *(*UIDS, "ImageType", *PLACE, "Rows", "Columns", "PatientID", "SeriesDescription"),
-    *("SamplesPerPixel", "NumberOfFrames", "BitsAllocated", *RESCALING),
+    *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "BitsAllocated", *RESCALING),
 ]
+GREY = "MONOCHROME2"
 UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 
 Slice = tuple[Path, Dataset]
@@ -66,6 +67,11 @@ def check_slice(path: Path, header: Dataset) -> None:
             raise ImageError(f"{path}: has no {tag}, so its Hounsfield units are unknown; export the series again")
     if int(header.get("SamplesPerPixel", 1)) != 1:
         raise ImageError(f"{path}: {header.SamplesPerPixel} samples a pixel; expected 1; remove the colour image")
+    if (header.get("PhotometricInterpretation") or GREY) != GREY:
+        raise ImageError(
+            f"{path}: PhotometricInterpretation is {header.PhotometricInterpretation!r}; expected {GREY!r}, in which a "
+            "CT's Hounsfield units are written; export the series again"
+        )
     _check_numbers(path, header)
     _check_whole(path, header)
 
@@ -95,7 +101,7 @@ def _check_whole(path: Path, header: Dataset) -> None:
 
 
 def check_alike(slices: Sequence[Slice]) -> None:
-    """Raises ImageError unless all slices share series, size, in-plane spacing and orientation with the first."""
+    """Raises ImageError unless all slices share series, size, in-plane spacing, orientation, patient and frame."""
     first_path, first = slices[0]
     known: dict[str, Path] = {}
     for path, header in slices:
@@ -112,6 +118,23 @@ def check_alike(slices: Sequence[Slice]) -> None:
                     f"{path}: {tag} is {value}; expected {expected} as in {first_path.name}; "
                     "export the series as one set of equal slices"
                 )
+    for tag, thing in {"PatientID": "patient", "FrameOfReferenceUID": "frame of reference"}.items():
+        _check_one(slices, tag, thing)
+
+
+def _check_one(slices: Sequence[Slice], tag: str, thing: str) -> None:
+    """Raises ImageError if slices name two patients, or two frames of reference; the names stay unsaid."""
+    known: dict[str, Path] = {}
+    for path, header in slices:
+        value = str(header.get(tag) or "").strip()
+        if value:
+            known.setdefault(value, path)
+    if len(known) > 1:
+        first, other = list(known.values())[:2]
+        raise ImageError(
+            f"{other}: {tag} is not that of {first.name}; expected slices of one {thing}; export the series of each "
+            "on its own"
+        )
 
 
 def _nearly_equal(value: Any, expected: Any) -> bool:

@@ -56,7 +56,6 @@ class RtStruct:
 
     path: Path
     structures: tuple[Structure, ...]
-    references: References
     patient_id: str = ""
 
 
@@ -79,13 +78,9 @@ def read_rtstruct(path: Path) -> RtStruct:
         items = list(dataset.get("StructureSetROISequence") or ())
         _check_numbers(items, path)
         drawn = _contours(dataset, path)
-        types = {
-            int(item.ReferencedROINumber): str(item.get("RTROIInterpretedType") or "")
-            for item in dataset.get("RTROIObservationsSequence") or ()
-        }
-        structures = tuple(_structure(item, drawn, types) for item in items)
+        structures = tuple(_structure(item, drawn) for item in items)
         patient_id = str(dataset.get("PatientID") or "").strip()
-        return RtStruct(Path(path), structures, _references(dataset), patient_id)
+        return RtStruct(Path(path), structures, patient_id)
 
 
 def read_references(path: Path) -> References:
@@ -97,7 +92,8 @@ def read_references(path: Path) -> References:
 def choose_structure(structures: Sequence[Structure], patterns: Sequence[str]) -> Structure:
     """Returns the only structure with contours whose name matches the first pattern that matches any.
 
-    Patterns are regular expressions, searched without regard to case. Interpreted types play no part.
+    Patterns are regular expressions, searched without regard to case. Interpreted types play no part:
+    planning systems type whole breasts GTV.
 
     Raises:
         LabelError: a pattern matches several structures, or none matches; lists them.
@@ -142,7 +138,7 @@ def _check_numbers(items: Sequence[Dataset], path: Path) -> None:
             )
 
 
-def _structure(item: Dataset, drawn: Mapping[int, Sequence[_Contour]], types: Mapping[int, str]) -> Structure:
+def _structure(item: Dataset, drawn: Mapping[int, Sequence[_Contour]]) -> Structure:
     number = int(item.ROINumber)
     contours = drawn.get(number, [])
     areas = tuple(contour.points for contour in contours if contour.points is not None)
@@ -151,7 +147,6 @@ def _structure(item: Dataset, drawn: Mapping[int, Sequence[_Contour]], types: Ma
         number=number,
         name=(name if isinstance(name, str) else "\\".join(map(str, name))).strip(),
         contours=areas,
-        interpreted_type=types.get(number, ""),
         exclusive=any(contour.kind == EXCLUSIVE for contour in contours),
         num_left_out=len(contours) - len(areas),
         frame_uid=str(item.get("ReferencedFrameOfReferenceUID") or ""),

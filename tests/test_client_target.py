@@ -7,20 +7,18 @@ import pytest
 
 from client.target import Found, choose_target, list_structures
 from common.errors import LabelError
-from common.rtstruct import References, RtStruct, Structure
+from common.rtstruct import RtStruct, Structure
 
 CONTOUR = (np.array([[0.0, 0, 0], [5, 0, 0], [5, 5, 0]]),)
 NPC = (r"^gtv[-_ ]?(nx|t|p)$", r"^gtv")
 
 
-def structure_set(name, *structures, empty=(), kind="GTV"):
-    found = [
-        Structure(number, each, () if each in empty else CONTOUR, kind) for number, each in enumerate(structures, 1)
-    ]
-    return RtStruct(Path(name), tuple(found), References((), ()))
+def structure_set(name, *structures, empty=()):
+    found = [Structure(number, each, () if each in empty else CONTOUR) for number, each in enumerate(structures, 1)]
+    return RtStruct(Path(name), tuple(found))
 
 
-def test_two_structures_typed_gtv_are_not_chosen_by_type():
+def test_structures_of_other_names_are_not_chosen():
     with pytest.raises(LabelError, match=r"no structure matches .*; found 'Breast', 'Tumor Bed Block'"):
         choose_target([structure_set("a.dcm", "Breast", "Tumor Bed Block")], NPC)
 
@@ -39,7 +37,7 @@ def test_two_that_match_are_refused(names):
 
 def test_of_two_with_one_name_the_drawn_one_counts_and_both_are_listed():
     drawn = structure_set("a.dcm", "GTVnx")
-    both = RtStruct(drawn.path, (*drawn.structures, Structure(9, "GTVnx", (), "GTV")), drawn.references)
+    both = RtStruct(drawn.path, (*drawn.structures, Structure(9, "GTVnx", ())))
     target, found = choose_target([both], NPC)
     assert target.number == 1
     assert found.structures == ("GTVnx", "GTVnx (empty)")

@@ -35,7 +35,7 @@ def square(z, low, high):
 
 
 def structure(*contours, **more):
-    return Structure(1, "GTV", contours, "GTV", **more)
+    return Structure(1, "GTV", contours, **more)
 
 
 def planes_of(mask):
@@ -89,13 +89,47 @@ def test_planes_half_a_slice_outside_go_to_the_end_slices():
     assert planes_of(contours_to_mask(ends, GRID)) == [9, 0, 0, 0, 4]
 
 
+@pytest.mark.parametrize("apart_mm", [0.04, 0.3, 0.5, 0.75])
+def test_islands_a_little_off_the_plane_of_the_rest_are_kept(apart_mm):
+    lower = [square(z, 0.5, 3.5) for z in (3, 6, 9)]
+    upper = [square(z + apart_mm, 5.5, 7.5) for z in (3, 6, 9)]
+    for order in ([*lower, *upper], [*upper, *lower]):
+        drawn = draw_structure(structure(*order), GRID)
+        assert (planes_of(drawn.mask), drawn.remarks) == ([0, 13, 13, 13, 0], ())
+
+
+def test_a_hole_a_little_off_the_plane_of_its_outline_is_a_hole():
+    drawn = draw_structure(structure(square(3, 0.5, 6.5), square(3.2, 2.5, 4.5)), GRID)
+    assert (planes_of(drawn.mask), drawn.remarks) == ([0, 36 - 4, 0, 0, 0], ())
+
+
+@pytest.mark.parametrize("step_mm", [0.5, 0.6, 1.0, 1.5])
+def test_of_planes_finer_than_the_slices_the_nearest_counts_and_the_others_are_told(step_mm):
+    """From z = 0 to 9; on the slices' own planes the squares are of 3 x 3 pixels, between them of 2 x 2."""
+    z = np.arange(0, 9 + 1e-9, step_mm)
+    contours = [square(each, 1.5, 4.5 if abs(each / 3 - round(each / 3)) < 1e-9 else 3.5) for each in z]
+    drawn = draw_structure(structure(*contours), GRID)
+    assert planes_of(drawn.mask) == [9, 9, 9, 9, 0]
+    (remark,) = drawn.remarks
+    assert f"has {len(z) - 4} contours on planes between slices" in remark
+
+
+def test_one_plane_of_an_island_alone_a_slice_third_off_is_left_out_and_told():
+    drawn = draw_structure(structure(square(3, 0.5, 3.5), square(4, 5.5, 7.5)), GRID)
+    assert planes_of(drawn.mask) == [0, 9, 0, 0, 0]
+    assert "has 1 contour on planes between slices, where another plane is nearer" in drawn.remarks[0]
+
+
 def test_exclusive_contours_cut_each_other_and_others_are_joined_with_a_remark():
     contours = square(3, 0.5, 4.5), square(3, 2.5, 6.5)
     assert contours_to_mask(structure(*contours, exclusive=True), GRID)[1].sum() == 16 + 16 - 2 * 4
     drawn = draw_structure(structure(*contours), GRID)
     assert drawn.mask[1].sum() == 16 + 16 - 4
     (remark,) = drawn.remarks
-    assert "overlap in part on 1 slice (the first is slice 1, counted from 0); they were joined; " in remark
+    assert (
+        "overlap in part or nearly coincide on 1 slice (the first is slice 1, counted from 0); they were joined; "
+        in remark
+    )
 
 
 def test_holes_draw_no_remark_and_left_out_contours_do():

@@ -7,7 +7,14 @@ from pydicom import dcmread
 from common.config import IngestConfig
 from common.dicom import read_ct_series, scan_folder
 from common.errors import ConfigError, ImageError, LabelError
-from common.rtstruct import Structure, choose_structure, contours_to_mask, read_rtstruct, write_rtstruct
+from common.rtstruct import (
+    Structure,
+    choose_structure,
+    contours_to_mask,
+    read_references,
+    read_rtstruct,
+    write_rtstruct,
+)
 from common.volume import Geometry, index_to_patient
 
 PATTERNS = IngestConfig().structures
@@ -16,7 +23,7 @@ GRID = Geometry((5, 10, 12), (3.0, 1.0, 1.0))
 
 
 def named(*names, contours=(TRIANGLE,)):
-    return [Structure(number, name, tuple(contours), "GTV") for number, name in enumerate(names, 1)]
+    return [Structure(number, name, tuple(contours)) for number, name in enumerate(names, 1)]
 
 
 def box(z, low, high):
@@ -51,7 +58,7 @@ def test_a_bad_pattern_is_a_configuration_error():
 
 
 def mask_of(*contours, geometry=GRID):
-    return contours_to_mask(Structure(1, "GTV", contours, "GTV"), geometry)
+    return contours_to_mask(Structure(1, "GTV", contours), geometry)
 
 
 def test_a_box_a_hand_can_count():
@@ -119,10 +126,10 @@ def test_mask_to_rtstruct_to_mask_is_exact_with_holes_and_islands(tmp_path, writ
     write_ct(tmp_path / "ct", np.zeros(mask.shape), spacing_mm=(3.0, 0.9, 0.9), change=change)
     series = read_ct_series(tmp_path / "ct")
     write_rtstruct(mask, series, tmp_path / "rt.dcm", "GTV fedgtv", "model m")
-    read = read_rtstruct(tmp_path / "rt.dcm")
+    read, references = read_rtstruct(tmp_path / "rt.dcm"), read_references(tmp_path / "rt.dcm")
     np.testing.assert_array_equal(contours_to_mask(read.structures[0], series.volume.geometry), mask)
-    assert read.references.series_uids == (series.series_uid,)
-    assert read.references.frame_uids == (series.frame_uid,)
+    assert references.series_uids == (series.series_uid,)
+    assert references.frame_uids == (series.frame_uid,)
 
 
 def test_a_written_structure_set_says_what_it_is_and_refers_to_its_ct(tmp_path, write_ct):
@@ -196,7 +203,9 @@ def test_only_areas_are_read_and_bad_files_refused(tmp_path, write_ct, write_str
 def test_structures_typed_gtv_are_never_chosen_by_type(real_data):
     (path,) = scan_folder(real_data / "dicom" / "breast_eclipse").structure_sets
     structures = read_rtstruct(path).structures
-    assert [s.name for s in structures if s.interpreted_type == "GTV"] == ["Breast", "Tumor Bed Block"]
+    observations = dcmread(path).RTROIObservationsSequence
+    types = {item.ReferencedROINumber: item.RTROIInterpretedType for item in observations}
+    assert [s.name for s in structures if types[s.number] == "GTV"] == ["Breast", "Tumor Bed Block"]
     with pytest.raises(LabelError, match=r"'Tumor Bed Block' .without contours: 'Areola'"):
         choose_structure(structures, PATTERNS)
     with pytest.raises(LabelError, match="matches 2 structures: 'Tumor Bed', 'Tumor Bed Block'"):

@@ -30,6 +30,7 @@ from pydicom.uid import (
 from common.volume import Geometry
 
 TURN = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
+TILT = (0.8, 0.36, 0.48, -0.6, 0.48, 0.64, 0.0, -0.8, 0.6)
 Z_MM = GEOMETRY.spacing_mm[0]
 
 
@@ -203,7 +204,7 @@ def truncated(num_bytes, name="ct-006.dcm"):
 
 
 def two_series_in_one(slices, _):
-    more = make_slices(make_case())
+    more = make_slices(make_case(), FrameOfReferenceUID=slices[0].FrameOfReferenceUID)
     for dataset in more:
         dataset.SeriesInstanceUID = slices[0].SeriesInstanceUID
     slices += more
@@ -214,6 +215,12 @@ def a_series_of_other_resolution(slices, _):
     for dataset in more:
         dataset.SeriesInstanceUID = slices[0].SeriesInstanceUID
     slices += more
+
+
+def two_patients_stacked(slices, _):
+    """The upper half of the series is another patient's; places go on as if it were one."""
+    for dataset in slices[6:]:
+        dataset.PatientID = "P2"
 
 
 def scrambled(folder):
@@ -234,6 +241,17 @@ def turned(geometry, **tags):
         return case
 
     return make
+
+
+def rounded(folder):
+    """A scan tilted by 37 degrees, whose contours' coordinates have one decimal."""
+    case = make_case().but(geometry=Geometry(GEOMETRY.size, (0.9, 0.75, 1.75), (3.3, 4.1, 5.2), TILT))
+    slices = make_slices(case)
+    structures = make_structures(case, slices)
+    for each in structures.ROIContourSequence[0].ContourSequence:
+        each.ContourData = [f"{float(value):.1f}" for value in each.ContourData]
+    save(folder / "p1", slices, structures)
+    return case
 
 
 def lying(position, direction):
@@ -271,6 +289,8 @@ ENTRIES = [
     dicom("image type of bytes", raw("ImageType", b"ORIGINAL", "OB"), refused="no CT among 13 files"),
     dicom("slope of zero", every(RescaleSlope=0), refused="RescaleSlope is 0"),
     dicom("colour", every(SamplesPerPixel=3), refused="3 samples a pixel"),
+    dicom("inverted grey", every(PhotometricInterpretation="MONOCHROME1"), refused="is 'MONOCHROME1'; expected"),
+    dicom("no photometric interpretation", without("PhotometricInterpretation")),
     dicom("multi-frame", every(NumberOfFrames=12), refused="multi-frame"),
     dicom("enhanced CT", sop_class(EnhancedCTImageStorage), refused="multi-frame"),
     dicom("truncated in the pixels", after=truncated(-10), refused="cut short"),
@@ -306,6 +326,7 @@ ENTRIES = [
     dicom("cosines of zero", every(ImageOrientationPatient=[0] * 6), refused="perpendicular unit"),
     dicom("cosines that are no numbers", raw("ImageOrientationPatient", NANS), refused="6 finite"),
     Entry("oblique with oblong pixels", turned(Geometry(GEOMETRY.size, (2.5, 0.75, 1.75), (3.0, 4.0, 5.0), TURN))),
+    Entry("oblique with coordinates of one decimal", rounded),
     lying("HFS", (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)),
     lying("HFP", (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)),
     lying("FFS", (-1.0, 0, 0, 0, 1.0, 0, 0, 0, -1.0)),
@@ -325,6 +346,10 @@ ENTRIES = [
           warned="left out"),
     dicom("an end slice truncated in the meta group", after=truncated(200, "ct-011.dcm"), beside="cut short",
           case=lambda case: case.but(hu=case.hu[:-1], mask=case.mask[:-1], geometry=LAST_LOST)),
+    dicom("two patients stacked in one UID", two_patients_stacked, refused="PatientID is not that of"),
+    dicom("a slice of another frame of reference", one(FrameOfReferenceUID=generate_uid()),
+          refused="FrameOfReferenceUID is not that of"),
+    dicom("a slice without frame of reference", one(FrameOfReferenceUID="")),
     dicom("no frame of reference", every(FrameOfReferenceUID="")),
     dicom("syntax other than told", lambda s, _: setattr(s[3].file_meta, "TransferSyntaxUID", ExplicitVRLittleEndian)),
 ]  # fmt: skip

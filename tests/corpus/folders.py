@@ -1,6 +1,7 @@
 """Odd folders: what lies beside a good case, and files that are named or stored in odd ways."""
 
 import os
+import shutil
 import zipfile
 
 from corpus.entry import dicom, save
@@ -31,6 +32,15 @@ def looped(folder):
     (folder / "loop").symlink_to(folder)
     (folder / "self").symlink_to(folder / "self")
     (folder / "nowhere").symlink_to(folder / "missing")
+
+
+def linked(folder):
+    """The structure set is a link to a file elsewhere, and a linked folder beside it holds a copy of everything."""
+    elsewhere = folder.parent.parent / "elsewhere"
+    shutil.copytree(folder, elsewhere)
+    (folder / "rt.dcm").unlink()
+    (folder / "rt.dcm").symlink_to(elsewhere / "rt.dcm")
+    (folder / "copies").symlink_to(elsewhere)
 
 
 def unreadable(folder):
@@ -109,6 +119,7 @@ ENTRIES = [
     dicom("noise after the prefix", after=write("noise.dcm", b"\0" * 128 + b"DICM" + bytes(range(256)) * 4),
           beside="noise.dcm"),
     dicom("symlinks in loops", after=looped),
+    dicom("a linked file and a linked folder", after=linked),
     dicom("an unreadable file", after=unreadable, beside="broken.dcm: not readable as DICOM (OSError)"),
     dicom("no file endings", after=without_endings),
     dicom("no preamble", after=without_preamble),

@@ -13,6 +13,7 @@ from common.volume import Geometry, Volume
 
 OBLIQUE = Geometry(GEOMETRY.size, (2.5, 0.75, 1.75), (3.0, 4.0, 5.0), (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0))
 FLIPPED = Geometry(GEOMETRY.size, GEOMETRY.spacing_mm, (9.0, 8.0, 7.0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, -1.0))
+Z_BEFORE_Y = (1.0, 0, 0, 0, 0, 1.0, 0, 1.0, 0)
 DIMS, DATATYPE, SPACING, OFFSET, SLOPE, CODES, QUATERNION, SFORM = 40, 70, 80, 108, 112, 252, 256, 280
 """Offsets of header fields."""
 
@@ -37,6 +38,35 @@ def shifted(mm):
 
 def on(geometry):
     return lambda image, label: (Volume(image.array, geometry), Volume(label.array, geometry))
+
+
+def standing(function=lambda array: array):
+    """Stores slices as the last axis but one, (x, z, y) in NIfTI's order of axes; the label is changed before."""
+
+    def change(image, label):
+        size, spacing = np.array(GEOMETRY.size)[[1, 0, 2]], np.array(GEOMETRY.spacing_mm)[[1, 0, 2]]
+        geometry = Geometry(tuple(map(int, size)), tuple(map(float, spacing)), GEOMETRY.origin_mm, Z_BEFORE_Y)
+        changed = (image.array, function(label.array))
+        return tuple(Volume(array.transpose(1, 0, 2).copy(), geometry) for array in changed)
+
+    return change
+
+
+def every_second(array):
+    kept = array.copy()
+    kept[4:7:2] = 0
+    return kept
+
+
+def every_second_of(case):
+    return case.but(mask=every_second(case.mask))
+
+
+def column(array):
+    """The same square on slices 3 to 7."""
+    drawn = np.zeros_like(array)
+    drawn[3:8, 10:20, 10:20] = True
+    return drawn
 
 
 def set_header(offset, form, *content, names=("ct", "gtv")):
@@ -138,6 +168,13 @@ ENTRIES = [
     nifti("NIfTI with an infinite slope", after=set_header(SLOPE, "<f", float("inf")), refused="not finite"),
     nifti("NIfTI with a spacing of zero", after=set_header(SPACING, "<f", 0.0), refused="qform and sform are"),
     nifti("NIfTI with NaN in its form", after=set_header(SFORM, "<f", float("nan")), refused="qform and sform are nan"),
+    # Slices along another axis
+    nifti("NIfTI stored as (x, z, y)", standing()),
+    nifti("NIfTI stored as (x, z, y) with gaps", standing(every_second), case=every_second_of,
+          warned="2 of the slices"),
+    nifti("NIfTI stored as (x, z, y), interpolated", standing(lambda a: every_second(column(a))),
+          case=lambda case: case.but(mask=column(case.mask)), config=IngestConfig(interpolate_gaps=True),
+          warned="2 slices without a contour were filled"),
     # Label values
     nifti("NIfTI label of floats", label(values(lambda a: a.astype(np.float32)))),
     nifti("NIfTI label of 255", label(values(lambda a: a * 255))),

@@ -92,6 +92,13 @@ def joined(case):
     return case.but(mask=mask)
 
 
+def drawn_twice(case):
+    """Two squares on slice 5, 0.6 pixels apart."""
+    mask = np.zeros_like(case.mask)
+    mask[5, 10:20, 10:20] = mask[5, 11:21, 11:21] = True
+    return case.but(mask=mask)
+
+
 def exclusive(case):
     mask = joined(case).mask
     mask[5, 15:20, 15:20] = False
@@ -127,6 +134,27 @@ def finer(_, structures):
             points = np.array(each.ContourData, float).reshape(-1, 3) + np.array([1.5, 0, shift])
             other.ContourData = [f"{value:.4f}" for value in points.ravel()]
             contours(structures).append(other)
+
+
+def island_off(mm):
+    """Moves every contour but the first of each slice along z."""
+
+    def change(_, structures):
+        seen = set()
+        for each in contours(structures):
+            points = np.array(each.ContourData, float).reshape(-1, 3)
+            z = points[0, 2]
+            points[:, 2] += mm if z in seen else 0
+            seen.add(z)
+            each.ContourData = [f"{value:.4f}" for value in points.ravel()]
+
+    return change
+
+
+def one_square(case):
+    mask = np.zeros_like(case.mask)
+    mask[5, 10:20, 10:20] = True
+    return case.but(mask=mask)
 
 
 def tilted(_, structures):
@@ -171,6 +199,11 @@ def other_patient(_, structures):
 def other_frame(_, structures):
     frame = structures.ReferencedFrameOfReferenceSequence[0]
     frame.FrameOfReferenceUID = structures.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = generate_uid()
+
+
+def other_than_named(slices, structures):
+    slices[0].FrameOfReferenceUID = ""
+    other_frame(slices, structures)
 
 
 def other_series(_, structures):
@@ -233,13 +266,19 @@ ENTRIES = [
     dicom("exclusive contours that overlap", redrawn(square(5, 10, 20, "CLOSEDPLANAR_XOR"),
           square(5, 15, 25, "CLOSEDPLANAR_XOR")), case=exclusive),
     dicom("contours that overlap", redrawn(square(5, 10, 20), square(5, 15, 25)), case=joined, warned="were joined"),
+    dicom("a contour drawn twice a little apart", redrawn(square(5, 10, 20), square(5, 10.6, 20.6)), case=drawn_twice,
+          warned="nearly coincide on 1 slice"),
     dicom("contours given twice", edit(lambda s: contours(s).extend(copy.deepcopy(list(contours(s)))))),
     dicom("a contour closed by its first point again", edit(lambda s: [close(c) for c in contours(s)])),
     dicom("a contour crossing slices", tilted, refused="crosses"),
     dicom("a contour outside the image", moved(x=60.0), refused="outside the image along x"),
     dicom("a contour above the image", moved(z=30.0), refused="outside the image along z"),
     dicom("contours off the slice planes", moved(z=1.2)),
-    dicom("contours on finer planes", finer),
+    dicom("contours on finer planes", finer, warned="18 contours on planes between slices"),
+    dicom("islands and holes off the plane by 0.25 mm", island_off(0.25)),
+    dicom("islands and holes off the plane by 0.5 mm", island_off(0.5)),
+    dicom("an island off the plane by 1 mm", redrawn(square(5, 10, 20), square(5 + 1 / 3, 25, 30)), case=one_square,
+          warned="1 contour on planes between slices"),
     dicom("contours on every second slice", edit(every_second), case=odd_slices, warned="2 of the slices"),
     dicom("every second slice, interpolated", redrawn(*(square(n, 10, 20) for n in (3, 5, 7))), case=filled,
           config=IngestConfig(interpolate_gaps=True), warned="2 slices without a contour were filled"),
@@ -268,6 +307,7 @@ ENTRIES = [
           beside="no CT in the export has"),
     dicom("patient ID of another patient", edit(lambda s: setattr(s, "PatientID", "P2")), refused="of another"),
     dicom("other frame of reference", other_frame, refused="frame of reference"),
+    dicom("other frame of reference than all slices but the first", other_than_named, refused="frame of reference"),
     dicom("other series, same frame of reference", other_series, warned="paired with"),
     # Encoding
     dicom("RTSTRUCT in big endian", syntax(ExplicitVRBigEndian)),
