@@ -5,7 +5,6 @@ Runs in processes of its own, so it stays free of torch.
 
 import hashlib
 import logging
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +34,7 @@ THUMBNAIL_HU = (-200.0, 300.0)
 
 
 def start_worker() -> None:
-    """Leaves Ctrl-C to the process that started this one, and the other cores to the other workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leaves the other cores to the other workers."""
     cv2.setNumThreads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
