@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.dicom import CtSeries, read_ct_series, scan_folder
 from common.errors import ImageError
+from common.text import clean_text
 from common.volume import Volume, read_nifti
 
 log = logging.getLogger("fedgtv.site")
@@ -76,7 +77,7 @@ def _series(source: Path) -> Iterator[Scan]:
     folders = {path.parent for files in found.ct_series.values() for path in files}
     for path, reason in found.unreadable:
         if path.parent not in folders:
-            log.warning("%s; it is passed over", reason)
+            log.warning("%s; it is passed over", clean_text(reason, None))
     for files in found.ct_series.values():
         own = {path.parent for path in files}
         damaged = tuple(reason for path, reason in found.unreadable if path.parent in own)
