@@ -314,6 +314,18 @@ def test_folders_of_one_name_in_two_exports_do_not_replace_each_other(tmp_path, 
     assert run().imported == ("A-0001",)
 
 
+def test_the_sites_own_cases_are_not_imported_again(tmp_path):
+    """An export's files may be called as those of imported cases are, and the cases folder may lie within it."""
+    config = IngestConfig(image_name="image.nii.gz", label_name="label.nii.gz")
+    write_case(tmp_path / "p1")
+    for name, new in {"ct": "image", "gtv": "label"}.items():
+        (tmp_path / "p1" / f"{name}.nii.gz").rename(tmp_path / "p1" / f"{new}.nii.gz")
+    reports = [import_folder(tmp_path, tmp_path / "site" / "cases", config, "A") for _ in range(2)]
+    assert [(report.imported, report.skipped) for report in reports] == [(("A-0001",), ()), ((), ("A-0001",))]
+    with pytest.raises(ImageError, match="no CT among"):
+        import_folder(tmp_path / "site" / "cases", tmp_path / "site" / "cases", config, "A")
+
+
 def test_a_series_that_comes_back_with_another_patient_is_refused_by_name(tmp_path, export, run):
     uid = generate_uid()
     export("p1", ct={"SeriesInstanceUID": uid})
