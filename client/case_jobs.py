@@ -83,8 +83,8 @@ def run_jobs(jobs: Sequence[Job], num_processes: int) -> Generator[CaseOutcome, 
         yield from map(run_job, jobs)
         return
     ended = (
-        f"one of {num_processes} import processes was ended by the system, most likely for want of memory; import again "
-        "with fewer --jobs: it goes on where it was"
+        f"one of {num_processes} import processes was ended by the system, most likely for want of memory; import "
+        "again with fewer --jobs: it goes on where it was"
     )
     waiting: deque[Future[CaseOutcome]] = deque()
     with worker_pool(num_processes, ended) as pool:

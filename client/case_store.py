@@ -193,9 +193,9 @@ def _check_place(case: NiftiCase, known: KnownCase) -> None:
         return
     gone = "" if Path(known.source).exists() else ", where it is no longer"
     raise InputError(
-        f"{case.name} at {place} differs from {case.name} that was imported as {known.case_id} from {known.source}{gone}"
-        "; expected one place for a case; rename the new folder if it is another patient, put it in the old one's place "
-        "if it is the same"
+        f"{case.name} at {place} differs from what was imported as {known.case_id} from {known.source}{gone}; expected "
+        "one place for a case; rename the new folder if it is another patient, put it in the old one's place if it is "
+        "the same"
     )
 
 

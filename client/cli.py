@@ -111,7 +111,9 @@ def import_cases(
             config.parent / site.cases,
             site.ingest,
             site.site,
-            lambda done, total, name: progress.update(bar, completed=done, total=total, description=_plain(name) or "import"),
+            lambda done, total, name: progress.update(
+                bar, completed=done, total=total, description=_plain(name) or "import"
+            ),
             num_processes=jobs,
             dry_run=dry_run,
             list_all=dry_run or list_all or as_json,

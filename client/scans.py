@@ -37,8 +37,8 @@ class Scan:
             return None, read_nifti(self.files[0])
         if self.damaged:
             raise ImageError(
-                f"{self.name}: beside {len(self.files)} good slices lie damaged files, {len(self.damaged)} in all, such as "
-                f"{self.damaged[0]}, or move it elsewhere if it is no slice"
+                f"{self.name}: beside {len(self.files)} good slices lie damaged files, {len(self.damaged)} in all, "
+                f"such as {self.damaged[0]}, or move it elsewhere if it is no slice"
             )
         series = read_ct_series(self.files)
         return series, series.volume

@@ -1,11 +1,10 @@
 """The target among a case's structures: chosen by the site's patterns, never by type, and listed with all others."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import LabelError
-from common.rtstruct import RtStruct, Structure, choose_structure
+from common.rtstruct import RtStruct, Structure, choose_structure, name_matches
 from common.text import clean_text
 
 
@@ -53,11 +52,13 @@ def choose_target(sets: Sequence[RtStruct], patterns: Sequence[str]) -> tuple[St
     structures = [each for each_set in holding or sets for each in each_set.structures]
     target = choose_structure(structures, patterns)
     listed = list_structures(sets).structures
-    return target, Found(listed, clean_text(target.name, None), _first_match(target.name, patterns), holding[0].path.name)
+    return target, Found(
+        listed, clean_text(target.name, None), _first_match(target.name, patterns), holding[0].path.name
+    )
 
 
 def _first_match(name: str, patterns: Sequence[str]) -> str:
-    return next((pattern for pattern in patterns if re.search(pattern, name, re.IGNORECASE)), "")
+    return next((pattern for pattern in patterns if name_matches(pattern, name)), "")
 
 
 def _listed(structure: Structure) -> str:

@@ -13,7 +13,6 @@ from typing import ParamSpec, TypeVar
 from client.free_memory import available_bytes
 from common.errors import WorkError
 
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

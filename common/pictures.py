@@ -100,9 +100,9 @@ def overlay_figure(
 
 
 def target_centre(shape: Sequence[int], truth: Mask | None, prediction: Mask | None) -> tuple[int, int, int]:
-    """Returns a voxel (z, y, x) whose three planes meet the target, each as near to its centroid as such a plane can be.
+    """Returns the voxel (z, y, x) that the three planes go through, the image's middle where there is no target.
 
-    The image's middle where there is no target.
+    Along each axis it is the plane nearest to the target's centroid of those that meet the target.
     """
     for mask in (truth, prediction):
         if mask is not None and mask.any():
