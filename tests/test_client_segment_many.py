@@ -53,19 +53,19 @@ def test_a_result_that_was_stopped_while_it_took_its_place_is_made_anew(
     """Else the other model's mask would lie beside the first one's report, and pass for the first one's."""
     out, moved, put = tmp_path / "out", [], segment.put_in_place
     segment_one(scans[0], segmenter, out)
-    other = Segmenter(read_model(write_model(tmp_path / "other.safetensors", bias=-4.0)), "cpu")
+    other = Segmenter(read_model(write_model(tmp_path / "other.safetensors", bias=5.0)), "cpu")
 
-    def stop_after_the_mask(unfinished, path):
-        if moved:
+    def stop_before_the_report(unfinished, path):
+        if path.name == "report.json":
             raise KeyboardInterrupt
         moved.append(path.name)
         put(unfinished, path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(segment, "put_in_place", stop_after_the_mask)
+        patched.setattr(segment, "put_in_place", stop_before_the_report)
         with pytest.raises(KeyboardInterrupt):
             segment_one(scans[0], other, out)
-    assert moved == ["mask.nii.gz"]
+    assert moved == ["mask.nii.gz", "overlay.png", "rtstruct.dcm"]
     assert segment_one(scans[0], segmenter, out).status == "done"
 
 
