@@ -5,7 +5,6 @@ Runs in processes of its own, so it stays free of torch.
 
 import hashlib
 import logging
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from client.finding import Finding, gravest
-from client.image_check import check_grid, check_patient, check_range
+from client.image_check import check_grid, check_patient, check_range, no_hu
 from client.label_check import check_label, target_ml
 from common.alignment import label_on
 from common.config import PreprocessConfig
@@ -35,8 +34,7 @@ THUMBNAIL_HU = (-200.0, 300.0)
 
 
 def start_worker() -> None:
-    """Leaves Ctrl-C to the process that started this one, and the other cores to the other workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leaves the other cores to the other workers."""
     cv2.setNumThreads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
@@ -99,7 +97,8 @@ class _Check:
         self.findings: list[Finding] = []
 
     def run(self) -> CheckedCase:
-        self.findings += check_range(self.entry.case_id, self.images[0].array)
+        for number, image in enumerate(self.images, 1):
+            self.findings += check_range(self.entry.case_id, image.array, number)
         self.findings += check_grid(self.entry.case_id, self.images[0].geometry)
         label = self._label()
         patient = self._found()
@@ -134,7 +133,7 @@ class _Check:
         try:
             return find_patient(self.images[0], self.config.roi)
         except FedgtvError as error:
-            if gravest(self.findings) != "error":  # else it is told already that the values are not HU
+            if not no_hu(self.images[0].array):  # else it is told already that the values are not HU
                 self._error("hu", error, "is it CT, and rescaled?")
             return None
 

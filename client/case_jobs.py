@@ -1,15 +1,9 @@
 """Reading exported cases one by one or in several processes; outcomes come in the order of the jobs."""
 
-import os
-import signal
-import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +11,11 @@ from client.case_store import write_case
 from client.exports import ExportedCase
 from client.import_report import unexpected
 from client.target import Found
+from client.worker_pool import num_workers, worker_pool
 from common.config import IngestConfig
-from common.errors import InputError, WorkError
+from common.errors import InputError
 
-GIB_A_PROCESS = 1.0
+PROCESS_BYTES = 2**30
 """Memory that one process may take: 0.5 GiB for a CT of 512 x 512 x 130 with a second image of the same size."""
 AHEAD = 4
 """Cases a process may be ahead of the oldest one that is not finished; they wait on disk."""
@@ -87,23 +82,18 @@ def run_jobs(jobs: Sequence[Job], num_processes: int) -> Generator[CaseOutcome, 
     if num_processes <= 1:
         yield from map(run_job, jobs)
         return
-    pool = ProcessPoolExecutor(num_processes, get_context("spawn"), _begin)
+    ended = (
+        f"one of {num_processes} import processes was ended by the system, most likely for want of memory; import "
+        "again with fewer --jobs: it goes on where it was"
+    )
     waiting: deque[Future[CaseOutcome]] = deque()
-    try:
+    with worker_pool(num_processes, ended) as pool:
         for job in jobs:
-            with _interrupts_wait():
-                waiting.append(pool.submit(run_job, job))
+            waiting.append(pool.submit(run_job, job))
             if len(waiting) > AHEAD * num_processes:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise WorkError(
-            f"one of {num_processes} import processes was ended by the system, most likely for want of memory; import "
-            "again with fewer --jobs: it goes on where it was"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def suitable_processes(jobs: Sequence[Job]) -> int:
@@ -111,32 +101,4 @@ def suitable_processes(jobs: Sequence[Job]) -> int:
     files = (path for job in jobs if job.task in ("read", "write") for path in job.case.files)
     if sum(path.stat().st_size for path in files) < WORTH_PROCESSES_BYTES:
         return 1
-    return max(1, min(len(os.sched_getaffinity(0)), int(_free_gib() / GIB_A_PROCESS)))
-
-
-def _free_gib() -> float:
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return kib / 2**20
-
-
-@contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C waits until the block ends; a process that is started in it never sees one, not even while it starts."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin() -> None:
-    """Ends this process with a parent that was killed: an executor's processes would wait for it for good."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
+    return num_workers(PROCESS_BYTES)

@@ -58,14 +58,21 @@ class CaseStore:
         return all((self.folder / name).is_file() for name in (*entry.images, *([entry.label] if entry.label else [])))
 
     def check_source(self, case: ExportedCase) -> None:
-        """Raises InputError rather than let a NIfTI folder of another export replace one of the same name."""
+        """Raises InputError rather than let another patient's case replace one that was imported before.
+
+        A NIfTI folder is known by its name, which another export may use for somebody else: it must stay where it was.
+        A DICOM series must keep its patient.
+        """
         known = self.pseudonyms.cases.get(case.key)
-        if known is None or not isinstance(case, NiftiCase):
+        if known is None:
             return
-        if known.source != _origin(case) and Path(known.source).exists():
+        if isinstance(case, NiftiCase):
+            _check_place(case, known)
+        elif self.pseudonyms.patients.get(case.patient_key) != known.patient_id:
             raise InputError(
-                f"{case.name} was imported from {known.source} before; expected one place for a case; rename the new "
-                "folder if it is another patient, remove the old one if it moved"
+                f"{case.name}: its series was imported before as {known.case_id}, from {known.source}, with another "
+                "PatientID; expected a series to keep its patient; export it with the PatientID that it had, or with a "
+                "SeriesInstanceUID of its own if it is another patient's"
             )
 
     def add(self, case: ExportedCase, staged: Path, num_images: int, info: Mapping[str, Any], content: str) -> str:
@@ -178,6 +185,18 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _check_place(case: NiftiCase, known: KnownCase) -> None:
+    place = _origin(case)
+    if known.source == place:
+        return
+    gone = "" if Path(known.source).exists() else ", where it is no longer"
+    raise InputError(
+        f"{case.name} at {place} differs from what was imported as {known.case_id} from {known.source}{gone}; expected "
+        "one place for a case; rename the new folder if it is another patient, put it in the old one's place if it is "
+        "the same"
+    )
 
 
 def _origin(case: ExportedCase) -> str:

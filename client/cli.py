@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from common.command import command_line
+from common.text import clean_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,7 +111,9 @@ def import_cases(
             config.parent / site.cases,
             site.ingest,
             site.site,
-            lambda done, total, name: progress.update(bar, completed=done, total=total, description=name or "import"),
+            lambda done, total, name: progress.update(
+                bar, completed=done, total=total, description=_plain(name) or "import"
+            ),
             num_processes=jobs,
             dry_run=dry_run,
             list_all=dry_run or list_all or as_json,
@@ -129,16 +132,24 @@ def import_cases(
 def _print_import(report: "ImportReport", as_json: bool, as_table: bool) -> None:
     from client.import_table import plan_table, summary
 
-    for warning in report.warnings:
+    shown = report.for_terminal()
+    for warning in shown.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    for name, reason in report.refused if as_json or not as_table else ():
+    for name, reason in shown.refused if as_json or not as_table else ():
         typer.echo(f"refused: {name}: {reason}", err=True)
     if as_json:
         typer.echo(json.dumps(report.to_dict()))
         return
     if as_table:
-        _wide_console().print(plan_table(report))
-    typer.echo(summary(report))
+        _wide_console().print(plan_table(shown))
+    typer.echo(summary(shown))
+
+
+def _plain(text: str) -> str:
+    """A text of a file for a terminal that knows markup."""
+    from rich.markup import escape
+
+    return escape(clean_text(text, None))
 
 
 def _wide_console() -> "Console":
@@ -428,14 +439,14 @@ def _print_report(report: "ScanReport", as_json: bool) -> None:
     for flag in report.flags:
         typer.echo(f"flag: {flag}")
     for path in report.files:
-        typer.echo(f"  {path}")
+        typer.echo(clean_text(f"  {path}", None))
 
 
 def _told(report: "ScanReport", as_json: bool) -> "ScanReport":
     """Prints a line of one scan of many, as soon as it is done."""
     if not as_json:
         text = f"failed: {report.reason}" if report.status == "failed" else "; ".join([_volume(report), *report.flags])
-        typer.echo(f"{report.scan}: {text}")
+        typer.echo(clean_text(f"{report.scan}: {text}", None))
     return report
 
 

@@ -12,12 +12,12 @@ from client.loaded_case import (
     Tell,
     bridged,
     check_overlap,
-    described,
     grid_info,
     read_truth,
 )
 from client.scanner_names import known_kernel, known_manufacturer
 from client.target import choose_target, list_structures
+from common.alignment import described
 from common.config import IngestConfig
 from common.dicom import CtSeries, read_ct_series
 from common.errors import InputError, LabelError

@@ -36,15 +36,17 @@ class _Drawn:
     pairings: list[Pairing] = field(default_factory=list)
 
 
-def find_cases(source: Path, config: IngestConfig) -> Export:
+def find_cases(source: Path, config: IngestConfig, own: Path | None = None) -> Export:
     """Returns all cases anywhere below `source`, DICOM and NIfTI; every file's header is read once.
+
+    Imported cases are NIfTI case folders too: `own`, the folder they lie in, is left out where it lies below `source`.
 
     Raises:
         ImageError: `source` is no folder, or holds neither a CT series nor an image of the configured name.
     """
     source = Path(source)
     found = scan_folder(source)
-    nifti = _nifti_cases(source, config)
+    nifti = _nifti_cases(source, config, own)
     if not found.ct_series and not nifti:
         raise ImageError(
             f"{source}: no CT among {found.num_files} files; expected DICOM CT slices or <case>/{config.image_name}; "
@@ -61,9 +63,10 @@ def find_cases(source: Path, config: IngestConfig) -> Export:
     return Export((*dicom, *nifti), (*damaged, *refused, *without), left_out)
 
 
-def _nifti_cases(source: Path, config: IngestConfig) -> tuple[NiftiCase, ...]:
+def _nifti_cases(source: Path, config: IngestConfig, own: Path | None) -> tuple[NiftiCase, ...]:
     names = {config.image_name, config.label_name}
-    folders = sorted(Path(where) for where, _, files in os.walk(source) if names.intersection(files))
+    found = (Path(where) for where, _, files in os.walk(source) if names.intersection(files))
+    folders = sorted(folder for folder in found if own is None or not folder.resolve().is_relative_to(own.resolve()))
     keys = [folder.relative_to(source).as_posix() for folder in folders]
     keys = [source.resolve().name if key == "." else key for key in keys]
     return tuple(NiftiCase(key, key, folder, config) for key, folder in zip(keys, folders, strict=True))

@@ -73,11 +73,12 @@ def check_patient(case_id: str, patient: Patient) -> Iterator[Finding]:
         yield Finding("error", case_id, "hu", what, "is it CT, with the right rescale slope and intercept?")
 
 
-def check_range(case_id: str, hu: NDArray[np.generic]) -> Iterator[Finding]:
-    """Gives an error where the values are not HU."""
+def check_range(case_id: str, hu: NDArray[np.generic], number: int = 1) -> Iterator[Finding]:
+    """Gives an error where the values of a case's image are not HU; the first, the plain CT, is told without number."""
     fault = no_hu(hu)
     if fault:
-        yield Finding("error", case_id, "hu", fault, "is it CT, and rescaled?")
+        what = fault if number == 1 else f"image {number}: {fault}"
+        yield Finding("error", case_id, "hu", what, "is it CT, and rescaled?")
 
 
 def no_hu(hu: NDArray[np.generic]) -> str:

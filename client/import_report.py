@@ -1,10 +1,11 @@
 """What became of an export, or would become of it: a line a case, for people and for scripts at the site."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from client.target import Found
+from common.text import clean_text
 
 Action = Literal["new", "changed", "unchanged", "refused"]
 
@@ -78,5 +79,18 @@ class ImportReport:
         """Returns the report with more warnings at its end."""
         return replace(self, warnings=(*self.warnings, *warnings))
 
+    def for_terminal(self) -> "ImportReport":
+        """Returns the report with all its texts as a terminal may show them: names and UIDs are those of files."""
+        return replace(self, cases=_cleaned(self.cases), warnings=_cleaned(self.warnings))
+
     def _named(self, *actions: Action) -> tuple[str, ...]:
         return tuple(line.case_id for line in self.cases if line.action in actions)
+
+
+def _cleaned(value: Any) -> Any:
+    """A text, or texts in tuples and dataclasses, without control characters."""
+    if isinstance(value, str):
+        return clean_text(value, None)
+    if isinstance(value, tuple):
+        return tuple(_cleaned(each) for each in value)
+    return replace(value, **{each.name: _cleaned(getattr(value, each.name)) for each in fields(value)})

@@ -33,7 +33,7 @@ def import_folder(
     list_all: bool = False,
     stages: Mapping[str, str] = NO_STAGES,
 ) -> ImportReport:
-    """Imports what is new or changed in an export, DICOM or NIfTI, into `cases`.
+    """Imports what is new or changed in an export, DICOM or NIfTI, into `cases`; what lies there is none of it.
 
     Every case becomes `cases`/PSEUDONYM/image.nii.gz and label.nii.gz (contrast.nii.gz with a second image,
     truth.nii.gz if the export has one), for their owner alone, and an entry of the index; a refused one leaves nothing,
@@ -56,10 +56,11 @@ def import_folder(
         InputError: the cases folder's index or pseudonyms are damaged.
         WorkError: another import is at work in the folder, the disk is full, or a process was ended by the system.
     """
-    export = find_cases(source, config)
+    cases = Path(cases)
+    export = find_cases(source, config, own=cases)
     lines = [CaseLine(name, "refused", reason) for name, reason in export.refused]
     warnings = list(export.warnings)
-    with _store(Path(cases), site, dry_run) as store:
+    with _store(cases, site, dry_run) as store:
         plans = [_plan(case, store, config) for case in export.cases]
         jobs = [_job(number, plan, store, config, dry_run, list_all) for number, plan in enumerate(plans)]
         with closing(run_jobs(jobs, num_processes or suitable_processes(jobs))) as outcomes:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from client.finding import Finding
+from client.result_check import piece_sizes
 from common.alignment import what_is_cut
+from common.gaps import num_empty_slices
 from common.preprocess import Patient
 
 LEAST_LABEL_ML = 0.5
@@ -66,15 +67,16 @@ def _check_place(case_id: str, mask: Mask, patient: Patient) -> Iterator[Finding
 
 
 def _check_gaps(case_id: str, mask: Mask) -> Iterator[Finding]:
-    slices = np.flatnonzero(mask.any(axis=(1, 2)))
-    span = int(slices[-1] - slices[0] + 1)
-    if len(slices) == span:
+    num_empty = num_empty_slices(mask)
+    if not num_empty:
         return
+    slices = np.flatnonzero(mask.any(axis=(1, 2)))
+    span = len(slices) + num_empty
     every_second = len(slices) > 2 and bool((np.diff(slices) == 2).all())
     what = (
         f"contours on every second slice only ({len(slices)} of {span})"
         if every_second
-        else f"{span - len(slices)} of the {span} slices that the target spans have no contour"
+        else f"{num_empty} of the {span} slices that the target spans have no contour"
     )
     yield Finding(
         "warning", case_id, "label-gaps", what, "draw what was skipped and import again; two targets are fine"
@@ -84,9 +86,8 @@ def _check_gaps(case_id: str, mask: Mask) -> Iterator[Finding]:
 def _check_parts(case_id: str, mask: Mask, patient: Patient) -> Iterator[Finding]:
     """Counts parts as if there were no skipped slices, which have a finding of their own."""
     drawn = mask[mask.any(axis=(1, 2))]
-    labels, num_parts = ndimage.label(drawn, np.ones((3, 3, 3)))
-    if num_parts > 1:
-        sizes_ml = np.bincount(labels.ravel())[1:] * patient.lps.geometry.voxel_ml
-        rest_ml, total_ml = sizes_ml.sum() - sizes_ml.max(), sizes_ml.sum()
-        what = f"target in {num_parts} parts; {rest_ml:.2f} of its {total_ml:.1f} ml lie beside the largest"
+    sizes_ml = piece_sizes(drawn) * patient.lps.geometry.voxel_ml
+    if len(sizes_ml) > 1:
+        rest_ml, total_ml = sizes_ml[1:].sum(), sizes_ml.sum()
+        what = f"target in {len(sizes_ml)} parts; {rest_ml:.2f} of its {total_ml:.1f} ml lie beside the largest"
         yield Finding("warning", case_id, "label-parts", what, "see in the picture whether a part is a slip of the pen")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.target import Found
+from common.alignment import described
 from common.config import IngestConfig
 from common.errors import ImageError, LabelError
 from common.gaps import WIDEST_GAP_MM, interpolate_gaps, num_empty_slices
@@ -96,12 +97,3 @@ def _box(geometry: Geometry) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         geometry, np.array([[z, y, x] for z in (0, depth) for y in (0, height) for x in (0, width)])
     )
     return corners.min(axis=0), corners.max(axis=0)
-
-
-def described(geometry: Geometry) -> str:
-    """Returns a grid in words."""
-    size, spacing_mm, origin_mm = (
-        " x ".join(f"{value:g}" for value in values)
-        for values in (geometry.size, geometry.spacing_mm, geometry.origin_mm)
-    )
-    return f"{size} voxels of {spacing_mm} mm from {origin_mm}"

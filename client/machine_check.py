@@ -8,6 +8,7 @@ import torch
 
 from client.case_check import Facts
 from client.finding import Finding
+from client.free_memory import available_bytes
 from common.config import Recipe
 from common.device import choose_device
 from common.errors import FedgtvError
@@ -83,18 +84,3 @@ def _check_disk(state_folder: Path, facts: Sequence[Facts]) -> Finding:
         remedy = f"keep {SPARE_BYTES / GIB:.0f} GiB more for weights and logs"
         return Finding("warning", "disk", "disk", what, remedy)
     return Finding("ok", "disk", "disk", what)
-
-
-def available_bytes() -> int:
-    """Returns the memory that a new process could have: what the kernel says, or less where a container limits it."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return min(1024 * int(lines["MemAvailable"].split()[0]), _container_bytes())
-
-
-def _container_bytes(folder: Path = Path("/sys/fs/cgroup")) -> int:
-    """What is left of a container's limit (cgroup v2); without one, more than any machine has."""
-    try:
-        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return int(limit) - int(used)
-    except (OSError, ValueError):  # no such file, or `max`
-        return 2**63

@@ -13,7 +13,8 @@ from common.config import Name, Recipe, SplitConfig, parse_yaml
 from common.errors import CheckpointError
 from common.model import load_model
 from common.statistics import Normalisation
-from common.tasks import NormalisationRecord, clean_text
+from common.tasks import NormalisationRecord
+from common.text import clean_text
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,19 @@
 """Pre-flight checks of a site: its machine, its split, every case, and the cases against each other."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 from client.case_check import CheckedCase, check_case, start_worker
 from client.cohort_check import check_cohort, check_split
 from client.finding import GRAVEST_LAST, Finding, Severity
-from client.machine_check import available_bytes, check_machine
+from client.machine_check import check_machine
 from client.site import Site
+from client.worker_pool import num_workers, worker_pool
 from common.config import PreprocessConfig, Recipe, SplitConfig, load_experiment, load_mapping, load_yaml
 from common.dataset import CaseEntry, read_index
-from common.errors import FedgtvError, WorkError
+from common.errors import FedgtvError
 
 Progress = Callable[[int, int], None]
 """Hears how many cases are done, of how many."""
@@ -23,6 +21,10 @@ WORKER_BYTES = 2**30
 """What checking one large case takes, generously: 513 MiB were measured for 132 x 512 x 512."""
 WORTH_PROCESSES = 8
 """From so many cases on, starting processes of a second or two each is made up for."""
+ENDED = (
+    "a process that checks cases was ended by the system, most likely for want of memory; close other programs, then "
+    "check again"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,16 +115,6 @@ def _checked(folder: Path, entries: Sequence[CaseEntry], config: PreprocessConfi
     if len(entries) < WORTH_PROCESSES:
         yield from (check_case(folder, entry, config) for entry in entries)
         return
-    pool = ProcessPoolExecutor(_num_workers(), get_context("spawn"), start_worker)
-    try:
+    with worker_pool(num_workers(WORKER_BYTES), ENDED, start_worker) as pool:
         for job in as_completed([pool.submit(check_case, folder, entry, config) for entry in entries]):
             yield job.result()
-    except BrokenProcessPool as error:
-        raise WorkError("a process that checks cases was killed, most likely for memory; close programs") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _num_workers() -> int:
-    """One for each core, as far as memory allows."""
-    return max(1, min(len(os.sched_getaffinity(0)), available_bytes() // WORKER_BYTES))

@@ -1,15 +1,18 @@
 """What `segment` is given: one scan, or a folder of many, DICOM and NIfTI mixed."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.dicom import CtSeries, read_ct_series, scan_folder
 from common.errors import ImageError
+from common.text import clean_text
 from common.volume import Volume, read_nifti
 
+log = logging.getLogger("fedgtv.site")
 NIFTI = (".nii", ".nii.gz")
 MASK, REPORT = "mask.nii.gz", "report.json"
 """Of a result."""
@@ -25,17 +28,24 @@ class Scan:
     """Its place below the folder that was given: where its results go below the results' folder."""
     files: tuple[Path, ...]
     is_dicom: bool
+    damaged: tuple[str, ...] = ()
+    """Why each file cannot be read that lies beside its own: it may be one of its slices."""
 
     def read(self) -> tuple[CtSeries | None, Volume]:
-        """Returns the series (None for NIfTI) and the volume (ImageError: it is no CT)."""
+        """Returns the series (None for NIfTI) and the volume (ImageError: it is no CT, or perhaps not all of it)."""
         if not self.is_dicom:
             return None, read_nifti(self.files[0])
+        if self.damaged:
+            raise ImageError(
+                f"{self.name}: beside {len(self.files)} good slices lie damaged files, {len(self.damaged)} in all, "
+                f"such as {self.damaged[0]}, or move it elsewhere if it is no slice"
+            )
         series = read_ct_series(self.files)
         return series, series.volume
 
     def content(self) -> str:
-        """Returns a hash of its files' bytes; names and times do not matter."""
-        parts = []
+        """Returns a hash of its files' bytes, and of what is damaged beside them; names and times do not matter."""
+        parts = list(self.damaged)
         for path in self.files:
             with path.open("rb") as file:
                 parts.append(hashlib.file_digest(file, "sha256").hexdigest())
@@ -46,7 +56,8 @@ def find_scans(source: Path) -> tuple[Scan, ...]:
     """Returns the scans at or anywhere below `source`, by name.
 
     Every CT series is one; so is every NIfTI file, but in a folder with a `ct.nii.gz` or `image.nii.gz` that one alone.
-    A `mask.nii.gz` beside a `report.json` is an earlier result, and none.
+    A `mask.nii.gz` beside a `report.json` is an earlier result, and none. A DICOM file that cannot be read is told of
+    by every series in its folder, or else logged.
 
     Raises:
         ImageError: there is no such file or folder, or no scan in it.
@@ -62,8 +73,15 @@ def find_scans(source: Path) -> tuple[Scan, ...]:
 
 
 def _series(source: Path) -> Iterator[Scan]:
-    for files in scan_folder(source).ct_series.values():
-        yield Scan(_below(source, files[0].parent), tuple(files), True)
+    found = scan_folder(source)
+    folders = {path.parent for files in found.ct_series.values() for path in files}
+    for path, reason in found.unreadable:
+        if path.parent not in folders:
+            log.warning("%s; it is passed over", clean_text(reason, None))
+    for files in found.ct_series.values():
+        own = {path.parent for path in files}
+        damaged = tuple(reason for path, reason in found.unreadable if path.parent in own)
+        yield Scan(_below(source, files[0].parent), tuple(files), True, damaged)
 
 
 def _niftis(source: Path) -> Iterator[Scan]:
@@ -90,7 +108,7 @@ def _apart(scans: list[Scan]) -> Iterator[Scan]:
     counts = Counter(scan.name for scan in scans)
     for scan in scans:
         digits = hashlib.sha256(scan.files[0].name.encode()).hexdigest()[:6]
-        yield scan if counts[scan.name] == 1 else Scan(Path(f"{scan.name}-{digits}"), scan.files, scan.is_dicom)
+        yield scan if counts[scan.name] == 1 else replace(scan, name=Path(f"{scan.name}-{digits}"))
 
 
 def _stem(path: Path) -> str:

@@ -21,6 +21,7 @@ from common.dicom import CtSeries
 from common.errors import CheckpointError, ImageError
 from common.pictures import overlay_png
 from common.preprocess import LABEL_THRESHOLD, prepare, restore
+from common.private import close_to_others, private_folder
 from common.release import release
 from common.rtstruct import write_rtstruct
 from common.segmentation import Segmentation, segment
@@ -59,9 +60,10 @@ class Segmenter:
     def run(self, scan: Scan, out: Path) -> Outcome:
         """Segments a scan and writes the mask, a picture, a report and, for DICOM, an RTSTRUCT to `out`.
 
-        All files appear together at the end, in place of an earlier scan's. What the model finds outside the body mask
-        of the preprocessing is no tumour and is taken out. Without a target, or without a frame of reference to refer
-        to, there is no RTSTRUCT. Flags say so, and what looks implausible (`result_check.py`).
+        They take the place of an earlier scan's once all are made, the report last: without it a result is not whole,
+        and is made anew. They are for their owner alone. What the model finds outside the body mask of the
+        preprocessing is no tumour and is taken out. Without a target, or without a frame of reference to refer to,
+        there is no RTSTRUCT. Flags say so, and what looks implausible (`result_check.py`).
 
         Raises:
             ImageError: `scan` is no CT, by its files or by its values.
@@ -75,7 +77,7 @@ class Segmenter:
             flags = (*flags, NO_FRAME)
         volume_ml = float(mask.sum()) * volume.geometry.voxel_ml
         report = self._report(scan, volume_ml, flags)
-        out.mkdir(parents=True, exist_ok=True)
+        private_folder(out)
         with tempfile.TemporaryDirectory(prefix=".segment-", dir=out) as name:
             unfinished = Path(name)
             write_nifti(Volume(mask.astype(np.uint8), volume.geometry), unfinished / MASK)
@@ -84,6 +86,7 @@ class Segmenter:
                 self._write_structures(mask, series, unfinished / RTSTRUCT)
             report["files"] = [*sorted(path.name for path in unfinished.iterdir()), REPORT]
             (unfinished / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+            close_to_others(unfinished)
             return Outcome(_publish(unfinished, out), volume_ml, flags)
 
     def earlier(self, scan: Scan, out: Path) -> Outcome | None:
@@ -141,9 +144,10 @@ def segment_scan(source: Path, model: ModelPackage, out: Path, device: str = "au
 
 
 def _publish(unfinished: Path, out: Path) -> tuple[Path, ...]:
-    """Moves what was made to `out`; an earlier scan's file that has no successor goes."""
+    """Moves what was made to `out`; first an earlier scan's report goes, which would vouch for what is moved."""
     made = tuple(out / name for name in (MASK, PICTURE, RTSTRUCT, REPORT) if (unfinished / name).exists())
-    (out / RTSTRUCT).unlink(missing_ok=True)
+    for name in (REPORT, RTSTRUCT):
+        (out / name).unlink(missing_ok=True)
     for path in made:
         put_in_place(unfinished / path.name, path)
     return made

@@ -1,11 +1,11 @@
 """The target among a case's structures: chosen by the site's patterns, never by type, and listed with all others."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import LabelError
-from common.rtstruct import RtStruct, Structure, choose_structure
+from common.rtstruct import RtStruct, Structure, choose_structure, name_matches
+from common.text import clean_text
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,17 @@ def choose_target(sets: Sequence[RtStruct], patterns: Sequence[str]) -> tuple[St
     structures = [each for each_set in holding or sets for each in each_set.structures]
     target = choose_structure(structures, patterns)
     listed = list_structures(sets).structures
-    return target, Found(listed, printable(target.name), _first_match(target.name, patterns), holding[0].path.name)
-
-
-def printable(text: str) -> str:
-    """Returns a text from a file for a terminal: one line, no control characters."""
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
+    return target, Found(
+        listed, clean_text(target.name, None), _first_match(target.name, patterns), holding[0].path.name
+    )
 
 
 def _first_match(name: str, patterns: Sequence[str]) -> str:
-    return next((pattern for pattern in patterns if re.search(pattern, name, re.IGNORECASE)), "")
+    return next((pattern for pattern in patterns if name_matches(pattern, name)), "")
 
 
 def _listed(structure: Structure) -> str:
-    return (printable(structure.name) or "(no name)") + ("" if structure.contours else " (empty)")
+    return (clean_text(structure.name, None).strip() or "(no name)") + ("" if structure.contours else " (empty)")
 
 
 def _place(structure_set: RtStruct) -> str:
@@ -74,4 +71,4 @@ def _place(structure_set: RtStruct) -> str:
 
 
 def _names(structures: Sequence[Structure]) -> str:
-    return ", ".join(printable(each.name) for each in structures)
+    return ", ".join(clean_text(each.name, None) for each in structures)

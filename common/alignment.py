@@ -81,7 +81,7 @@ def label_on(label: Volume, lps: Geometry) -> NDArray[np.bool_]:
     turned = to_lps(label)
     if not turned.geometry.matches(lps):
         raise LabelError(
-            f"label's grid ({_described(turned.geometry)}) is not its image's ({_described(lps)}); "
+            f"label's grid ({described(turned.geometry)}) is not its image's ({described(lps)}); "
             "export the label on the image's grid"
         )
     mask: NDArray[np.bool_] = turned.array > 0
@@ -111,7 +111,8 @@ def _where_cut(mask: NDArray[np.bool_], box: Slices) -> str:
     return " and ".join(cut)
 
 
-def _described(geometry: Geometry) -> str:
+def described(geometry: Geometry) -> str:
+    """Returns a grid in words."""
     size, spacing = (" x ".join(f"{value:g}" for value in part) for part in (geometry.size, geometry.spacing_mm))
     return f"{size} voxels of {spacing} mm from {_mm(geometry)}"
 

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from common.config import Name, Recipe
 from common.errors import CheckpointError
-from common.tasks import MAX_TEXT, Count, MetricSummary, clean_text
+from common.tasks import Count, MetricSummary
+from common.text import MAX_TEXT, clean_text
 
 CARD = "card"
 """The metadata key."""

@@ -9,6 +9,7 @@ import click
 import typer
 
 from common.errors import FedgtvError
+from common.text import clean_text
 
 INTERRUPTED = 130
 INTERNAL = 1
@@ -50,5 +51,5 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _end(line: str, code: int) -> None:
-    print(" ".join(line.split()), file=sys.stderr)
+    print(clean_text(" ".join(line.split()), None), file=sys.stderr)
     sys.exit(code)

@@ -74,7 +74,7 @@ def overlay_figure(
 ) -> Any:
     """Returns a matplotlib Figure with the axial, coronal and sagittal plane side by side, to one scale in mm.
 
-    The planes meet at the centroid of `truth`; where that is None or empty, of `prediction`; else at the middle.
+    The planes meet near the centroid of `truth`; where that is None or empty, of `prediction`; else at the middle.
 
     Args:
         image_hu_zyx: (z, y, x) CT in HU on an LPS grid: z to the head, y to the back, x to the patient's left.
@@ -100,14 +100,21 @@ def overlay_figure(
 
 
 def target_centre(shape: Sequence[int], truth: Mask | None, prediction: Mask | None) -> tuple[int, int, int]:
-    """Returns the voxel (z, y, x) nearest the target's centroid; the image's middle where there is no target."""
+    """Returns the voxel (z, y, x) that the three planes go through, the image's middle where there is no target.
+
+    Along each axis it is the plane nearest to the target's centroid of those that meet the target.
+    """
     for mask in (truth, prediction):
         if mask is not None and mask.any():
             box = bounding_box(mask)
-            indices = zip(np.nonzero(mask[box]), box, strict=True)
-            z, y, x = (round(float(index.mean()) + part.start) for index, part in indices)
+            z, y, x = (_nearest(index) + part.start for index, part in zip(np.nonzero(mask[box]), box, strict=True))
             return z, y, x
     return shape[0] // 2, shape[1] // 2, shape[2] // 2
+
+
+def _nearest(indices: NDArray[np.intp]) -> int:
+    """The one nearest to their mean: with skipped slices, or two targets, the mean itself may be none of them."""
+    return int(indices[np.abs(indices - indices.mean()).argmin()])
 
 
 def _check(image: Array, spacing_mm: Sequence[float], masks: dict[str, Mask | None]) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "choose_structure",
     "contours_to_mask",
     "draw_structure",
+    "name_matches",
     "read_references",
     "read_rtstruct",
     "write_rtstruct",
@@ -101,7 +102,7 @@ def choose_structure(structures: Sequence[Structure], patterns: Sequence[str]) -
     """
     drawn = [structure for structure in structures if structure.contours]
     for pattern in patterns:
-        matching = [structure for structure in drawn if _matches(pattern, structure.name)]
+        matching = [structure for structure in drawn if name_matches(pattern, structure.name)]
         if len(matching) == 1:
             return matching[0]
         if matching:
@@ -116,6 +117,16 @@ def choose_structure(structures: Sequence[Structure], patterns: Sequence[str]) -
         f"no structure matches {' or '.join(map(repr, patterns))}; found {_listed(drawn) or 'none'}{without}; "
         "name the target under ingest.structures in site.yaml"
     )
+
+
+def name_matches(pattern: str, name: str) -> bool:
+    """Whether a structure's name matches a pattern, in any case (ConfigError: it is no regular expression)."""
+    try:
+        return re.search(pattern, name, re.IGNORECASE) is not None
+    except re.error as error:
+        raise ConfigError(
+            f"ingest.structures: {pattern!r} is no regular expression ({error}); correct it in site.yaml"
+        ) from error
 
 
 def _dataset(path: Path, tags: list[str] | None = None) -> Dataset:
@@ -207,15 +218,6 @@ def _references(dataset: Dataset) -> References:
 
 def _once(uids: Sequence[Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(uid) for uid in uids if uid))
-
-
-def _matches(pattern: str, name: str) -> bool:
-    try:
-        return re.search(pattern, name, re.IGNORECASE) is not None
-    except re.error as error:
-        raise ConfigError(
-            f"ingest.structures: {pattern!r} is no regular expression ({error}); correct it in site.yaml"
-        ) from error
 
 
 def _listed(structures: Sequence[Structure]) -> str:

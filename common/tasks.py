@@ -7,14 +7,9 @@ from pydantic import AfterValidator, Field, field_validator
 
 from common import WIRE_VERSION
 from common.config import Frozen, Name, Recipe, SplitConfig
+from common.text import clean_text
 
-MAX_TEXT = 200
 OTHER_WIRE = "the other side speaks wire version"
-
-
-def clean_text(text: str, most: int = MAX_TEXT) -> str:
-    """Returns at most `most` characters of another's words, what is not printable as `?`: they reach a terminal."""
-    return "".join(each if each.isprintable() else "?" for each in text[:most])
 
 
 Count = Annotated[int, Field(ge=0)]

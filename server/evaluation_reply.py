@@ -3,7 +3,8 @@
 import math
 from collections.abc import Collection
 
-from common.tasks import EvaluateResult, MetricSummary, ModelSummary, Picture, clean_text
+from common.tasks import EvaluateResult, MetricSummary, ModelSummary, Picture
+from common.text import clean_text
 from server.metric import METRIC
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

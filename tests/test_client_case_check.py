@@ -76,10 +76,20 @@ def test_what_only_preparation_refuses_is_told(cases):
     """A target that vanishes on a grid of 60 mm, and a second image elsewhere."""
     assert ("error", "preparation") in checks(cases, PreprocessConfig(spacing_mm=(60.0,) * 3, roi=CONFIG.roi))
     (entry,) = read_index(cases)
-    far = Volume(np.zeros((4, 4, 4), np.int16), Geometry((4, 4, 4), (1.0, 1.0, 1.0), (9e3, 0.0, 0.0)))
-    write_nifti(far, cases / "second.nii.gz")
+    hu = np.where(np.arange(64).reshape(4, 4, 4) < 32, -1000, 400).astype(np.int16)
+    write_nifti(Volume(hu, Geometry(hu.shape, (1.0, 1.0, 1.0), (9e3, 0.0, 0.0))), cases / "second.nii.gz")
     two = replace(entry, images=(*entry.images, "second.nii.gz"))
     assert ("error", "preparation") in checks(cases, entry=two)
+
+
+def test_a_second_image_that_is_no_ct_is_told_with_its_number(cases):
+    """A contrast image without rescale, whose lowest value is 0."""
+    (entry,) = read_index(cases)
+    first = read_nifti(cases / entry.images[0])
+    write_nifti(Volume(first.array + np.int16(1024), first.geometry), cases / "second.nii.gz")
+    two = replace(entry, images=(*entry.images, "second.nii.gz"))
+    (finding,) = check_case(cases, two, CONFIG).findings
+    assert (finding.severity, finding.check, finding.what) == ("error", "hu", "image 2: values 24 to 1424 are not HU")
 
 
 def test_a_fault_of_our_own_does_not_stop_the_others(cases, monkeypatch, caplog):

@@ -174,5 +174,5 @@ def test_much_work_gets_what_cores_and_memory_allow(tmp_path, monkeypatch):
     jobs = [Job(case, CONFIG, "read", Path()) for case in find_cases(tmp_path, CONFIG).cases]
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
     for free_gib, expected in {0.2: 1, 3.9: 3, 64.0: 6}.items():
-        monkeypatch.setattr("client.case_jobs._free_gib", lambda free_gib=free_gib: free_gib)
+        monkeypatch.setattr("client.worker_pool.available_bytes", lambda free_gib=free_gib: int(free_gib * 2**30))
         assert suitable_processes(jobs) == expected

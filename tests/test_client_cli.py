@@ -108,6 +108,18 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path, site, export):
     assert not (tmp_path / "cases").exists()
 
 
+def test_import_prints_no_control_character_of_an_export(tmp_path, site, export):
+    (export / "p2").rename(export / "p2\x1b[2J")
+    (export / "p3\x1b[2J").mkdir()
+    (export / "p3\x1b[2J" / "ct.nii.gz").touch()
+    for more in (("--dry-run",), ("--list",), (), ("--json",)):
+        ended = site("import", export, "--config", tmp_path / "site.yaml", *more)
+        assert ended.code == 0
+        assert "\x1b" not in ended.out + ended.err
+    assert "refused: p2?[2J: gtv.nii.gz holds" in site("import", export, "--config", tmp_path / "site.yaml").err
+    assert "\x1b" not in site("import", export / "none\x1b[2J", "--config", tmp_path / "site.yaml").err
+
+
 def test_import_lists_what_it_found_on_request(tmp_path, site, export):
     arguments = ("import", export, "--config", tmp_path / "site.yaml")
     assert "new A-0001" in site(*arguments, "--list").out

@@ -1,5 +1,6 @@
 """The plan as people read it: every case, what was found and chosen, and why something is refused."""
 
+from dataclasses import replace
 from io import StringIO
 
 from rich.console import Console
@@ -44,6 +45,18 @@ def test_every_case_has_a_row_and_file_texts_are_no_markup():
         ["p2", "80 slices", "c.dcm, by folder", "GTV (v)", "GTV", "unchanged A-0002"],
         ["p3", "", "", "none", "", "changed A-0003"],
     ]
+
+
+def test_no_control_character_of_a_file_reaches_the_terminal():
+    """ESC ]0;...BEL renames a window, ESC [2J clears it; a newline would fake a line of ours."""
+    evil = "a\x1b]0;b\x07\n\x9b2J"
+    line = CaseLine(evil, "new", evil, evil, evil, (evil, "b.dcm"), evil, Found((evil,), evil, evil, evil))
+    shown = ImportReport((line, replace(line, action="refused")), (evil,)).for_terminal()
+    text = "a?]0;b???2J"
+    assert shown.warnings == (text,)
+    assert shown.refused == ((text, text),)
+    assert shown.cases[0] == CaseLine(text, "new", text, text, text, (text, "b.dcm"), text, Found((text,), *[text] * 3))
+    assert not {"\x1b", "\x07", "\x9b"} & set("".join("".join(row) for row in rows(shown)))
 
 
 def test_counts_of_a_dry_run_and_of_an_import():

@@ -294,15 +294,50 @@ def test_a_nifti_folder_without_image_or_label_is_refused(tmp_path, run):
     assert all("no such file" in reason for _, reason in refused)
 
 
-def test_folders_of_one_name_in_two_exports_do_not_replace_each_other(tmp_path, run):
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_folders_of_one_name_in_two_exports_do_not_replace_each_other(tmp_path, run, is_gone):
+    """Whoever calls the patients of every export 1, 2, 3 and clears the last one must not get them mixed up."""
     write_case(tmp_path / "export" / "pt_1")
     run()
+    before = (tmp_path / "cases" / "A-0001" / "image.nii.gz").read_bytes()
     write_case(tmp_path / "other" / "pt_1", array=HU * 2)
+    if is_gone:
+        shutil.rmtree(tmp_path / "export" / "pt_1")
     report = import_folder(tmp_path / "other", tmp_path / "cases", CONFIG, "A")
-    assert report.imported == ()
-    assert "rename the new folder" in report.refused[0][1]
+    assert (report.imported, report.skipped) == ((), ())
+    (_, reason) = report.refused[0]
+    assert all(str(tmp_path / name / "pt_1") in reason for name in ("export", "other"))
+    assert ("where it is no longer" in reason) == is_gone
+    assert (tmp_path / "cases" / "A-0001" / "image.nii.gz").read_bytes() == before
     shutil.rmtree(tmp_path / "export")
-    assert import_folder(tmp_path / "other", tmp_path / "cases", CONFIG, "A").imported == ("A-0001",)
+    (tmp_path / "other").rename(tmp_path / "export")
+    assert run().imported == ("A-0001",)
+
+
+def test_the_sites_own_cases_are_not_imported_again(tmp_path):
+    """An export's files may be called as those of imported cases are, and the cases folder may lie within it."""
+    config = IngestConfig(image_name="image.nii.gz", label_name="label.nii.gz")
+    write_case(tmp_path / "p1")
+    for name, new in {"ct": "image", "gtv": "label"}.items():
+        (tmp_path / "p1" / f"{name}.nii.gz").rename(tmp_path / "p1" / f"{new}.nii.gz")
+    reports = [import_folder(tmp_path, tmp_path / "site" / "cases", config, "A") for _ in range(2)]
+    assert [(report.imported, report.skipped) for report in reports] == [(("A-0001",), ()), ((), ("A-0001",))]
+    with pytest.raises(ImageError, match="no CT among"):
+        import_folder(tmp_path / "site" / "cases", tmp_path / "site" / "cases", config, "A")
+
+
+def test_a_series_that_comes_back_with_another_patient_is_refused_by_name(tmp_path, export, run):
+    uid = generate_uid()
+    export("p1", ct={"SeriesInstanceUID": uid})
+    run()
+    before = (tmp_path / "cases" / "A-0001" / "image.nii.gz").read_bytes()
+    shutil.rmtree(tmp_path / "export")
+    export("p9", ct={"SeriesInstanceUID": uid}, hu=HU + 1)
+    ((name, reason),) = run().refused
+    assert name == "p9/dicom"
+    assert "imported before as A-0001" in reason
+    assert "another PatientID" in reason
+    assert (tmp_path / "cases" / "A-0001" / "image.nii.gz").read_bytes() == before
 
 
 @pytest.mark.parametrize("content", ["nothing", "structures only"])

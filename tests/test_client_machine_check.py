@@ -1,14 +1,13 @@
 """The site's machine against what its cases and a recipe need."""
 
 from collections import namedtuple
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from client import machine_check
-from client.machine_check import GIB, available_bytes, check_machine
+from client.machine_check import GIB, check_machine
 from common.config import Recipe
 
 Usage = namedtuple("Usage", "total used free")
@@ -65,13 +64,3 @@ def test_a_gpu_is_held_against_the_recipe(machine, monkeypatch, free, total, sev
     assert (found["device"].severity, "cuda:1 is Card X" in found["device"].what) == (severity, True)
     assert remedy in found["device"].remedy
     assert found["memory"].severity == "ok"  # what the step takes lies on the card
-
-
-def test_a_containers_limit_counts(tmp_path, monkeypatch):
-    assert 0 < available_bytes() < 2**60
-    (tmp_path / "memory.max").write_text("3000\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert machine_check._container_bytes(tmp_path) == 2000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert machine_check._container_bytes(tmp_path) > 2**60
-    assert machine_check._container_bytes(Path("/nowhere")) > 2**60

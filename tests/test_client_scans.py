@@ -81,6 +81,35 @@ def test_a_folder_of_one_series_counts_by_its_own_name(tmp_path, write_ct, tiny_
     assert (str(scan.name), len(series.files), volume.array.shape) == ("CT", 16, (16, 24, 24))
 
 
+@pytest.mark.parametrize("cut", [0, 1, 15])
+def test_a_damaged_file_beside_slices_fails_their_scan_alone(tmp_path, write_ct, tiny_hu, cut):
+    """At an end of the series its loss would leave no gap: the rest would pass for the whole scan."""
+    write_ct(tmp_path / "p1", tiny_hu)
+    write_ct(tmp_path / "p2", tiny_hu)
+    one = find_scans(tmp_path)[0]
+    whole = one.content()
+    one.files[cut].write_bytes(one.files[cut].read_bytes()[:300])
+    damaged, other = find_scans(tmp_path)
+    with pytest.raises(
+        ImageError, match=rf"^p1: beside 15 good slices lie damaged files, 1 in all, .*{one.files[cut].name}"
+    ):
+        damaged.read()
+    assert damaged.content() != whole
+    assert other.read()[1].array.shape == (16, 24, 24)
+    one.files[cut].unlink()
+    assert find_scans(tmp_path)[0].content() != damaged.content()
+
+
+def test_a_damaged_file_apart_is_told_and_fails_nothing(tmp_path, write_ct, tiny_hu, caplog):
+    write_ct(tmp_path / "p1" / "CT", tiny_hu)
+    (tmp_path / "p1" / "RS").mkdir()
+    one = next((tmp_path / "p1" / "CT").iterdir())
+    (tmp_path / "p1" / "RS" / "rs.dcm").write_bytes(one.read_bytes()[:300])
+    (scan,) = find_scans(tmp_path)
+    assert scan.read()[1].array.shape == (16, 24, 24)
+    assert "rs.dcm: DICOM without SOPClassUID; it was cut short" in caplog.text
+
+
 def test_nothing_is_refused(tmp_path):
     with pytest.raises(ImageError, match="no CT series and no NIfTI file"):
         find_scans(tmp_path)

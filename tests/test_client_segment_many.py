@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from client import segment
 from client.model_package import read_model
 from client.scans import find_scans
 from client.segment import Segmenter
@@ -44,6 +45,35 @@ def test_what_is_done_is_done_again_only_if_something_changed(tmp_path, scans, s
     assert statuses(scans, segmenter, out, again=True) == ["done", "done"]
     other = Segmenter(read_model(write_model(tmp_path / "other.safetensors", bias=5.0)), "cpu")
     assert statuses(scans, other, out) == ["done", "done"]
+
+
+def test_a_result_that_was_stopped_while_it_took_its_place_is_made_anew(
+    tmp_path, scans, segmenter, write_model, monkeypatch
+):
+    """Else the other model's mask would lie beside the first one's report, and pass for the first one's."""
+    out, moved, put = tmp_path / "out", [], segment.put_in_place
+    segment_one(scans[0], segmenter, out)
+    other = Segmenter(read_model(write_model(tmp_path / "other.safetensors", bias=5.0)), "cpu")
+
+    def stop_before_the_report(unfinished, path):
+        if path.name == "report.json":
+            raise KeyboardInterrupt
+        moved.append(path.name)
+        put(unfinished, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(segment, "put_in_place", stop_before_the_report)
+        with pytest.raises(KeyboardInterrupt):
+            segment_one(scans[0], other, out)
+    assert moved == ["mask.nii.gz", "overlay.png", "rtstruct.dcm"]
+    assert segment_one(scans[0], segmenter, out).status == "done"
+
+
+def test_results_are_for_their_owner_alone(tmp_path, scans, segmenter):
+    list(segment_all(scans, segmenter, tmp_path / "new" / "out"))
+    made = [tmp_path / "new", *(tmp_path / "new").rglob("*")]
+    assert {path.stat().st_mode & 0o077 for path in made} == {0}
+    assert len(made) == 2 + 2 * 5
 
 
 def test_a_changed_scan_and_another_release_are_done_again(tmp_path, scans, segmenter, monkeypatch):

@@ -58,4 +58,4 @@ def test_sets_that_hold_no_target_are_listed_with_the_one_that_does():
 
 
 def test_names_are_shown_on_one_line_without_control_characters():
-    assert list_structures([structure_set("a.dcm", "a\nb\x1b[31m", "")]).structures == ("a b [31m", "(no name)")
+    assert list_structures([structure_set("a.dcm", "a\nb\x1b[31m", "")]).structures == ("a?b?[31m", "(no name)")

@@ -131,6 +131,17 @@ def test_centre_is_the_truths_then_the_predictions_then_the_images():
     assert target_centre(SHAPE, None, None) == (10, 20, 15)
 
 
+def test_every_plane_meets_a_target_with_gaps():
+    """Drawn on slices 8, 10, 12, 14, with its centroid on 11; then two targets, with the centroid between them."""
+    every_second = box(z=(8, 15))
+    every_second[9::2] = False
+    apart = box(x=(2, 5)) | box(x=(20, 24))
+    assert target_centre(SHAPE, every_second, None) == (10, 15, 10)
+    for mask in (every_second, apart):
+        axes = overlay_figure(air(), SPACING_MM, mask, None, "").axes
+        assert [len(axis.collections) for axis in axes] == [1, 1, 1]
+
+
 def test_large_image_is_cropped_round_the_target_and_a_large_target_widens_the_view():
     shape, spacing_mm = (10, 60, 60), (3.0, 10.0, 10.0)
     small, large = np.zeros(shape, bool), np.zeros(shape, bool)

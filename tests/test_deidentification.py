@@ -146,15 +146,20 @@ def test_no_identifier_is_found_outside_the_key(
     assert (ended.code, ended.out.splitlines()[0]) == (0, "2 imported, 0 unchanged, 0 refused"), ended.err
     site = Site.open(tmp_path / "site.yaml").for_own_eyes()
     site.statistics(StatisticsTask(experiment="e", recipe=tiny_recipe, split=SplitConfig()))  # fills cache and splits
+    ended = command(main, "check", "--config", tmp_path / "site.yaml")
+    printed = [ended.out, ended.err]
     (tmp_path / "cases" / "A-0001" / "label.nii.gz").write_bytes(b"damaged")
     site.statistics(StatisticsTask(experiment="e", recipe=tiny_recipe, split=SplitConfig(seed=1)))
     assert "case A-0001 is left out" in caplog.text
+    ended = command(main, "check", "--config", tmp_path / "site.yaml", "--page", tmp_path / "state" / "damaged.html")
+    printed += [ended.out, ended.err]
     entries = json.loads((tmp_path / "cases" / "cases.json").read_text())["cases"]
     assert [set(entry["info"]) for entry in entries] == [{"spacing_mm", "size"}, {"spacing_mm", "size", "stage"}]
     assert len(planted.places) >= 60
     written = [*contents(tmp_path / "cases"), *contents(tmp_path / "state")]
     assert len({path for path, _ in written if path.is_file()}) >= 15
-    written.append(("the log", caplog.text.encode()))
+    assert {"check.html", "damaged.html"} <= {path.name for path, _ in written}
+    written += [("the log", caplog.text.encode()), ("the check", "".join(printed).encode())]
     found = {
         (place, str(path))
         for place, text in planted.places.items()
