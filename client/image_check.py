@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from client.finding import Finding
 from common.body import PRONE, TRUNCATED
 from common.preprocess import FEET_FIRST, Patient
-from common.region import NO_HEAD
+from common.region import CHEST_IN_VIEW, NO_HEAD, NO_SHOULDERS
 from common.volume import Geometry, lps_geometry
 
 PLAUSIBLE_AIR_HU = -500.0
@@ -32,6 +32,16 @@ ABOUT_FLAGS = {
         "orientation",
         "the couch is in front of the body: the patient lies prone, or the image is upside down",
         "see in the picture which; an image that is upside down must be exported again",
+    ),
+    NO_SHOULDERS: (
+        "field-of-view",
+        "no neck between head and shoulders was found, so that nothing was cut off below it",
+        "expected for a head without shoulders; another part of the body is not what this recipe is for: leave it out",
+    ),
+    CHEST_IN_VIEW: (
+        "field-of-view",
+        "the scan reaches down into the chest",
+        "none is needed: what lies below the neck is cut off; see in the picture that the patient is the right one",
     ),
     NO_HEAD: (
         "orientation",

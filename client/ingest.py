@@ -117,6 +117,8 @@ def _line(plan: _Plan, outcome: CaseOutcome, store: CaseStore) -> CaseLine:
     """Returns a case's line; an unchanged case is not refused, whatever is found in it."""
     known, case = store.known(plan.case), plan.case
     reason = "" if plan.action == "unchanged" else plan.refusal or outcome.refusal
+    if reason and known:
+        reason += f"; case {known.case_id} of an earlier import stays in use as it was"
     return CaseLine(
         name=case.name,
         action="refused" if reason else plan.action,

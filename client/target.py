@@ -40,7 +40,7 @@ def choose_target(sets: Sequence[RtStruct], patterns: Sequence[str]) -> tuple[St
 
     Raises:
         LabelError: as `choose_structure`, or several structure sets hold a candidate: which one is valid, the newer or
-            the approved one, only the site can tell.
+            the approved one, only the site can tell; or a model made them.
     """
     holding = [each for each in sets if candidates(each.structures, patterns)]
     if len(holding) > 1:
@@ -48,6 +48,11 @@ def choose_target(sets: Sequence[RtStruct], patterns: Sequence[str]) -> tuple[St
         raise LabelError(
             f"{len(holding)} structure sets of this CT hold a target: {shown}; expected one; leave out of the export "
             "what is outdated, or name the target exactly under ingest.structures in site.yaml"
+        )
+    if holding and holding[0].by_model:
+        raise LabelError(
+            f"{_place(holding[0])} was written by fedgtv-site segment, and a model's output is no truth; expected "
+            "contours that a physician drew or approved; export the structure set from the planning system"
         )
     structures = [each for each_set in holding or sets for each in each_set.structures]
     target = choose_structure(structures, patterns)

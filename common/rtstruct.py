@@ -18,7 +18,7 @@ from common.contour_mask import DrawnMask, Structure, contours_to_mask, draw_str
 from common.dicom_files import NoDicomError, open_dicom, reading
 from common.dicom_slices import RT_STRUCTURE_SET
 from common.errors import ConfigError, LabelError
-from common.rtstruct_writer import write_rtstruct
+from common.rtstruct_writer import MANUFACTURER, write_rtstruct
 
 __all__ = [
     "DrawnMask",
@@ -58,6 +58,8 @@ class RtStruct:
     path: Path
     structures: tuple[Structure, ...]
     patient_id: str = ""
+    by_model: bool = False
+    """Whether `fedgtv-site segment` wrote it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,8 @@ def read_rtstruct(path: Path) -> RtStruct:
         drawn = _contours(dataset, path)
         structures = tuple(_structure(item, drawn) for item in items)
         patient_id = str(dataset.get("PatientID") or "").strip()
-        return RtStruct(Path(path), structures, patient_id)
+        by_model = str(dataset.get("Manufacturer") or "") == MANUFACTURER
+        return RtStruct(Path(path), structures, patient_id, by_model)
 
 
 def read_references(path: Path) -> References:

@@ -22,6 +22,7 @@ from common.errors import ImageError, LabelError
 from common.release import release
 from common.volume import index_to_patient
 
+MANUFACTURER = "fedgtv"
 NOT_FOR_CLINICAL_USE = "not for clinical use"
 COLOUR_RGB = [255, 64, 0]
 CONTOUR_DATA = Tag("ContourData")
@@ -123,7 +124,7 @@ def _new_structure_set(series: CtSeries, description: str) -> FileDataset:
             SeriesNumber=1,
             SeriesDescription=f"fedgtv, {NOT_FOR_CLINICAL_USE}",
             OperatorsName="",
-            Manufacturer="fedgtv",
+            Manufacturer=MANUFACTURER,
             ManufacturerModelName="fedgtv",
             SoftwareVersions=release(),
             StructureSetLabel="fedgtv",

@@ -221,6 +221,7 @@ def test_a_refused_change_leaves_the_earlier_import(tmp_path, export, run, write
     write_structures(tmp_path / "export" / "p1" / "dicom" / "rt.dcm", slices, {"Cord": [TARGET]})
     report = run()
     assert report.refused[0][0] == "p1/dicom"
+    assert report.refused[0][1].endswith("; case A-0001 of an earlier import stays in use as it was")
     assert files_below(tmp_path / "cases") == before
     assert len(read_index(tmp_path / "cases")) == 1
 

@@ -42,7 +42,7 @@ def test_a_good_site_has_no_error(config):
     found = check_site(Site.open(config), SplitConfig(), progress=lambda *counts: progress.append(counts))
     assert found.count("error") == 0
     assert [(f.what, f.remedy) for f in found.about("cases")] == [("1 to train, 1 to validate, 1 to test", "")]
-    assert [f.check for f in found.about("A-0001")] == ["spacing"]  # its voxels of 4 mm
+    assert [f.check for f in found.about("A-0001")] == ["field-of-view", "spacing"]  # a box has no neck; voxels of 4 mm
     assert progress == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert [case.picture[:2] for case in found.cases] == [b"\xff\xd8"] * 3
     ranks = [["ok", "warning", "error"].index(finding.severity) for finding in found.findings]
@@ -76,7 +76,7 @@ def test_a_copy_is_no_longer_well(config):
     folder = config.parent / "cases"
     (folder / "A-0003/image.nii.gz").write_bytes((folder / "A-0001/image.nii.gz").read_bytes())
     checks = {f.check: f.severity for f in check_site(Site.open(config), SplitConfig()).about("A-0003")}
-    assert checks == {"duplicate": "error", "spacing": "warning"}
+    assert checks == {"duplicate": "error", "field-of-view": "warning", "spacing": "warning"}
 
 
 def test_many_cases_are_checked_in_processes_as_in_one(tmp_path, make_site):

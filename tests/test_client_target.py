@@ -59,3 +59,9 @@ def test_sets_that_hold_no_target_are_listed_with_the_one_that_does():
 
 def test_names_are_shown_on_one_line_without_control_characters():
     assert list_structures([structure_set("a.dcm", "a\nb\x1b[31m", "")]).structures == ("a?b?[31m", "(no name)")
+
+
+def test_what_a_model_wrote_is_no_target():
+    drawn = structure_set("mine/rtstruct.dcm", "GTVnx_auto")
+    with pytest.raises(LabelError, match=r"mine/rtstruct.dcm was written by fedgtv-site segment"):
+        choose_target([RtStruct(drawn.path, drawn.structures, by_model=True)], NPC)

@@ -142,7 +142,9 @@ def test_names_in_any_script_come_back(tmp_path, write_ct, charset, name, roi):
     dataset = dcmread(tmp_path / "rt.dcm")
     assert str(dataset.PatientName) == name
     assert dataset.StructureSetROISequence[0].ROIName == roi
-    assert read_rtstruct(tmp_path / "rt.dcm").structures[0].name == roi
+    read = read_rtstruct(tmp_path / "rt.dcm")
+    assert read.structures[0].name == roi
+    assert read.by_model
 
 
 def test_a_failure_leaves_the_earlier_file(tmp_path, write_ct, monkeypatch):

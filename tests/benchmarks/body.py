@@ -35,7 +35,10 @@ def found(volume):
 
 
 def row_of(phantom):
-    """Returns (precision, recall, couch voxels in the mask, neck's error in slices, target voxels cut, flags)."""
+    """Returns precision, recall, couch voxels in the mask, neck's error in slices, target voxels cut, flags, and share.
+
+    The share is of the true target outside the body mask.
+    """
     mask, box, neck, flags = found(phantom.image)
     true = np.count_nonzero(mask & phantom.body)
     target = phantom.truth | phantom.delineated
@@ -46,18 +49,20 @@ def row_of(phantom):
         neck - phantom.neck_slice,
         np.count_nonzero(target) - np.count_nonzero(target[box]),
         flags,
+        np.count_nonzero(phantom.truth & ~mask) / max(1, np.count_nonzero(phantom.truth)),
     )
 
 
 def report(name, rows):
     """Prints a group's line."""
-    precision, recall, couch, neck, cut, flags = zip(*rows, strict=True)
+    precision, recall, couch, neck, cut, flags, outside = zip(*rows, strict=True)
     near = np.mean(np.abs(neck) <= NECK_SLICES)
     print(
         f"{name:22} {len(rows):4} cases: precision {np.mean(precision):.4f} (least {min(precision):.4f}), "
         f"recall {np.mean(recall):.4f} (least {min(recall):.4f}), couch voxels {np.mean(couch):.0f} "
         f"(most {max(couch)}, none in {couch.count(0)}), neck within {NECK_SLICES} slices {near:.1%} "
-        f"(largest {max(map(abs, neck))}), target cut in {np.count_nonzero(cut)}, flags {dict(Counter(sum(flags, ())))}"
+        f"(largest {max(map(abs, neck))}), target cut in {np.count_nonzero(cut)}, "
+        f"outside the mask at most {max(outside):.2%}, flags {dict(Counter(sum(flags, ())))}"
     )
 
 
