@@ -1,12 +1,15 @@
-"""Connected components of the scores: where stage 2 has to look (paper, section 2.E)."""
+"""Connected components of the scores: where stage 2 has to look (paper, section 2.E).
 
-from collections.abc import Sequence
+Found by runs of voxels along x and a graph of those that touch, so that memory holds some numbers a run and no volume
+of labels, however far apart the components lie.
+"""
+
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from common.config import Triple
 
@@ -28,43 +31,77 @@ class Component:
 
 def largest_component(scores: NDArray[np.float32], threshold: float) -> Component | None:
     """Returns the component of most voxels at or above `threshold`, the first of equals in array order; or None."""
-    labels, low = _labels(scores, threshold)
-    if not labels.size:
+    runs = _Runs.of(scores, threshold)
+    if not len(runs.start):
         return None
-    sizes = np.zeros(int(labels.max()) + 1, np.int64)
-    for plane in labels:  # bincount copies what it counts, to int64
-        sizes += np.bincount(plane.ravel(), minlength=len(sizes))
-    return _component(labels, low, 1 + int(np.argmax(sizes[1:])))
+    labels = runs.labels()
+    return runs.component(labels == int(np.argmax(np.bincount(labels, weights=runs.end - runs.start))))
 
 
 def component_of_maximum(scores: NDArray[np.float32]) -> Component:
     """Returns the component of scores at or above half of the maximum [C] that holds the maximum."""
-    highest = np.unravel_index(int(np.argmax(scores)), scores.shape)
-    labels, low = _labels(scores, scores[highest] / 2)
-    place = tuple(int(index) - start for index, start in zip(highest, low, strict=True))
-    return _component(labels, low, int(labels[place]))
+    z, y, x = np.unravel_index(int(np.argmax(scores)), scores.shape)
+    runs = _Runs.of(scores, scores[z, y, x] / 2)
+    labels = runs.labels()
+    holder = int(np.searchsorted(runs.keys(runs.start), (z * runs.rows + y) * runs.length + x, side="right")) - 1
+    return runs.component(labels == labels[holder])
 
 
-def _labels(scores: NDArray[np.float32], threshold: float) -> tuple[NDArray[Any], list[int]]:
-    """Components numbered from 1 in the box that holds them all, and where it begins: labels of a tumour are small."""
-    box: tuple[slice, ...] = ()
-    for axis in range(3):
-        others = tuple(k for k in range(3) if k != axis)
-        occupied = np.flatnonzero(scores[box].max(axis=others, initial=-np.inf) >= threshold)
-        box += (slice(int(occupied[0]), int(occupied[-1]) + 1) if occupied.size else slice(0, 0),)
-    labels, _ = ndimage.label(scores[box] >= threshold)
-    return labels, [part.start for part in box]
+@dataclass(frozen=True, eq=False)
+class _Runs:
+    """Stretches of voxels along x, in array order."""
+
+    z: NDArray[np.int64]
+    y: NDArray[np.int64]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    """One past the last voxel."""
+    rows: int
+    """Of a slice, and one: so the last row of a slice is no neighbour of the next slice's first."""
+    length: int
+    """Of a row, and one."""
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float32], threshold: float) -> "_Runs":
+        _, height, width = scores.shape
+        found = []
+        for z, plane in enumerate(scores):
+            edges = np.diff((plane >= threshold).view(np.int8), axis=1, prepend=0, append=0)
+            y, start = np.nonzero(edges == 1)
+            found.append((np.full(len(y), z), y, start, np.nonzero(edges == -1)[1]))
+        slices, rows, starts, ends = (np.concatenate(parts).astype(np.int64) for parts in zip(*found, strict=True))
+        return cls(slices, rows, starts, ends, height + 1, width + 1)
+
+    def keys(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns places along x of the runs' rows as numbers that grow in array order."""
+        return (self.z * self.rows + self.y) * self.length + x
+
+    def labels(self) -> NDArray[np.int32]:
+        """Returns the number of each run's component, from 0 in the order of their first runs."""
+        starts, ends, size = self.keys(self.start), self.keys(self.end), len(self.start)
+        links = [_overlaps(starts, ends, step * self.length) for step in (1, self.rows)]
+        a, b = np.concatenate(links, axis=1)
+        graph = coo_array((np.ones(len(a), np.bool_), (a, b)), shape=(size, size))
+        labels: NDArray[np.int32] = connected_components(graph, directed=False)[1]
+        return labels
+
+    def component(self, chosen: NDArray[np.bool_]) -> Component:
+        """Returns the component that the chosen runs make."""
+        z, y, start, end = (values[chosen] for values in (self.z, self.y, self.start, self.end))
+        weights = end - start
+        middle = (float(np.average(values, weights=weights)) for values in (z, y, (start + end - 1) / 2))
+        centroid_z, centroid_y, centroid_x = middle
+        return Component(
+            (centroid_z, centroid_y, centroid_x),
+            (int(z.min()), int(y.min()), int(start.min())),
+            (int(z.max()) + 1, int(y.max()) + 1, int(end.max())),
+        )
 
 
-def _component(labels: NDArray[Any], offset: Sequence[int], label: int) -> Component:
-    box = ndimage.find_objects(labels, max_label=label)[label - 1]
-    mask = labels[box] == label
-    low = [part.start + start for part, start in zip(box, offset, strict=True)]
-    high = [start + size for start, size in zip(low, mask.shape, strict=True)]
-    z, y, x = (_mean_index(mask, axis) + start for axis, start in enumerate(low))
-    return Component((z, y, x), (low[0], low[1], low[2]), (high[0], high[1], high[2]))
-
-
-def _mean_index(mask: NDArray[np.bool_], axis: int) -> float:
-    counts = np.count_nonzero(mask, axis=tuple(k for k in range(3) if k != axis))
-    return float(np.average(np.arange(len(counts)), weights=counts))
+def _overlaps(starts: NDArray[np.int64], ends: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+    """Returns the pairs of runs, shape (2, N), that share an x where the second one's row lies `step` keys further."""
+    first = np.searchsorted(ends, starts + step, side="right")
+    counts = np.searchsorted(starts, ends + step, side="left") - first
+    a = np.repeat(np.arange(len(starts)), counts)
+    within = np.arange(len(a)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.stack([a, np.repeat(first, counts) + within])

@@ -141,7 +141,7 @@ recipe = Recipe(**stages, inference=InferenceConfig(fusion="safe"))
 
 def run(shape):
     image = np.full((1, *shape), -8, np.float32)
-    image[0, 40:80, 20:100, 20:120] = 8
+    image[0, 40:80, 20:100, 20:120] = image[0, 0, 0, 0] = image[0, -1, -1, -1] = 8  # and a stray voxel in two corners
     open("/proc/self/clear_refs", "w").write("5")  # the high-water mark begins anew
     before = resident("VmRSS")
     predict(image, {name: Truth() for name in stages}, recipe, -8.0, torch.device("cpu"), "off")
