@@ -52,9 +52,9 @@ class BodyMask:
 
     mask: Mask
     flags: tuple[str, ...] = ()
-    """`couch-cut`: a couch surface was found and everything beyond it cut away; `prone`: it was found in front of the
-    body; `truncated`: the body reaches the border of the image or of the scan circle; `mask-shell`: a mask over the
-    face was found and taken off; `chest-in-view`: lungs were seen."""
+    """`couch-cut`: a couch surface was found and all beyond it cut away; `prone`: it, or a foam-filled holder, was
+    found in front of the body; `truncated`: the body reaches the border of the image or of the scan circle;
+    `mask-shell`: a mask over the face was found and taken off; `chest-in-view`: lungs were seen."""
     padding_hu: float | None = None
     """What stands outside a masked field of view if it is no air (see `padding_value`)."""
 
@@ -84,8 +84,8 @@ def body_mask(hu_zyx: NDArray[Any], spacing_mm: Spacing, config: RoiConfig) -> B
         )
     mask = np.zeros(tissue.shape, np.bool_)
     mask[window] = _filled(largest_component(opened))
-    if padding_hu is None:
-        clear_holder(hu_zyx, mask, config.body_threshold_hu, spacing_mm)
+    if padding_hu is None and clear_holder(hu_zyx, mask, config.body_threshold_hu, spacing_mm) and PRONE not in flags:
+        flags = (*flags, PRONE)
     if _is_truncated(hu_zyx, mask, spacing_mm[2]):
         flags = (*flags, TRUNCATED)
     if _peeled(hu_zyx, mask, spacing_mm):

@@ -24,6 +24,8 @@ REACH_MM = 20.0
 """Foam further from the body does not touch it."""
 WALL_MM = 3.0
 """Thickness of a holder's shell."""
+IN_FRONT = 3
+"""Blankets lie on both sides of a patient, couch and head rest on one."""
 NUB_MM = 40.0
 """Foam on both sides within this encloses walls that meet or little foam; a head loses 2.5 mm at most."""
 _COARSE_MM = 2.0
@@ -33,8 +35,10 @@ _RIM_PIXELS = 4
 """The foam's edge as found lies this far inside at most: a mixed pixel, the average and the shell."""
 
 
-def clear_holder(hu_zyx: NDArray[Any], mask: Mask, threshold_hu: float, spacing_mm: tuple[float, float, float]) -> None:
+def clear_holder(hu_zyx: NDArray[Any], mask: Mask, threshold_hu: float, spacing_mm: tuple[float, float, float]) -> bool:
     """Clears the walls of foam-filled holders from the body mask, in place; nothing of what lies deeper than a wall.
+
+    Returns whether the holders lie in front of the body, `IN_FRONT` times as much as behind it.
 
     Args:
         hu_zyx: HU, LPS order.
@@ -51,10 +55,23 @@ def clear_holder(hu_zyx: NDArray[Any], mask: Mask, threshold_hu: float, spacing_
     ]
     kernel = _ellipse(*(int(np.ceil(WALL_MM / spacing)) for spacing in spacing_mm[1:]))
     reach = int(np.ceil(WALL_MM / spacing_mm[0]))
+    in_front = _in_front(hollow, outline[window])
     for z in range(len(mask)):
         near = [layer for layer in hollow[max(0, z - reach) : z + reach + 1] if layer is not None]
         if near:
             _clear(mask[(z, *window)], np.maximum.reduce(near), kernel)
+    return in_front
+
+
+def _in_front(hollow: list[Bytes | None], outline: Mask) -> bool:
+    """Returns whether most of the hollow lies before the middle of the body's outline."""
+    held = np.flatnonzero(outline.any(axis=1))
+    middle = (int(held[0]) + int(held[-1])) // 2
+    layers = [layer for layer in hollow if layer is not None]
+    front, behind = (
+        sum(cv2.countNonZero(layer[part]) for layer in layers) for part in (np.s_[:middle], np.s_[middle:])
+    )
+    return bool(layers) and front > IN_FRONT * behind
 
 
 def _clear(body: Mask, hollow: Bytes, kernel: Bytes) -> None:

@@ -247,6 +247,16 @@ def test_prone_patient_on_a_couch_in_front():
     assert abs(neck - case.neck_slice) <= 2
 
 
+def test_prone_patient_on_a_curved_couch():
+    """No straight line shows it, but foam in front does."""
+    case = phantom("B", 1)
+    assert PRONE not in found(case.image.array, spacing_of(case))[3]
+    mask, neck, _, flags = found(np.ascontiguousarray(case.image.array[:, ::-1]), spacing_of(case))
+    assert PRONE in flags
+    assert not (mask[:, ::-1] & case.couch).any()
+    assert abs(neck - case.neck_slice) <= 2
+
+
 def test_scan_that_is_upside_down_is_not_cut_at_the_neck():
     case = phantom("A", 1)
     _, _, box, flags = found(np.ascontiguousarray(case.image.array[::-1]), spacing_of(case))
