@@ -21,6 +21,7 @@ from common.foam import clear_holder
 from common.pieces import largest_component
 from common.region import CHEST_IN_VIEW, HEAD_WIDTH_MM, NO_HEAD, NO_SHOULDERS, neck_slice
 from common.shell import clear_shell
+from common.statistics import AIR_HU
 
 Mask = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
@@ -84,7 +85,8 @@ def body_mask(hu_zyx: NDArray[Any], spacing_mm: Spacing, config: RoiConfig) -> B
         )
     mask = np.zeros(tissue.shape, np.bool_)
     mask[window] = _filled(largest_component(opened))
-    if padding_hu is None and clear_holder(hu_zyx, mask, config.body_threshold_hu, spacing_mm) and PRONE not in flags:
+    scanned = hu_zyx if padding_hu is None else np.where(hu_zyx == padding_hu, hu_zyx.dtype.type(AIR_HU), hu_zyx)
+    if clear_holder(scanned, mask, config.body_threshold_hu, spacing_mm) and PRONE not in flags:
         flags = (*flags, PRONE)
     if _is_truncated(hu_zyx, mask, spacing_mm[2]):
         flags = (*flags, TRUNCATED)

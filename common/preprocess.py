@@ -172,10 +172,15 @@ def _channels(
     first = region.array.astype(np.float32)
     if padding_hu is not None:
         first[outside & (first == padding_hu)] = AIR_HU
-    moved = [channel_onto(finite(image, k), region.geometry, k) for k, image in enumerate(others, 1)]
+    moved = [channel_onto(_clipped(finite(image, k)), region.geometry, k) for k, image in enumerate(others, 1)]
     flags = (IMAGE_INCOMPLETE,) if any(np.isnan(channel).any() for channel in moved) else ()
     filled = [np.nan_to_num(channel, nan=AIR_HU) for channel in moved]
     return [np.maximum(channel, np.float32(LOWEST_HU)) for channel in (first, *filled)], flags
+
+
+def _clipped(image: Volume) -> Volume:
+    """Returns the image without the vendors' fillings, beside which the spline would ring."""
+    return Volume(np.maximum(image.array, image.array.dtype.type(LOWEST_HU)), image.geometry)
 
 
 def _orientation(geometry: Geometry) -> tuple[str, ...]:
