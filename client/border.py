@@ -57,7 +57,7 @@ class Border:
         """Relative paths of `config` start at `folder`."""
         self.site = config.site
         self.policy: PolicyConfig = config.policy
-        self.state = folder / config.state
+        self.work, self.state = folder / config.work, folder / config.state
         self.audit = AuditLog(self.state)
 
     @classmethod
@@ -92,7 +92,7 @@ class Border:
         done = self._done(self.audit.checked(), where["run"])
         policy.admit(self.policy, task, done, datetime.now())
         if self.policy.max_disk_gb is not None:
-            policy.admit_disk(self.policy, _bytes_below(private_folder(self.state)))
+            policy.admit_disk(self.policy, _bytes_below(private_folder(self.state)) + _bytes_below(self.work))
         if not isinstance(task, TrainTask):
             return Entry(task)
         record = message.content.array_records.get(wire.ARRAYS)

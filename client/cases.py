@@ -48,16 +48,16 @@ class Cases:
     num_refused: int
 
 
-def open_cases(folder: Path, state: Path, recipe: Recipe, split: SplitConfig) -> Cases:
-    """Returns the cases of `folder` by part; what is not in the cache of `state` yet is made now.
+def open_cases(folder: Path, work: Path, recipe: Recipe, split: SplitConfig) -> Cases:
+    """Returns the cases of `folder` by part; what is not in the cache in `work` yet is made now.
 
     A case with fewer images than the recipe's networks need is refused by name; of one with more, the first are taken.
 
     Raises:
-        InputError: the folder's index is missing or damaged, or the split kept in `state` is damaged.
+        InputError: the folder's index is missing or damaged, or the split kept in `work` is damaged.
     """
-    cache = CaseCache(_cache_folder(state, recipe.num_images), recipe.preprocess)
-    parts = keep_split(read_index(folder), split, state)
+    cache = CaseCache(_cache_folder(work, recipe.num_images), recipe.preprocess)
+    parts = keep_split(read_index(folder), split, work)
     train, validation, test = (
         tuple(case for entry in part if (case := _open(cache, folder, entry, recipe.num_images)) is not None)
         for part in (parts.train, parts.validation, parts.test)
@@ -66,9 +66,9 @@ def open_cases(folder: Path, state: Path, recipe: Recipe, split: SplitConfig) ->
     return Cases(train, validation, test, num_entries - len(train) - len(validation) - len(test))
 
 
-def _cache_folder(state: Path, num_images: int) -> Path:
+def _cache_folder(work: Path, num_images: int) -> Path:
     """Cases of two images lie apart: a case's cache takes the place of others of it that were made of other files."""
-    return state / "cache" if num_images == 1 else state / "cache" / f"{num_images}-images"
+    return work / "cache" if num_images == 1 else work / "cache" / f"{num_images}-images"
 
 
 def _open(cache: CaseCache, folder: Path, entry: CaseEntry, num_images: int) -> OpenCase | None:

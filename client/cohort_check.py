@@ -90,11 +90,11 @@ def _check_unlike(known: Sequence[Known]) -> Iterator[Finding]:
 
 
 def check_split(
-    entries: Sequence[CaseEntry], split: SplitConfig, state_folder: Path, min_cases: int
+    entries: Sequence[CaseEntry], split: SplitConfig, work_folder: Path, min_cases: int
 ) -> Iterator[Finding]:
     """Counts the parts as a task of this split would find them; nothing is drawn for good."""
     try:
-        parts = split_cases(entries, split, kept_parts(split, state_folder))
+        parts = split_cases(entries, split, kept_parts(split, work_folder))
     except FedgtvError as error:
         yield Finding("error", "cases", "split", str(error), "restore the file")
         return

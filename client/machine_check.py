@@ -24,8 +24,8 @@ SPARE_BYTES = 5 * GIB
 SMALLER = "a smaller recipe needs less; `--recipe` checks against it"
 
 
-def check_machine(device: str, state_folder: Path, facts: Sequence[Facts], recipe: Recipe) -> Iterator[Finding]:
-    """Gives one finding each on the configured device, on main memory and on the disk that holds the state."""
+def check_machine(device: str, work_folder: Path, facts: Sequence[Facts], recipe: Recipe) -> Iterator[Finding]:
+    """Gives one finding each on the configured device, on main memory and on the disk that holds the work folder."""
     try:
         chosen = choose_device(device)
     except FedgtvError as error:
@@ -34,7 +34,7 @@ def check_machine(device: str, state_folder: Path, facts: Sequence[Facts], recip
     else:
         yield _check_device(chosen, training_bytes(recipe))
     yield _check_memory(facts, host_bytes(recipe, on_cpu=chosen.type == "cpu"))
-    yield _check_disk(state_folder, facts)
+    yield _check_disk(work_folder, facts)
 
 
 def _check_device(device: torch.device, need: int) -> Finding:
@@ -72,14 +72,14 @@ def _check_memory(facts: Sequence[Facts], task_bytes: int) -> Finding:
     return Finding("ok", "memory", "memory", what)
 
 
-def _check_disk(state_folder: Path, facts: Sequence[Facts]) -> Finding:
+def _check_disk(work_folder: Path, facts: Sequence[Facts]) -> Finding:
     """An error where the cache of all cases does not fit."""
-    folder = next(path for path in (state_folder, *state_folder.resolve().parents) if path.exists())
+    folder = next(path for path in (work_folder, *work_folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(folder).free
     cache = sum(fact.cached_bytes for fact in facts)
     what = f"{free / GIB:.1f} GiB free; the cache of these cases takes {cache / GIB:.1f} for each preprocessing"
     if free < cache:
-        return Finding("error", "disk", "disk", what, "free space, or name another disk as `state` in site.yaml")
+        return Finding("error", "disk", "disk", what, "free space, or name another disk as `work` in site.yaml")
     if free < cache + SPARE_BYTES:
         remedy = f"keep {SPARE_BYTES / GIB:.0f} GiB more for weights and logs"
         return Finding("warning", "disk", "disk", what, remedy)

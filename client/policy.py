@@ -87,16 +87,16 @@ def _admit_training(policy: PolicyConfig, task: TrainTask, done: Done) -> None:
 
 
 def admit_disk(policy: PolicyConfig, used_bytes: int) -> None:
-    """Returns if the site's state takes no more than the policy gives it.
+    """Returns if the site's work and state take no more than the policy gives it.
 
     Raises:
-        PolicyError: it takes more.
+        PolicyError: they take more.
     """
     if policy.max_disk_gb is not None and used_bytes > policy.max_disk_gb * 1e9:
         raise PolicyError.of(
             "policy-disk",
-            f"policy.max_disk_gb: state takes {used_bytes / 1e9:.2f} GB of {policy.max_disk_gb:g}; remove what is not "
-            "needed in its cache, or raise the limit",
+            f"policy.max_disk_gb: work and state take {used_bytes / 1e9:.2f} GB of {policy.max_disk_gb:g}; remove what "
+            "is not needed in work/cache, or raise the limit",
         )
 
 

@@ -66,10 +66,10 @@ def check_site(
     except FedgtvError as error:
         entries, index = (), [Finding("error", "cases", "index", str(error), "run `fedgtv-site import`")]
     else:
-        index = list(check_split(entries, split, site.state_folder, site.config.policy.min_cases))
+        index = list(check_split(entries, split, site.work_folder, site.config.policy.min_cases))
     cases = _check_cases(site.cases_folder, entries, recipe.preprocess, progress or (lambda done, total: None))
     facts = [case.facts for case in cases if case.facts is not None]
-    machine = check_machine(site.config.device, site.state_folder, facts, recipe)
+    machine = check_machine(site.config.device, site.work_folder, facts, recipe)
     compared = tuple(check_cohort(cases))
     cases = tuple(_with(case, compared) for case in cases)
     of_all = [finding for finding in compared if finding.subject == "cases"]

@@ -45,6 +45,7 @@ class Site:
         """Relative paths of `config` start at `folder`."""
         self.config = config
         self.cases_folder = folder / config.cases
+        self.work_folder = folder / config.work
         self.state_folder = folder / config.state
 
     @classmethod
@@ -56,7 +57,7 @@ class Site:
         """Returns the site without a least number of cases, for results that do not leave."""
         policy = self.config.policy.model_copy(update={"min_cases": 1})
         site = Site(self.config.model_copy(update={"policy": policy}), Path())
-        site.cases_folder, site.state_folder = self.cases_folder, self.state_folder
+        site.cases_folder, site.work_folder, site.state_folder = self.cases_folder, self.work_folder, self.state_folder
         return site
 
     def device(self) -> torch.device:
@@ -67,7 +68,7 @@ class Site:
 
     def open_cases(self, task: StatisticsTask | TrainTask | EvaluateTask) -> Cases:
         """Returns the cases as the task's recipe prepares and its split parts them."""
-        return open_cases(self.cases_folder, self.state_folder, task.recipe, task.split)
+        return open_cases(self.cases_folder, self.work_folder, task.recipe, task.split)
 
     def statistics(self, task: StatisticsTask) -> tuple[SiteStatistics, NDArray[np.int64] | None]:
         """Returns case counts and the HU histogram of the training cases' body voxels.
@@ -103,7 +104,7 @@ class Site:
             raise WorkError(f"site {self.config.site}: no training case is left; import cases, then run `check`")
         local = local_names(self.config.policy, weights)
         if local:
-            weights = weights | load_layers(self.state_folder, task, local)
+            weights = weights | load_layers(self.work_folder, task, local)
         model = LoadedModel.of(task, weights, device)
         epochs = (task.epochs_done + 1, task.epochs_done + task.local_epochs, task.epochs_total)
         log.info("%s: %d cases, epochs %d to %d of %d", _where(task), len(cases.train), *epochs)
@@ -118,7 +119,7 @@ class Site:
         )
         trained = model_weights(model.networks)
         if local:
-            save_layers(self.state_folder, task, {name: trained[name] for name in local})
+            save_layers(self.work_folder, task, {name: trained[name] for name in local})
         log.info("%s: done in %.0f s", _where(task), result.seconds)
         return trained, result
 
@@ -135,7 +136,7 @@ class Site:
         network = model.networks[stage]
         optimiser = make_optimiser(network, task.recipe.training, task.lr0)
         keep = task.recipe.training.momentum_across_rounds == "keep"
-        folder = self.state_folder / "momentum" / task.experiment / f"seed-{task.seed}" / f"{task.step}-{task.model}"
+        folder = self.work_folder / "momentum" / task.experiment / f"seed-{task.seed}" / f"{task.step}-{task.model}"
         if keep and task.epochs_done:
             load_momentum(folder, stage, optimiser, network, task.epochs_done)
         cached, told = [case.cached for case in cases], partial(_tell, task, stage)
@@ -167,7 +168,7 @@ class Site:
             num_pictures = task.pictures if policy.share_pictures and not summaries else 0
             title = f"{self.config.site}, {name}, {task.part} case"
             log.info("evaluation: %s on %d %s cases", name, len(part), task.part)
-            weights = models[name] | last_layers(self.state_folder, task.experiment, name, models[name])
+            weights = models[name] | last_layers(self.work_folder, task.experiment, name, models[name])
             measured, drawn = measure(LoadedModel.of(task, weights, device), part, num_pictures, title)
             log.info("evaluation: %s has a mean DSC of %.3f", name, np.mean([metrics.dsc for metrics in measured]))
             summaries[name] = summary(measured, policy.min_cases)

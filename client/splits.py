@@ -1,6 +1,6 @@
 """Which of a site's patients train and which are held out, kept: importing more cases never moves a patient.
 
-STATE/splits/<fingerprint of the split>.json names every patient, by pseudonym, that was ever given a part under one
+WORK/splits/<fingerprint of the split>.json names every patient, by pseudonym, that was ever given a part under one
 `SplitConfig`. It is on disk before a case of it is used.
 """
 
@@ -28,7 +28,7 @@ class _Kept(Frozen):
     patients: dict[str, Part]
 
 
-def keep_split(entries: Sequence[CaseEntry], config: SplitConfig, state: Path) -> Split:
+def keep_split(entries: Sequence[CaseEntry], config: SplitConfig, work: Path) -> Split:
     """Returns the split of `entries`; whoever is new is drawn and noted first.
 
     Safe for several processes at once: a second one sees what the first has drawn.
@@ -36,19 +36,19 @@ def keep_split(entries: Sequence[CaseEntry], config: SplitConfig, state: Path) -
     Raises:
         InputError: the file that holds the earlier draw is damaged.
     """
-    folder = private_folder(state / FOLDER)
+    folder = private_folder(work / FOLDER)
     with _alone(folder):
-        earlier = kept_parts(config, state)
+        earlier = kept_parts(config, work)
         parts = assign_patients(entries, config, earlier)
         if parts != earlier:
             kept = _Kept(split=config, patients=dict(sorted(parts.items())))
-            write_text_atomically(_path(config, state), kept.model_dump_json(indent=1) + "\n", OWNERS)
+            write_text_atomically(_path(config, work), kept.model_dump_json(indent=1) + "\n", OWNERS)
     return split_cases(entries, config, parts)
 
 
-def kept_parts(config: SplitConfig, state: Path) -> Mapping[str, Part]:
+def kept_parts(config: SplitConfig, work: Path) -> Mapping[str, Part]:
     """Returns the parts given so far, none before the first draw; InputError if their file is damaged."""
-    path = _path(config, state)
+    path = _path(config, work)
     if not path.exists():
         return NOBODY
     try:
@@ -60,8 +60,8 @@ def kept_parts(config: SplitConfig, state: Path) -> Mapping[str, Part]:
         ) from error
 
 
-def _path(config: SplitConfig, state: Path) -> Path:
-    return state / FOLDER / f"{fingerprint(config)}.json"
+def _path(config: SplitConfig, work: Path) -> Path:
+    return work / FOLDER / f"{fingerprint(config)}.json"
 
 
 @contextmanager

@@ -505,7 +505,7 @@ class PolicyConfig(Frozen):
     quiet_hours: tuple[Annotated[str, Field(pattern=_HOURS)], ...] = ()
     """Local times such as `07:00-18:00` or `22:00-06:00` at which no task is begun."""
     max_disk_gb: float | None = Field(default=None, gt=0)
-    """No task is begun while the site's `state` folder takes more; null: no limit."""
+    """No task is begun while the site's `work` and `state` folders take more; null: no limit."""
 
     @model_validator(mode="after")
     def _noise_needs_clipping(self) -> Self:
@@ -523,8 +523,10 @@ class SiteConfig(Frozen):
     """The name under which the coordinator enrols it."""
     cases: Path = Path("cases")
     """Where imported cases lie."""
+    work: Path = Path("work")
+    """What the training code writes: prepared cases, the split, momentum, layers that stay."""
     state: Path = Path("state")
-    """Where cache, momentum, node and log lie."""
+    """What the node keeps: the audit log, approvals, its log; and the check's page."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     num_threads: int = Field(default=0, ge=0)

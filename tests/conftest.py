@@ -322,7 +322,7 @@ def tiny_cases(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_cache(tmp_path_factory) -> Path:
-    """Where the preprocessed `tiny_cases` are kept for the whole session, for a site's `state/cache` to point at."""
+    """Where the preprocessed `tiny_cases` are kept for the whole session, for a site's `work/cache` to point at."""
     return tmp_path_factory.mktemp("tiny-cache")
 
 

@@ -49,8 +49,8 @@ def context(tmp_path: Path, tiny_cases: Path, tiny_cache: Path) -> Context:
     path = tmp_path / "site.yaml"
     site = {"site": "A", "cases": str(tiny_cases), "device": "cpu", "num_threads": 1}
     path.write_text(yaml.safe_dump(site | {"policy": {"share_pictures": True}}))
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "cache").symlink_to(tiny_cache)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "cache").symlink_to(tiny_cache)
     return Context(1, 100, {"site": "A", "config": str(path)}, RecordDict(), {})
 
 

@@ -149,11 +149,12 @@ def test_a_changed_policy_holds_from_the_next_message_on(tmp_path: Path) -> None
         Border.open(site(tmp_path, tasks=["evaluate"])).enter(statistics_message())
 
 
-def test_a_full_state_folder_ends_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["work", "state"])
+def test_a_full_folder_ends_work(tmp_path: Path, folder: str) -> None:
     config = site(tmp_path, max_disk_gb=0.0001)
     Border.open(config).enter(statistics_message())
-    (tmp_path / "state" / "cache").mkdir()
-    (tmp_path / "state" / "cache" / "case").write_bytes(bytes(100_001))
+    (tmp_path / folder / "cache").mkdir(parents=True)
+    (tmp_path / folder / "cache" / "case").write_bytes(bytes(100_001))
     with pytest.raises(PolicyError) as told:
         Border.open(config).enter(statistics_message())
     assert told.value.code == "policy-disk"

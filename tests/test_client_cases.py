@@ -49,7 +49,7 @@ def site(tmp_path, tiny_hu, tiny_label):
 
 def test_a_case_without_the_second_image_is_left_out_by_name(site, tiny_recipe, caplog):
     caplog.set_level(logging.INFO, "fedgtv.site")
-    cases = open_cases(site.cases_folder, site.state_folder, two_channels(tiny_recipe), SPLIT)
+    cases = open_cases(site.cases_folder, site.work_folder, two_channels(tiny_recipe), SPLIT)
     opened = (*cases.train, *cases.validation, *cases.test)
     assert sorted(case.cached.case_id for case in opened) == ["A-0001", "A-0002"]
     assert cases.num_refused == 1
@@ -60,7 +60,7 @@ def test_a_case_without_the_second_image_is_left_out_by_name(site, tiny_recipe, 
 
 def test_the_second_image_lies_on_the_first_ones_grid(site, tiny_recipe):
     """It is 90 HU all over, at half of the spacing."""
-    cases = open_cases(site.cases_folder, site.state_folder, two_channels(tiny_recipe), SPLIT)
+    cases = open_cases(site.cases_folder, site.work_folder, two_channels(tiny_recipe), SPLIT)
     image = cases.train[0].cached.image
     assert image.shape == (2, *cases.train[0].cached.shape)
     assert image[1][tuple(size // 2 for size in image.shape[1:])] == 90
@@ -68,8 +68,8 @@ def test_the_second_image_lies_on_the_first_ones_grid(site, tiny_recipe):
 
 
 def test_networks_of_one_image_see_plain_ct_alone_and_both_caches_stand(site, tiny_recipe):
-    one = open_cases(site.cases_folder, site.state_folder, tiny_recipe, SPLIT)
-    two = open_cases(site.cases_folder, site.state_folder, two_channels(tiny_recipe), SPLIT)
+    one = open_cases(site.cases_folder, site.work_folder, tiny_recipe, SPLIT)
+    two = open_cases(site.cases_folder, site.work_folder, two_channels(tiny_recipe), SPLIT)
     assert (one.num_refused, two.num_refused) == (0, 1)
     by_name = {case.cached.case_id: case.cached for case in (*one.train, *one.test)}
     for case in (*two.train, *two.test):

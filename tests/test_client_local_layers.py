@@ -66,8 +66,8 @@ def test_a_damaged_file_is_told(tmp_path: Path, tiny_recipe: Recipe) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path, tiny_cases: Path, tiny_cache: Path) -> Site:
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "cache").symlink_to(tiny_cache)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "cache").symlink_to(tiny_cache)
     policy = PolicyConfig(local_layers=("norm",), min_cases=1)
     return Site(SiteConfig(site="A", cases=tiny_cases, device="cpu", num_threads=1, policy=policy), tmp_path)
 

@@ -101,8 +101,8 @@ def test_too_few_cases_to_train_or_to_measure_are_a_warning(tmp_path, make_site)
 def test_the_split_that_is_shown_is_the_one_that_was_kept(config):
     site = Site.open(config)
     assert findings_of(config, "cases") == [("ok", "1 to train, 1 to validate, 1 to test", "")]
-    assert not site.state_folder.exists()
-    split = keep_split(read_index(site.cases_folder), SplitConfig(), site.state_folder)
+    assert not site.work_folder.exists()
+    split = keep_split(read_index(site.cases_folder), SplitConfig(), site.work_folder)
     write_index(site.cases_folder, (*split.validation, *split.test))
     assert findings_of(config, "cases") == [
         ("error", "0 to train, 1 to validate, 1 to test", "import cases with contours")
@@ -111,8 +111,8 @@ def test_the_split_that_is_shown_is_the_one_that_was_kept(config):
 
 def test_a_damaged_split_is_an_error_and_the_cases_are_checked_all_the_same(config):
     site = Site.open(config)
-    keep_split(read_index(site.cases_folder), SplitConfig(), site.state_folder)
-    (path,) = (site.state_folder / "splits").glob("*.json")
+    keep_split(read_index(site.cases_folder), SplitConfig(), site.work_folder)
+    (path,) = (site.work_folder / "splits").glob("*.json")
     path.write_text("{")
     ((severity, what, _),) = findings_of(config, "cases")
     assert (severity, str(path) in what) == ("error", True)

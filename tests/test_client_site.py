@@ -36,9 +36,9 @@ def make_site(tmp_path: Path, tiny_cases: Path, tiny_cache: Path) -> MakeSite:
             site=name, cases=cases, state=Path(name), device="cpu", num_threads=1, policy=PolicyConfig(**policy)
         )
         site = Site(config, tmp_path)
-        if cases == tiny_cases and not site.state_folder.exists():
-            site.state_folder.mkdir()
-            (site.state_folder / "cache").symlink_to(tiny_cache)
+        if cases == tiny_cases and not site.work_folder.exists():
+            site.work_folder.mkdir()
+            (site.work_folder / "cache").symlink_to(tiny_cache)
         return site
 
     return make
@@ -100,7 +100,11 @@ def test_a_site_opens_from_its_file_and_paths_start_there(tmp_path: Path) -> Non
     path = tmp_path / "site.yaml"
     path.write_text("{site: A, cases: mine, policy: {min_cases: 5}}\n")
     site = Site.open(path)
-    assert (site.cases_folder, site.state_folder) == (tmp_path / "mine", tmp_path / "state")
+    assert (site.cases_folder, site.work_folder, site.state_folder) == (
+        tmp_path / "mine",
+        tmp_path / "work",
+        tmp_path / "state",
+    )
     assert site.config.policy == PolicyConfig(share_pictures=False, min_cases=5)
     path.write_text("{site: A, polcy: {}}\n")
     with pytest.raises(ConfigError, match=r"site\.yaml: unknown key 'polcy'"):

@@ -225,7 +225,7 @@ def test_federated_statistics_are_the_pooled_ones_exactly(make_sites, pooled, tm
 def test_statistics_are_those_of_the_voxels(pooled, tmp_path):
     config = experiment(STATISTICS, split=ALL_TRAIN, sites=("P",))
     (line,) = run(config, {"P": pooled}, tmp_path).find("statistics")
-    cases = open_cases(pooled.parent / "cases", pooled.parent / "state", RECIPE, ALL_TRAIN).train
+    cases = open_cases(pooled.parent / "cases", pooled.parent / "work", RECIPE, ALL_TRAIN).train
     voxels = np.concatenate([case.cached.image[0][case.cached.body > 0] for case in cases]).astype(float)
     assert line["sites"]["P"]["voxels"] == len(voxels)
     assert line["mean"] == pytest.approx(voxels.mean(), rel=1e-12)
@@ -390,7 +390,7 @@ def test_norm_layers_that_all_sites_keep_never_leave(make_sites, tmp_path):
     assert norms
     assert all(np.array_equal(start[name], end[name]) for name in norms)
     assert not any(np.array_equal(start[name], end[name]) for name in others if start[name].size > 10)
-    kept = [sorted((path.parent / "state" / "layers").rglob("*.safetensors"))[-1] for path in configs.values()]
+    kept = [sorted((path.parent / "work" / "layers").rglob("*.safetensors"))[-1] for path in configs.values()]
     assert len({path.read_bytes() for path in kept}) == len(kept)
 
 

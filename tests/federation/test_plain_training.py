@@ -63,7 +63,7 @@ def federated(recipe, site, folder):
 def plain(recipe, site):
     """Returns the weights and each stage's losses of `ROUNDS` epochs without a federation."""
     told = json.loads(site.read_text())
-    cases = open_cases(site.parent / told["cases"], site.parent / "state", recipe, SPLIT).train
+    cases = open_cases(site.parent / told["cases"], site.parent / "work", recipe, SPLIT).train
     cached = [case.cached for case in cases]
     normalisation = Normalisation.from_histogram(body_histogram(cached))
     networks, config = build_model(recipe, SEED), recipe.training
