@@ -16,7 +16,7 @@ from client.pseudonyms import KnownCase, Pseudonyms
 from common.atomic import OWNERS
 from common.dataset import INDEX_NAME, CaseEntry, read_index, write_index
 from common.errors import InputError, WorkError
-from common.private import close_to_others, private_folder
+from common.private import close_to_others, private_folder, share_like
 from common.volume import write_nifti
 
 IMAGE_NAMES = ("image.nii.gz", "contrast.nii.gz")
@@ -112,6 +112,7 @@ class CaseStore:
         if target.exists():
             private_folder(earlier.parent)
             target.rename(earlier)
+        share_like(staged, self.folder)
         staged.rename(target)
         shutil.rmtree(earlier, ignore_errors=True)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from client.node_cli import health, work
 from common.command import command_line
 from common.text import clean_text
 
@@ -40,18 +41,29 @@ def init(
     site: Annotated[str | None, typer.Argument(help="The site's name, such as A.")] = None,
     kit: Annotated[Path | None, typer.Option(help="The SITE.kit.json that the coordinator sent, once it has.")] = None,
     folder: Annotated[Path, typer.Option(help="Where the site's files go.")] = Path(),
+    worker_group: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FEDGTV_WORKER_GROUP", help="A group shared with the account that trains, if it is another."
+        ),
+    ] = None,
+    worker_address: Annotated[
+        str | None,
+        typer.Option(envvar="FEDGTV_WORKER_ADDRESS", help="host:port where the node waits for that account."),
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Make the key pair (it never leaves) and the join request; with --kit: put the coordinator's answer in place."""
     if site is None and kit is None:
         raise typer.BadParameter("give the site's name, or --kit", param_hint="SITE")
     if site is not None:
-        _make_site(site, folder)
+        named = {"group": worker_group, "address": worker_address} if worker_group else {}
+        _make_site(site, folder, {key: value for key, value in named.items() if value})
     if kit is not None:
         _place(kit, folder / SITE_YAML)
 
 
-def _make_site(site: str, folder: Path) -> None:
+def _make_site(site: str, folder: Path, worker: dict[str, str]) -> None:
     import yaml
 
     from client.keys import make_key
@@ -59,7 +71,7 @@ def _make_site(site: str, folder: Path) -> None:
     from common.config import SiteConfig, validate
     from common.enrolment import read_join_request
 
-    config = validate({"site": site}, SiteConfig, f"site {site!r}")
+    config = validate({"site": site, "worker": worker or None}, SiteConfig, f"site {site!r}")
     files = make_key(site, folder / "keys")
     path = folder / SITE_YAML
     if not path.exists():
@@ -99,6 +111,7 @@ def import_cases(
 
     from client.ingest import import_folder
     from client.stages import read_stages
+    from client.worker_account import share_with_worker
     from common.config import SiteConfig, load_yaml
     from common.private import close_to_others
 
@@ -119,8 +132,10 @@ def import_cases(
             list_all=dry_run or list_all or as_json,
             stages=read_stages(stages) if stages else {},
         )
-    folders = [] if dry_run else [config.parent / each for each in (site.cases, site.state)]
+    folders = [] if dry_run else [config.parent / each for each in (site.cases, site.work, site.state)]
     report = report.with_warnings(_open_warning([path for each in folders for path in close_to_others(each)]))
+    if report.cases and not dry_run:
+        share_with_worker(site, config.parent)
     _print_import(report, as_json, dry_run or list_all)
     if report.cases and not report.num_usable:
         raise typer.Exit(2)
@@ -259,9 +274,11 @@ def join(
 
     from client.audit import AuditLog
     from client.contact import contact
+    from client.health import NODE
     from client.keys import check_key, key_files
     from client.kit_place import own_kit, place_kit
-    from client.node import SiteNode
+    from client.node import SiteNode, WorkerLink
+    from client.worker_account import make_secret, share_with_worker
     from common.atomic import write_text_atomically
     from common.config import SiteConfig, load_yaml
     from common.private import private_files, private_folder
@@ -279,9 +296,12 @@ def join(
         state = private_folder(config.parent / site.state)
         authority = state / "authority.crt"
         write_text_atomically(authority, pass_on.authority)
+        share_with_worker(site, config.parent)
+        worker = WorkerLink(site.worker.address, make_secret(config.parent / site.work)) if site.worker else None
         node = SiteNode(
-            site.site, state / "node", pass_on.coordinator, authority, key, config.resolve(), report=typer.echo
-        )
+            site.site, state / NODE, pass_on.coordinator, authority, key, config.resolve(), worker=worker,
+            report=typer.echo,
+        )  # fmt: skip
         node.run(threading.Event())
 
 
@@ -517,6 +537,10 @@ def _print_summary(name: str, part: str, result: "EvaluateResult") -> None:
         mean = "–" if value.mean is None else f"{value.mean:.3f}"
         spread = "" if value.sd is None else f" ± {value.sd:.3f}"
         typer.echo(f"  {metric:8} {mean}{spread}")
+
+
+app.command()(work)
+app.command()(health)
 
 
 def main() -> None:

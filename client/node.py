@@ -32,6 +32,14 @@ ANSWER_S = 30.0
 """A coordinator that has not answered by then is told of, once a start."""
 
 
+@dataclass(frozen=True)
+class WorkerLink:
+    """Where the node waits for the worker (host:port), and the file of the secret that both hold."""
+
+    address: str
+    secret: Path
+
+
 @dataclass
 class SiteNode:
     """A SuperNode of `site` in `folder` (log, FLWR_HOME), connected to `superlink` (host:port).
@@ -48,6 +56,8 @@ class SiteNode:
     """The site's site.yaml; it reaches the ClientApp as `context.node_config["config"]`, absolute."""
     port: int = 0
     """Of the node's own API for its ClientApps, on loopback; 0: any free one."""
+    worker: WorkerLink | None = None
+    """Who starts the ClientApps; None: the node, under its own account."""
     command: Sequence[str] = ()
     """What to start instead of Flower's SuperNode with the site's gate in it; it gets the same arguments."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -60,7 +70,7 @@ class SiteNode:
 
     def __post_init__(self) -> None:
         self.folder = self.folder.resolve()
-        self.tree = ProcessTree("supernode", self.folder)
+        self.tree = node_tree(self.folder)
         self.node_id: int | None = None
         self.num_starts = 0
         self._stop = threading.Event()
@@ -195,13 +205,25 @@ class SiteNode:
         settings = f"site={_setting(self.site)} config={_setting(str(self.config.resolve()))}"
         command = list(self.command) or [sys.executable, "-P", "-m", "client.node_process"]
         command += ["--superlink", self.superlink, "--root-certificates", str(self.authority.resolve())]
-        command += ["--auth-supernode-private-key", str(self.key.resolve())]
-        command += ["--host", "127.0.0.1", "--port", str(self.port or free_port())]
-        return [*command, "--isolation", "subprocess", "--node-config", settings]
+        command += ["--auth-supernode-private-key", str(self.key.resolve()), "--node-config", settings]
+        return command + self._clientapps()
+
+    def _clientapps(self) -> list[str]:
+        """Who starts the ClientApps: this node, or a worker that proves itself with the secret."""
+        if self.worker is None:
+            return ["--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(self.port or free_port())]
+        host, _, port = self.worker.address.rpartition(":")
+        secret = ["--superexec-auth-secret-file", str(self.worker.secret.resolve())]
+        return ["--isolation", "process", *secret, "--host", host, "--port", port]
 
     def _environment(self) -> dict[str, str]:
         mine = {CONFIG_VARIABLE: str(self.config.resolve())}
         return flower_environment(self.folder / "flwr", {**self.environment, **mine})
+
+
+def node_tree(folder: Path) -> ProcessTree:
+    """Returns the node's process, by the folder of its log."""
+    return ProcessTree("supernode", folder)
 
 
 def _setting(value: str) -> str:

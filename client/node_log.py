@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 ONLINE = re.compile(r"SuperNode ID: (\d+)")
+STARTED = "Starting Flower SuperNode"
 GRACEFUL = "SuperNode terminated gracefully"
 """It has signed off: the coordinator holds no lease for it any more."""
 WRONG_AUTHORITY = "CERTIFICATE_VERIFY_FAILED"
@@ -49,6 +50,12 @@ class NodeLog:
             self.refusals |= {reason for reason in (WRONG_AUTHORITY, REFUSED, UNAUTHENTIC) if reason in line}
         progress = PROGRESS.match(line)
         return f"{progress[1]}  {progress[2].strip()}" if progress else None
+
+
+def is_online(path: Path) -> bool:
+    """Returns whether the node that started last, by this log, was let in and has not signed off since."""
+    text = path.read_text("utf-8", "replace") if path.exists() else ""
+    return text.rfind("SuperNode ID: ") > max(text.rfind(GRACEFUL), text.rfind(STARTED))
 
 
 def left_connected(path: Path) -> bool:

@@ -5,17 +5,18 @@ WORK/splits/<fingerprint of the split>.json names every patient, by pseudonym, t
 """
 
 import fcntl
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from common.atomic import OWNERS, write_text_atomically
+from common.atomic import write_text_atomically
 from common.config import Frozen, SplitConfig, fingerprint
 from common.dataset import NOBODY, CaseEntry, Part, Split, assign_patients, split_cases
 from common.errors import InputError
-from common.private import private_folder
+from common.private import private_folder, private_mode
 
 FOLDER = "splits"
 LOCK = ".lock"
@@ -42,7 +43,7 @@ def keep_split(entries: Sequence[CaseEntry], config: SplitConfig, work: Path) ->
         parts = assign_patients(entries, config, earlier)
         if parts != earlier:
             kept = _Kept(split=config, patients=dict(sorted(parts.items())))
-            write_text_atomically(_path(config, work), kept.model_dump_json(indent=1) + "\n", OWNERS)
+            write_text_atomically(_path(config, work), kept.model_dump_json(indent=1) + "\n", private_mode(folder))
     return split_cases(entries, config, parts)
 
 
@@ -66,6 +67,11 @@ def _path(config: SplitConfig, work: Path) -> Path:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    with (folder / LOCK).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, private_mode(folder))
+    try:
+        with suppress(PermissionError):  # another account made it, and shared it
+            os.fchmod(handle, private_mode(folder))
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)

@@ -13,11 +13,12 @@ from pathlib import Path
 ANYONES = 0o666
 """What the process's umask leaves of this is the usual mode of a new file."""
 OWNERS = 0o600
-"""For keys and other secrets; set when the file is made, so that it is never open to others."""
+"""For keys and other secrets; set when the file is made, so that it is never open to others. Any mode but `ANYONES` is
+the file's own, whatever the umask."""
 
 
 def write_bytes_atomically(path: Path, data: bytes, mode: int = ANYONES) -> None:
-    """Writes `path` with mode `mode` less the umask, in place of an older file.
+    """Writes `path` with mode `mode`, in place of an older file.
 
     Raises:
         OSError: the disk is full, or the folder missing or not writable; an older file stands, and nothing beside it.
@@ -66,7 +67,12 @@ def put_in_place(unfinished: Path, path: Path) -> None:
 @contextmanager
 def _beside(path: Path, mode: int) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+    handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        if mode != ANYONES:
+            os.fchmod(handle, mode)
+    finally:
+        os.close(handle)
     try:
         yield unfinished
     finally:

@@ -24,7 +24,7 @@ from common.config import PreprocessConfig, fingerprint
 from common.dataset import CaseEntry
 from common.errors import InputError, WorkError
 from common.preprocess import PreparedCase, PreprocessRecord, prepare
-from common.private import close_to_others, private_folder
+from common.private import close_to_others, private_folder, share_like
 from common.volume import read_nifti
 
 CACHE_VERSION = 3
@@ -166,6 +166,7 @@ def store_case(folder: Path, entry: CaseEntry, prepared: PreparedCase) -> Cached
         with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as temporary:
             making = Path(temporary) / "case"
             _write(making, arrays, prepared.record)
+            share_like(making, folder.parent)
             if not folder.is_dir():
                 making.rename(folder)
     except OSError as error:

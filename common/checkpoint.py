@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from common.atomic import OWNERS, replacing
+from common.atomic import replacing
 from common.errors import CheckpointError
+from common.private import private_mode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,7 +45,7 @@ def save_weights(path: Path, weights: "Mapping[str, Array | Tensor]", metadata: 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: as_array(value) for name, value in weights.items()}
-    with replacing(path, OWNERS) as unfinished:
+    with replacing(path, private_mode(path.parent)) as unfinished:
         save_file(arrays, unfinished, {METADATA: json.dumps({**metadata, "format": FORMAT}, sort_keys=True)})
 
 

@@ -516,6 +516,15 @@ class PolicyConfig(Frozen):
         return self
 
 
+class WorkerConfig(Frozen):
+    """The account that trains, apart from the one that holds the key; it runs `fedgtv-site work`."""
+
+    group: str
+    """Name or number of a group that both accounts are in; `cases` and `work` are shared with it."""
+    address: str = Field(default="127.0.0.1:9094", pattern=r"^[^\s:]+:[0-9]{1,5}$")
+    """host:port where the node waits for it; no other machine may reach it."""
+
+
 class SiteConfig(Frozen):
     """A hospital's `site.yaml`; relative paths start at the file's folder."""
 
@@ -531,6 +540,8 @@ class SiteConfig(Frozen):
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     num_threads: int = Field(default=0, ge=0)
     """Of the training process on a CPU; 0: all cores."""
+    worker: WorkerConfig | None = None
+    """null: the node starts the training code under its own account."""
     ingest: IngestConfig = IngestConfig()
     """How its export becomes cases."""
     policy: PolicyConfig = PolicyConfig()

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from common.atomic import OWNERS, write_text_atomically
+from common.atomic import write_text_atomically
 from common.config import Name, SplitConfig
 from common.errors import InputError
-from common.private import private_folder
+from common.private import private_folder, private_mode
 
 INDEX_NAME = "cases.json"
 INDEX_VERSION = 1
@@ -77,7 +77,7 @@ def write_index(folder: Path, entries: Iterable[CaseEntry]) -> None:
     text = json.dumps({"version": INDEX_VERSION, "cases": cases}, indent=1)
     _checked(json.loads(text)["cases"], path)
     private_folder(path.parent)
-    write_text_atomically(path, text + "\n", OWNERS)
+    write_text_atomically(path, text + "\n", private_mode(path.parent))
 
 
 def _checked(cases: Any, path: Path) -> tuple[CaseEntry, ...]:

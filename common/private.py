@@ -1,8 +1,12 @@
-"""Folders and files that their owner alone may read: patients' images, what is made of them, a site's state."""
+"""Folders and files that their owner alone may read: patients' images, what is made of them, a site's state.
+
+A folder may be shared with its group, by its set-group-ID bit: with the account that trains, where that is not the one
+that imports. What is made in it then belongs to that group too (open(2)), and is as open to it as the folder is.
+"""
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,11 +14,21 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def private_folder(path: Path) -> Path:
-    """Makes `path`, and what is missing above it, with mode 0700, and returns it; one that is there stays as it is."""
+    """Makes `path`, and what is missing above it, with mode 0700, and returns it; one that is there stays as it is.
+
+    Within a folder that is shared, it is as open to the group as that folder.
+    """
     if not path.is_dir():
-        private_folder(path.parent)
+        parent = private_folder(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
+        if _shared(parent):
+            path.chmod(0o700 | stat.S_ISGID | _shared(parent))
     return path
+
+
+def private_mode(folder: Path) -> int:
+    """Returns the mode of a private file in `folder`: 0600, or with the rights that a shared folder gives its group."""
+    return 0o600 | (_shared(folder) & 0o060)
 
 
 @contextmanager
@@ -33,19 +47,70 @@ def private_files() -> Iterator[None]:
 def close_to_others(folder: Path) -> tuple[Path, ...]:
     """Takes group's and others' rights from `folder` and all below it, and returns what is open all the same.
 
-    That is what belongs to somebody else, or lies on a disk that keeps no modes. Links are not followed. Safe beside
-    processes that make and remove files there; a folder that is not there is closed.
+    That is what belongs to somebody else, or lies on a disk that keeps no modes. What a shared folder gives its group
+    is left. Links are not followed. Safe beside processes that make and remove files there; a folder that is not there
+    is closed.
     """
+    return tuple(path for path in _folder_and_below(folder) if _stays_open(path))
+
+
+def share(folder: Path, group: int, rights: int, only: Collection[str] | None = None) -> None:
+    """Gives group id `group` the `rights` (0o050 to read, 0o070 to write too) to `folder` and all below it.
+
+    With `only`, of what lies in `folder` to those names alone. What is made there later gets them as well. What another
+    account made is left; that account shares it.
+
+    Raises:
+        PermissionError: the folder is another account's, or this account is not in the group.
+    """
+    wanted = None if only is None else {folder / name for name in only}
+    for path in _folder_and_below(folder):
+        if wanted is not None and path != folder and wanted.isdisjoint((path, *path.parents)):
+            continue
+        try:
+            _give(path, group, rights)
+        except FileNotFoundError:  # gone meanwhile
+            continue
+        except PermissionError:
+            if path == folder:
+                raise
+
+
+def share_like(folder: Path, parent: Path) -> None:
+    """Gives `folder` and all below it, just written by this account, the rights that `parent` gives its group."""
+    if _shared(parent):
+        share(folder, parent.stat().st_gid, _shared(parent))
+
+
+def _give(path: Path, group: int, rights: int) -> None:
+    status = path.stat()
+    is_folder = stat.S_ISDIR(status.st_mode)
+    mode = (status.st_mode & 0o700) | ((status.st_mode & 0o700) >> 3 & rights) | (stat.S_ISGID if is_folder else 0)
+    if status.st_gid != group:
+        os.chown(path, -1, group)
+    if stat.S_IMODE(status.st_mode) != mode:
+        path.chmod(mode)
+
+
+def _shared(folder: Path) -> int:
+    """The rights that a folder gives its group by being shared; 0 for any other."""
+    mode = folder.stat().st_mode
+    return mode & stat.S_IRWXG if mode & stat.S_ISGID else 0
+
+
+def _folder_and_below(folder: Path) -> Iterator[Path]:
+    yield folder
     below = (Path(where, name) for where, folders, files in os.walk(folder) for name in (*folders, *files))
-    return tuple(path for path in (folder, *below) if (path == folder or not path.is_symlink()) and _stays_open(path))
+    yield from (path for path in below if not path.is_symlink())
 
 
 def _stays_open(path: Path) -> bool:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & OTHERS:
-            path.chmod(mode & ~OTHERS)
-        return bool(path.stat().st_mode & OTHERS)
+        allowed = _shared(path if path.is_dir() else path.parent)
+        if mode & OTHERS & ~allowed:
+            path.chmod(mode & ~(OTHERS & ~allowed))
+        return bool(path.stat().st_mode & OTHERS & ~allowed)
     except FileNotFoundError:
         return False
     except PermissionError:

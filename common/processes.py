@@ -82,6 +82,18 @@ class ProcessTree:
             self._lock = None
         return code
 
+    def owned(self) -> bool:
+        """Whether a live process, this or another, keeps the tree."""
+        path = self._lock_path()
+        if self._lock is not None or not path.exists():
+            return self._lock is not None
+        with path.open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
     def members(self) -> list[int]:
         """Process ids of the tree that are alive, in ascending order."""
         return [process_id for process_id in _process_ids() if self._mark in _environment(process_id)]
@@ -102,13 +114,16 @@ class ProcessTree:
         if self._lock is not None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = (self.folder / f"{self.name}.lock").open("a")
+        lock = self._lock_path().open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.close()
             raise WorkError(f"{self.folder}: {self.name} runs here already; stop it, or use another folder") from error
         self._lock = lock
+
+    def _lock_path(self) -> Path:
+        return self.folder / f"{self.name}.lock"
 
     def _end_members(self, grace_s: float = 5.0) -> None:
         """Asks what is left of the tree to end, then kills it; the members reap themselves or belong to init."""

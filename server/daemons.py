@@ -27,7 +27,7 @@ def start_daemon(
         WorkError: the port is taken, another process owns the tree's folder, or the daemon ends or keeps silent; the
             log's end is quoted, and nothing of it is left running.
     """
-    if _answers(port):
+    if _is_taken(port):
         raise WorkError(f"port {port}: taken by another process; stop it, or choose another port")
     log_start = tree.log_size()
     tree.start(command, environment)
@@ -40,7 +40,7 @@ def start_daemon(
 
 def _wait_until_up(tree: ProcessTree, port: int, authority: Path, timeout_s: float, log_start: int) -> None:
     deadline = time.monotonic() + timeout_s
-    while not _speaks_tls(port, authority):
+    while not answers(port, authority):
         if not tree.running:
             raise WorkError(f"{tree.name}: ended at once: {_last_lines(tree.tail(log_start))}")
         if time.monotonic() > deadline:
@@ -48,13 +48,14 @@ def _wait_until_up(tree: ProcessTree, port: int, authority: Path, timeout_s: flo
         time.sleep(0.1)
 
 
-def _answers(port: int) -> bool:
+def _is_taken(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
         return True
     return False
 
 
-def _speaks_tls(port: int, authority: Path) -> bool:
+def answers(port: int, authority: Path) -> bool:
+    """Returns whether loopback's `port` answers with a certificate signed by `authority`."""
     context = ssl.create_default_context(cafile=str(authority))
     with (
         contextlib.suppress(OSError),

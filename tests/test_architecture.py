@@ -24,6 +24,7 @@ IMPORT_FLOWER = {
     "client.border",
     "client.node_gate",
     "client.node_process",
+    "client.worker_process",
     "server.app",
     "server.rounds",
     "server.aggregation",
@@ -36,7 +37,7 @@ IMPORT_FLOWER = {
 }
 """The messages, the two apps, the rounds and those steps that touch messages, the site's border and its gate in
 Flower's SuperNode, Flower's SuperLink with our database settings and guard, how Flower packs a bundle, and the
-simulation's grid.
+simulation's grid, and what starts the training code under an account of its own.
 
 Node, SuperLink and control need not: they run Flower's own commands as processes.
 """

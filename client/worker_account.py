@@ -1,0 +1,85 @@
+"""What the account that holds the key shares with the one that trains, `worker` in site.yaml; it shares nothing else.
+
+Images and index to read, the work folder to write, and the secret with which the worker asks the node for work. Key,
+pseudonyms, audit log and approvals stay with the node's account, and `check_apart` refuses to train where they do not.
+"""
+
+import grp
+import os
+import secrets
+from pathlib import Path
+
+from client.keys import key_files
+from client.pseudonyms import FILE_NAME as PSEUDONYMS
+from common.atomic import write_bytes_atomically
+from common.config import SiteConfig, WorkerConfig
+from common.dataset import INDEX_NAME, read_index
+from common.errors import ConfigError, SiteError
+from common.private import private_folder, private_mode, share
+
+SECRET = "node.secret"
+READ, WRITE = 0o050, 0o070
+SECRET_BYTES = 32
+
+
+def share_with_worker(site: SiteConfig, folder: Path) -> None:
+    """Shares imported cases and the work folder with the worker's group; without a worker, nothing is shared.
+
+    Raises:
+        ConfigError: the group does not exist here, or this account is not in it.
+    """
+    if site.worker is None:
+        return
+    group = _group_id(site.worker)
+    try:
+        share(private_folder(folder / site.work), group, WRITE)
+        cases = folder / site.cases
+        if (cases / INDEX_NAME).exists():
+            share(cases, group, READ, only=(INDEX_NAME, *(entry.case_id for entry in read_index(cases))))
+    except PermissionError as error:
+        raise ConfigError(
+            f"worker.group: {error.filename} cannot be given to group {site.worker.group!r}; make this account own the "
+            "folder and a member of the group, then log in anew"
+        ) from error
+
+
+def make_secret(work: Path) -> Path:
+    """Returns the file of the secret between node and worker in the work folder, made if there is none."""
+    path = work / SECRET
+    if not path.exists():
+        write_bytes_atomically(path, secrets.token_bytes(SECRET_BYTES), private_mode(work) & ~0o020)
+    return path
+
+
+def check_apart(site: SiteConfig, folder: Path) -> None:
+    """Returns if this account can neither reach what the node keeps nor change what was imported.
+
+    Raises:
+        SiteError: it can; the first such path is named.
+    """
+    cases, state = folder / site.cases, folder / site.state
+    forbidden = {
+        key_files(site.site, folder / "keys").private: os.R_OK,
+        cases / PSEUDONYMS: os.R_OK,
+        state: os.X_OK,
+        cases: os.W_OK,
+    }
+    done = {os.R_OK: "read", os.X_OK: "enter", os.W_OK: "write"}
+    for path, access in forbidden.items():
+        if os.access(path, access):
+            raise SiteError(
+                f"{path}: the account that trains can {done[access]} it; expected another account than the node's, in "
+                f"group {site.worker.group if site.worker else '?'} and without rights of its own; run "
+                "`fedgtv-site work` as that account"
+            )
+
+
+def _group_id(worker: WorkerConfig) -> int:
+    if worker.group.isdigit():
+        return int(worker.group)
+    try:
+        return grp.getgrnam(worker.group).gr_gid
+    except KeyError as error:
+        raise ConfigError(
+            f"worker.group: {worker.group!r} is no group of this machine; make it (groupadd), with both accounts in it"
+        ) from error
