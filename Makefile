@@ -7,7 +7,7 @@ INTEROP := .venv-interop
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
-.PHONY: demo test test-all lint seeds openkbp bench interop fuzz nginx clean
+.PHONY: demo test test-all lint test-images seeds openkbp bench interop fuzz nginx clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +43,9 @@ interop: $(INTEROP)/installed  ## RTSTRUCTs that we write, read by independent p
 
 fuzz: $(VENV)/installed  ## Ten minutes of damaged files through the readers; findings land in runs/fuzz.
 	PYTHONPATH=.:tests $(BIN)/python tests/fuzz/run.py
+
+test-images: $(VENV)/installed  ## Builds the images and runs a federation in them; as root on Debian, without Docker.
+	PYTHONPATH=.:tests $(BIN)/python -m images.run
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -67,6 +67,7 @@ def _make_site(site: str, folder: Path, worker: dict[str, str]) -> None:
     import yaml
 
     from client.keys import make_key
+    from client.worker_account import make_folders
     from common.atomic import write_text_atomically
     from common.config import SiteConfig, validate
     from common.enrolment import read_join_request
@@ -74,6 +75,8 @@ def _make_site(site: str, folder: Path, worker: dict[str, str]) -> None:
     config = validate({"site": site, "worker": worker or None}, SiteConfig, f"site {site!r}")
     files = make_key(site, folder / "keys")
     path = folder / SITE_YAML
+    if worker:
+        make_folders(config, folder)
     if not path.exists():
         write_text_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     typer.echo(f"configuration: {path}")
@@ -281,7 +284,7 @@ def join(
     from client.worker_account import make_secret, share_with_worker
     from common.atomic import write_text_atomically
     from common.config import SiteConfig, load_yaml
-    from common.private import private_files, private_folder
+    from common.private import closed_folder, private_files
 
     site = load_yaml(config, SiteConfig)
     key = key_files(site.site, config.parent / "keys").private
@@ -293,7 +296,7 @@ def join(
     for line in contact(pass_on).warnings:
         typer.echo(f"warning: {line}", err=True)
     with private_files():
-        state = private_folder(config.parent / site.state)
+        state = closed_folder(config.parent / site.state)
         authority = state / "authority.crt"
         write_text_atomically(authority, pass_on.authority)
         share_with_worker(site, config.parent)

@@ -15,11 +15,22 @@ from common.atomic import write_bytes_atomically
 from common.config import SiteConfig, WorkerConfig
 from common.dataset import INDEX_NAME, read_index
 from common.errors import ConfigError, SiteError
-from common.private import private_folder, private_mode, share
+from common.private import closed_folder, private_folder, private_mode, share
 
 SECRET = "node.secret"
 READ, WRITE = 0o050, 0o070
 SECRET_BYTES = 32
+
+
+def make_folders(site: SiteConfig, folder: Path) -> None:
+    """Makes the site's folders and shares those that the worker needs; so they can be mounted before any import.
+
+    Raises:
+        ConfigError: as `share_with_worker`.
+    """
+    closed_folder(folder / site.state)
+    private_folder(folder / site.cases)
+    share_with_worker(site, folder)
 
 
 def share_with_worker(site: SiteConfig, folder: Path) -> None:
@@ -34,8 +45,8 @@ def share_with_worker(site: SiteConfig, folder: Path) -> None:
     try:
         share(private_folder(folder / site.work), group, WRITE)
         cases = folder / site.cases
-        if (cases / INDEX_NAME).exists():
-            share(cases, group, READ, only=(INDEX_NAME, *(entry.case_id for entry in read_index(cases))))
+        if cases.is_dir():
+            share(cases, group, READ, only=_of_the_index(cases))
     except PermissionError as error:
         raise ConfigError(
             f"worker.group: {error.filename} cannot be given to group {site.worker.group!r}; make this account own the "
@@ -72,6 +83,13 @@ def check_apart(site: SiteConfig, folder: Path) -> None:
                 f"group {site.worker.group if site.worker else '?'} and without rights of its own; run "
                 "`fedgtv-site work` as that account"
             )
+
+
+def _of_the_index(cases: Path) -> tuple[str, ...]:
+    """The index and every case in it, by their names in the cases' folder."""
+    if not (cases / INDEX_NAME).exists():
+        return ()
+    return (INDEX_NAME, *(entry.case_id for entry in read_index(cases)))
 
 
 def _group_id(worker: WorkerConfig) -> int:

@@ -26,6 +26,14 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def closed_folder(path: Path) -> Path:
+    """Makes `path` with mode 0700 and returns it, whatever the folder above it shares; one that is there is closed."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_mode & (OTHERS | stat.S_ISGID):
+        path.chmod(0o700)
+    return path
+
+
 def private_mode(folder: Path) -> int:
     """Returns the mode of a private file in `folder`: 0600, or with the rights that a shared folder gives its group."""
     return 0o600 | (_shared(folder) & 0o060)

@@ -1,0 +1,104 @@
+"""The worker: it waits for the node's secret, is started again, passes lines on, and starts code unpacked anew."""
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flwr.common.constant import APP_DIR
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec.executor import factory
+from flwr.supercore.superexec.executor.types import ExecutionSpec
+
+from client.worker import NAME, Worker
+from client.worker_account import SECRET
+from client.worker_process import FreshCode
+from common.errors import WorkError
+
+EPOCH = "2026-11-24 01:48:54,098 fedgtv.site federated round 5, stage2 epoch 56 of 91: loss 0.3179"
+
+
+@pytest.fixture
+def make_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Worker]:
+    """A worker whose process is a line of Python."""
+
+    def make(program: str) -> Worker:
+        worker = Worker(tmp_path / "work", "node:9094", restart_s=0.01)
+        monkeypatch.setattr(worker, "_command", lambda: [sys.executable, "-c", program])
+        return worker
+
+    (tmp_path / "work").mkdir()
+    return make
+
+
+def run(worker: Worker, until: str) -> list[str]:
+    stop, told = threading.Event(), []
+
+    def hear(line: str) -> None:
+        told.append(line)
+        if until in line:
+            stop.set()
+
+    worker.report = hear
+    worker.run(stop)
+    assert worker.tree.members() == []
+    return told
+
+
+def test_it_waits_for_the_node_s_first_start(make_worker: Callable[[str], Worker], monkeypatch) -> None:
+    worker = make_worker("import time; time.sleep(60)")
+    monkeypatch.setattr("client.worker.TELL_S", 0.0)
+    told = run(worker, "not there yet")
+    assert told == [f"{worker.work / SECRET}: not there yet; start the node with `fedgtv-site join`"]
+    (worker.work / SECRET).write_bytes(b"secret")
+    assert run(worker, "started") == ["worker started, for the node at node:9094"]
+
+
+def test_it_is_started_again_and_passes_the_site_s_lines_on(make_worker: Callable[[str], Worker]) -> None:
+    worker = make_worker(f"import time; print({EPOCH!r}, flush=True); time.sleep(0.5); raise SystemExit(3)")
+    (worker.work / SECRET).write_bytes(b"secret")
+    told = run(worker, "starting it again")
+    assert told[1:] == [
+        "01:48:54  federated round 5, stage2 epoch 56 of 91: loss 0.3179",
+        "worker ended (exit code 3); starting it again in 0 s",
+    ]
+
+
+def test_flower_is_called_with_the_secret_past_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "pacs.hospital.example")
+    (tmp_path / SECRET).write_bytes(b"secret")
+    worker = Worker(tmp_path, "node:9094")
+    assert worker._command()[1:] == [
+        "-P", "-m", "client.worker_process", "--insecure", "--runtime-api-address", "node:9094",
+        "--superexec-auth-secret-file", str(tmp_path / SECRET),
+    ]  # fmt: skip
+    environment = worker._environment()
+    assert environment["NO_PROXY"] == environment["no_proxy"] == "node,localhost,127.0.0.1,pacs.hospital.example"
+    assert environment["FLWR_HOME"] == str(tmp_path / NAME / "flwr")
+
+
+def test_a_secret_that_it_may_not_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(WorkError, match=rf"{SECRET}: cannot be read \(Permission denied\)"):
+        Worker(tmp_path, "node:9094")._command()
+
+
+def test_a_task_finds_nothing_that_an_earlier_one_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    (tmp_path / APP_DIR / "fedgtv").mkdir(parents=True)
+    found = []
+    monkeypatch.setattr("subprocess.Popen", lambda words: found.append((words[0], (tmp_path / APP_DIR).exists())))
+    spec = ExecutionSpec(TaskType.CLIENT_APP, "node:9094", "token", True, None, False, None, False, 1)
+    FreshCode().launch(spec)
+    assert found == [("flwr-clientapp", False)]
+
+
+def test_flower_takes_its_executor_from_where_ours_is_put(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Flower 1.41: a superexec by another way would use code that lies there."""
+    monkeypatch.setitem(vars(factory), "SubprocessExecutor", FreshCode)
+    made = factory.get_executor(factory.ExecutorType.SUBPROCESS, insecure=True, root_certificates_path=None)
+    assert type(made) is FreshCode
