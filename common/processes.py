@@ -33,7 +33,6 @@ class ProcessTree:
         self.folder = folder.resolve()
         self.log = self.folder / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self._mark = f"{MARK}={name}:{self.folder}".encode()
         self.name = name
         self._lock: IO[str] | None = None
 
@@ -50,7 +49,7 @@ class ProcessTree:
         """
         self._own()
         self._end_members()
-        marked = dict(environment) | dict([self._mark.decode().split("=", 1)])
+        marked = dict(environment) | {MARK: self._mark()}
         with self.log.open("ab") as log:
             try:
                 self.process = subprocess.Popen(
@@ -96,7 +95,8 @@ class ProcessTree:
 
     def members(self) -> list[int]:
         """Process ids of the tree that are alive, in ascending order."""
-        return [process_id for process_id in _process_ids() if self._mark in _environment(process_id)]
+        mark = f"{MARK}={self._mark()}".encode()
+        return [process_id for process_id in _process_ids() if mark in _environment(process_id)]
 
     def tail(self, start: int = 0) -> str:
         """What the log holds from byte `start` on; empty where there is none."""
@@ -121,6 +121,11 @@ class ProcessTree:
             lock.close()
             raise WorkError(f"{self.folder}: {self.name} runs here already; stop it, or use another folder") from error
         self._lock = lock
+
+    def _mark(self) -> str:
+        """Name and folder, and the folder's inode: two containers that see each other's processes may share a path."""
+        inode = self.folder.stat().st_ino if self.folder.exists() else 0
+        return f"{self.name}:{self.folder}:{inode}"
 
     def _lock_path(self) -> Path:
         return self.folder / f"{self.name}.lock"

@@ -42,6 +42,20 @@ def test_a_grandchild_that_ignores_the_request_is_killed(tmp_path, monkeypatch):
     assert tree.members() == []
 
 
+def test_another_folder_that_has_the_same_path_elsewhere_is_not_touched(tmp_path):
+    """As in two containers that see each other's processes."""
+    first, second = ProcessTree("probe", tmp_path / "site"), ProcessTree("probe", tmp_path / "site")
+    start(first)
+    (tmp_path / "site").rename(tmp_path / "other")
+    start(second)
+    second.stop()
+    assert first.running
+    (tmp_path / "site").rename(tmp_path / "gone")
+    (tmp_path / "other").rename(tmp_path / "site")
+    assert len(first.members()) == 2
+    first.stop()
+
+
 def test_what_a_dead_first_process_left_is_ended_by_the_next_start(tmp_path):
     tree = ProcessTree("probe", tmp_path)
     start(tree)

@@ -111,7 +111,7 @@ def check_facts(facts: dict, federation, configs: dict[str, Path]) -> None:
         node = federation.nodes[site]
         assert (told["config"], told["extra"], told["echo"]) == (str(configs[site]), "inherited", AWKWARD)
         assert (told["cwd"], told["home"]) == (str(node.folder), str(node.folder / "flwr"))
-        assert told["mark"] == f"supernode:{node.folder}"
+        assert told["mark"] == f"supernode:{node.folder}:{node.folder.stat().st_ino}"
 
 
 def test_three_sites_run_an_app_and_its_end_is_known(tmp_path, start_federation):

@@ -99,7 +99,7 @@ class Service:
         self.entrypoint = config(tag)["Config"]["Entrypoint"]
         self.container = call("buildah", "from", tag).strip()
         self.mark = f"{MARK}={folder.name}-{name}"
-        self.environment = [self.mark, *(f"{key}={value}" for key, value in environment.items())]
+        self.environment = [self.mark, "TINI_SUBREAPER=1", *(f"{key}={value}" for key, value in environment.items())]
         self.mounts = [
             f"{(folder / each['source']).resolve()}:{each['target']}:{'ro' if each.get('read_only') else 'rw'}"
             for each in spec["volumes"]

@@ -129,10 +129,10 @@ def forbidden(hospital, say):
     for path in ("/site/keys/site.key", "/site/cases/pseudonyms.json", "/site/state/audit.jsonl"):
         told = hospital.worker.run("cat", path, entrypoint=False, expected=1)
         assert "No such file" in told or "Permission denied" in told, told
-        say(f"site {hospital.site}: worker: {told.strip()}")
+        say(f"site {hospital.site}: worker: {told.splitlines()[0]}")
     told = hospital.worker.run("touch", "/site/cases/new", entrypoint=False, expected=1)
     assert "Permission denied" in told or "Read-only" in told, told
-    say(f"site {hospital.site}: worker: {told.strip()}")
+    say(f"site {hospital.site}: worker: {told.splitlines()[0]}")
 
 
 def main():
