@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
+from common.processes import STARTS
+
 ONLINE = re.compile(r"SuperNode ID: (\d+)")
-STARTED = "Starting Flower SuperNode"
 GRACEFUL = "SuperNode terminated gracefully"
 """It has signed off: the coordinator holds no lease for it any more."""
 WRONG_AUTHORITY = "CERTIFICATE_VERIFY_FAILED"
@@ -55,7 +56,7 @@ class NodeLog:
 def is_online(path: Path) -> bool:
     """Returns whether the node that started last, by this log, was let in and has not signed off since."""
     text = path.read_text("utf-8", "replace") if path.exists() else ""
-    return text.rfind("SuperNode ID: ") > max(text.rfind(GRACEFUL), text.rfind(STARTED))
+    return text.rfind("SuperNode ID: ") > max(text.rfind(GRACEFUL), text.rfind(STARTS))
 
 
 def left_connected(path: Path) -> bool:

@@ -19,6 +19,8 @@ from typing import IO
 from common.errors import WorkError
 
 MARK = "FEDGTV_PROCESS"
+STARTS = "== started by fedgtv =="
+"""The log's line before those of each start; what stands above it is of an earlier process."""
 POLL_S = 0.05
 
 
@@ -51,6 +53,8 @@ class ProcessTree:
         self._end_members()
         marked = dict(environment) | {MARK: self._mark()}
         with self.log.open("ab") as log:
+            log.write(f"{STARTS}\n".encode())
+            log.flush()
             try:
                 self.process = subprocess.Popen(
                     list(command),

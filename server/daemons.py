@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.errors import WorkError
-from common.processes import ProcessTree
+from common.processes import STARTS, ProcessTree
 
 HOST = "127.0.0.1"
 
@@ -67,4 +67,5 @@ def answers(port: int, authority: Path) -> bool:
 
 
 def _last_lines(text: str, num_lines: int = 5) -> str:
-    return " | ".join(line.strip() for line in text.splitlines() if line.strip())[-200 * num_lines :]
+    lines = (line.strip() for line in text.splitlines())
+    return " | ".join(line for line in lines if line not in ("", STARTS))[-200 * num_lines :]

@@ -9,17 +9,20 @@ from client.health import NODE, Health, node_health, worker_health
 from client.node import node_tree
 from client.worker import worker_tree
 from common.config import SiteConfig
+from common.processes import STARTS
 
 ALONE = SiteConfig(site="A")
 APART = SiteConfig.model_validate({"site": "A", "worker": {"group": "fedgtv"}})
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
-START = "INFO :      Starting Flower SuperNode\n"
+START = f"{STARTS}\n"
 ONLINE = START + "INFO :      SuperNode ID: 4711\n"
 
 
 def test_a_node_is_online_when_it_runs_and_was_let_in_since_it_started(tmp_path: Path) -> None:
     tree = node_tree(tmp_path / "state" / NODE)
     told = [node_health(ALONE, tmp_path)]
+    tree.log.parent.mkdir(parents=True)
+    tree.log.write_text(ONLINE)  # of a node that was killed
     tree.start(SLEEP, {})
     try:
         told.append(node_health(ALONE, tmp_path))

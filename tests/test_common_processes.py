@@ -7,7 +7,7 @@ import time
 import pytest
 
 from common.errors import WorkError
-from common.processes import MARK, ProcessTree, flower_environment, free_port
+from common.processes import MARK, STARTS, ProcessTree, flower_environment, free_port
 
 CHILD = """
 import subprocess, sys, time
@@ -86,8 +86,8 @@ def test_output_goes_to_the_log_and_restarts_append(tmp_path):
         before = tree.log_size()
         tree.start([sys.executable, "-c", f"print({word!r})"], os.environ)
         tree.process.wait()
-        assert tree.tail(before) == f"{word}\n"
-    assert tree.tail() == "one\ntwo\n"
+        assert tree.tail(before) == f"{STARTS}\n{word}\n"
+    assert tree.tail() == f"{STARTS}\none\n{STARTS}\ntwo\n"
     assert tree.stop() == 0
 
 

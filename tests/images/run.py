@@ -240,6 +240,8 @@ def crash(hospital, say, stack):
     hospital.running[hospital.node].wait(30)
     hospital.running[hospital.node] = hospital.node.start(hospital.folder / "node.log")
     seconds = wait_for(hospital.is_online, f"site {hospital.site} after a kill")
+    starts = (hospital.folder / "node.log").read_text().count("node online as")
+    assert starts == 2, f"{starts} times online"
     say(f"site {hospital.site}: node killed (SIGKILL), started again, online after {seconds:.0f} s")
 
 
