@@ -49,6 +49,11 @@ class CaseStore:
         known = self.pseudonyms.cases.get(case.key)
         return known if known and known.case_id in self.entries else None
 
+    def removed(self, case: ExportedCase) -> KnownCase | None:
+        """Returns what is known of a case that was taken out on purpose."""
+        known = self.pseudonyms.cases.get(case.key)
+        return known if known and known.removed else None
+
     def is_unchanged(self, case: ExportedCase, content: str) -> bool:
         """Whether the case was imported from the same files and is still there."""
         known = self.known(case)
@@ -94,6 +99,34 @@ class CaseStore:
         write_index(self.folder, self.entries.values())
         return case_id
 
+    def remove(self, case_id: str) -> bool:
+        """Takes a case out: its mark first, then its line, then its files; returns whether an import will know.
+
+        Whoever stops it in between takes it out again. A case that no import made has no key to know it by.
+        """
+        is_known = self.mark(case_id, removed=True)
+        entry = self.entries.pop(case_id, None)
+        if entry is not None:
+            write_index(self.folder, self.entries.values())
+        if (self.folder / case_id).exists():
+            shutil.rmtree(self.folder / case_id)
+        for name in (*entry.images, entry.label) if entry else ():
+            if name is not None:
+                (self.folder / name).unlink(missing_ok=True)
+        return is_known
+
+    def mark(self, case_id: str, *, removed: bool) -> bool:
+        """Notes whether a case is taken out on purpose; returns whether it was ever imported."""
+        marked = {
+            key: replace(known, removed=removed)
+            for key, known in self.pseudonyms.cases.items()
+            if known.case_id == case_id
+        }
+        if marked:
+            self.pseudonyms.cases |= marked
+            self.pseudonyms.save(self.folder)
+        return bool(marked)
+
     def set_stages(self, stages: Mapping[str, str]) -> None:
         """Notes the stages of patients by their keys in the exports; of others, what was noted stays."""
         by_pseudonym = {self.pseudonyms.patients.get(key): stage for key, stage in stages.items()}
@@ -119,7 +152,7 @@ class CaseStore:
 
 @contextmanager
 def opened(folder: Path, site: str) -> Iterator[CaseStore]:
-    """Gives the store to one import at a time, and leaves a folder behind only if there are cases in it.
+    """Gives the store to one import or removal at a time, and leaves a folder behind only if there are cases in it.
 
     Raises:
         InputError: index or pseudonyms are damaged.
@@ -181,7 +214,7 @@ def _alone(folder: Path) -> Iterator[None]:
         except OSError:
             current = False
         if not current:
-            raise WorkError(f"{folder}: another import is at work here; wait until it has ended, then import again")
+            raise WorkError(f"{folder}: another import is at work here; wait until it has ended, then try again")
         try:
             yield
         finally:

@@ -16,6 +16,7 @@ from common.errors import ImageError, LabelError
 from common.volume import Volume, read_nifti
 
 log = logging.getLogger("fedgtv.site")
+CACHE = "cache"
 WORTH_TELLING_S = 1.0
 """A case that is in the cache opens in a hundredth of it."""
 
@@ -68,7 +69,7 @@ def open_cases(folder: Path, work: Path, recipe: Recipe, split: SplitConfig) -> 
 
 def _cache_folder(work: Path, num_images: int) -> Path:
     """Cases of two images lie apart: a case's cache takes the place of others of it that were made of other files."""
-    return work / "cache" if num_images == 1 else work / "cache" / f"{num_images}-images"
+    return work / CACHE if num_images == 1 else work / CACHE / f"{num_images}-images"
 
 
 def _open(cache: CaseCache, folder: Path, entry: CaseEntry, num_images: int) -> OpenCase | None:

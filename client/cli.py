@@ -32,6 +32,8 @@ ConfigOption = Annotated[Path, typer.Option("--config", help="The site's configu
 JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 SITE_YAML = Path("site.yaml")
+CHECK_PAGE = "check.html"
+"""In the site's state."""
 APPROVAL = "approval"
 """What the audit log calls it."""
 
@@ -140,7 +142,7 @@ def import_cases(
     if report.cases and not dry_run:
         share_with_worker(site, config.parent)
     _print_import(report, as_json, dry_run or list_all)
-    if report.cases and not report.num_usable:
+    if report.refused and not report.num_usable:
         raise typer.Exit(2)
     if not (as_json or dry_run):
         shown = "" if config == SITE_YAML else f" --config {config}"
@@ -153,8 +155,9 @@ def _print_import(report: "ImportReport", as_json: bool, as_table: bool) -> None
     shown = report.for_terminal()
     for warning in shown.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    for name, reason in shown.refused if as_json or not as_table else ():
-        typer.echo(f"refused: {name}: {reason}", err=True)
+    for line in shown.cases if as_json or not as_table else ():
+        if line.action in ("refused", "removed"):
+            typer.echo(f"{line.action}: {line.name}: {line.reason}", err=True)
     if as_json:
         typer.echo(json.dumps(report.to_dict()))
         return
@@ -188,6 +191,46 @@ def _open_warning(still_open: list[Path]) -> list[str]:
 
 
 @app.command()
+def remove(
+    cases: Annotated[list[str], typer.Argument(metavar="CASE...", help="Pseudonyms of cases, such as A-0002.")],
+    config: ConfigOption = SITE_YAML,
+    undo: Annotated[bool, typer.Option("--undo", help="Let the next import bring removed cases back.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Take cases out of the data set; a later import does not bring them back.
+
+    Images, contours, cache and index line are deleted here; the export they came from is not touched.
+    """
+    from client.removal import CasePlaces, check_removable, readmit_cases, remove_cases
+    from common.config import SiteConfig, load_yaml
+
+    site = load_yaml(config, SiteConfig)
+    folders = [config.parent / each for each in (site.cases, site.work, site.state / CHECK_PAGE)]
+    places, named = CasePlaces(site.site, *folders), list(dict.fromkeys(cases))
+    if undo:
+        readmit_cases(places, named)
+        typer.echo(f"{', '.join(named)}: the next `fedgtv-site import` of their export brings them back")
+        return
+    check_removable(places, named)
+    typer.echo(f"will be deleted: images, contours, cache and index line of {', '.join(named)}, and the check's page")
+    if not yes and not typer.confirm("Remove them? If a training round is under way, it fails here."):
+        typer.echo("not removed; nothing changes")
+        return
+    _print_removed(named, remove_cases(places, named))
+
+
+def _print_removed(named: list[str], unknown: tuple[str, ...]) -> None:
+    for case_id in named:
+        told = (
+            "no import made it, so one may bring it in under a new name"
+            if case_id in unknown
+            else (f"to have it back: `fedgtv-site remove --undo {case_id}`, then import again")
+        )
+        typer.echo(f"removed: {case_id}; {told}")
+
+
+@app.command()
 def check(
     config: ConfigOption = SITE_YAML,
     recipe: Annotated[
@@ -215,7 +258,7 @@ def check(
     site, (against, split) = Site.open(config), check_against(recipe)
     with _progress("check") as tell:
         found = check_site(site, split, against, check_contact(config), tell)
-    path = page or site.state_folder / "check.html"
+    path = page or site.state_folder / CHECK_PAGE
     write_check_page(found, site.config.site, path)
     _print_check(found, path, as_json)
     if found.count("error"):

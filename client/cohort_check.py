@@ -14,6 +14,7 @@ from common.config import SplitConfig
 from common.dataset import CaseEntry, split_cases
 from common.errors import FedgtvError
 
+REMOVE = "remove one with `fedgtv-site remove CASE`"
 FEW_CASES = 5
 """Fewer have no usual spacing."""
 UNLIKE_FACTOR = 1.5
@@ -39,10 +40,10 @@ def _check_copies(known: Sequence[Known]) -> Iterator[Finding]:
         other = first.setdefault(facts.content, case)
         if other.entry.patient_id != case.entry.patient_id:
             what = f"the same image as {other.case_id}, which counts as another patient"
-            remedy = "remove one: the patient could train and test the same model"
+            remedy = f"{REMOVE}: the patient could train and test the same model"
             yield Finding("error", case.case_id, "duplicate", what, remedy)
         elif other is not case:
-            remedy = "remove one: the patient counts twice"
+            remedy = f"{REMOVE}: the patient counts twice"
             yield Finding("warning", case.case_id, "duplicate", f"the same image as {other.case_id}", remedy)
 
 
@@ -57,7 +58,8 @@ def _check_likeness(known: Sequence[Known]) -> Iterator[Finding]:
             if other.entry.patient_id != case.entry.patient_id and others.content != facts.content:
                 share = likeness[number, earlier]
                 what = f"looks like {other.case_id}, which counts as another patient (correlation {share:.2f})"
-                yield Finding("warning", case.case_id, "duplicate", what, "is it one patient under two IDs? remove one")
+                remedy = f"is it one patient under two IDs? {REMOVE}"
+                yield Finding("warning", case.case_id, "duplicate", what, remedy)
                 break
 
 

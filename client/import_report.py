@@ -7,7 +7,8 @@ from typing import Any, Literal
 from client.target import Found
 from common.text import clean_text
 
-Action = Literal["new", "changed", "unchanged", "refused"]
+Action = Literal["new", "changed", "unchanged", "removed", "refused"]
+"""`removed`: taken out on purpose with `fedgtv-site remove`, and not brought back."""
 
 
 def unexpected(error: Exception) -> str:
@@ -24,7 +25,7 @@ class CaseLine:
     """Its folder, or the file of a structure set without a CT."""
     action: Action
     reason: str = ""
-    """Why it is refused."""
+    """Why it is refused, or not brought back."""
     case_id: str = ""
     """Its pseudonym, as far as it has one."""
     images: str = ""
@@ -62,9 +63,14 @@ class ImportReport:
         return tuple((line.name, line.reason) for line in self.cases if line.action == "refused")
 
     @property
+    def removed(self) -> tuple[str, ...]:
+        """Pseudonyms of cases that were taken out on purpose."""
+        return self._named("removed")
+
+    @property
     def num_usable(self) -> int:
         """Cases that are in the data set now, or would be."""
-        return len(self.cases) - len(self.refused)
+        return len(self.cases) - len(self.refused) - len(self.removed)
 
     def count(self, action: Action) -> int:
         """Returns how many cases have this action."""
@@ -72,7 +78,7 @@ class ImportReport:
 
     def to_dict(self) -> Mapping[str, Any]:
         """Returns plain values for JSON."""
-        totals = {"imported": self.imported, "skipped": self.skipped, "refused": self.refused}
+        totals = {"imported": self.imported, "skipped": self.skipped, "removed": self.removed, "refused": self.refused}
         return totals | asdict(self)
 
     def with_warnings(self, warnings: Sequence[str]) -> "ImportReport":

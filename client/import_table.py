@@ -5,7 +5,13 @@ from rich.text import Text
 
 from client.import_report import Action, CaseLine, ImportReport
 
-COLOURS: dict[Action, str] = {"new": "green", "changed": "yellow", "unchanged": "dim", "refused": "red"}
+COLOURS: dict[Action, str] = {
+    "new": "green",
+    "changed": "yellow",
+    "unchanged": "dim",
+    "removed": "dim",
+    "refused": "red",
+}
 SHARES = {"case": 3, "CT": 2, "structures from": 4, "target (pattern)": 4, "found": 5, "action": 6}
 """Columns, and how they share the terminal's width."""
 LONGEST_NAME = 24
@@ -31,10 +37,12 @@ def plan_table(report: ImportReport) -> Table:
 def summary(report: ImportReport) -> str:
     """Returns how many cases were, or would be, imported."""
     if report.dry_run:
-        counts = ", ".join(f"{report.count(action)} {action}" for action in COLOURS)
+        counted = {action: report.count(action) for action in COLOURS if action != "removed" or report.removed}
+        counts = ", ".join(f"{count} {action}" for action, count in counted.items())
         return f"dry run: {counts}; nothing was written"
     counts = f"{len(report.imported)} imported, {len(report.skipped)} unchanged"
-    return f"{counts}, {len(report.refused)} refused"
+    removed = f"{len(report.removed)} removed on purpose, " if report.removed else ""
+    return f"{counts}, {removed}{len(report.refused)} refused"
 
 
 def _structures(line: CaseLine) -> str:

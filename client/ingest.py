@@ -11,6 +11,7 @@ from client.case_jobs import CaseOutcome, Job, Task, run_jobs, suitable_processe
 from client.case_store import CaseStore, opened
 from client.exports import ExportedCase, find_cases
 from client.import_report import Action, CaseLine, ImportReport
+from client.pseudonyms import KnownCase
 from common.config import IngestConfig, fingerprint
 from common.errors import InputError
 
@@ -90,38 +91,53 @@ class _Plan:
     case: ExportedCase
     action: Action
     content: str
-    refusal: str = ""
+    reason: str = ""
+    """Why it is refused before it is read, or not brought back."""
 
 
 def _plan(case: ExportedCase, store: CaseStore, config: IngestConfig) -> _Plan:
     content = _content(case, config)
     if store.is_unchanged(case, content):
         return _Plan(case, "unchanged", content)
-    try:
-        store.check_source(case)
-    except InputError as error:
-        return _Plan(case, "refused", content, str(error))
+    removed = store.removed(case)
+    if removed is None or removed.content != content:
+        try:
+            store.check_source(case)
+        except InputError as error:
+            return _Plan(case, "refused", content, str(error))
+    if removed is not None:
+        return _Plan(case, "removed", content, _on_purpose(removed))
     return _Plan(case, "changed" if store.known(case) else "new", content)
+
+
+def _on_purpose(removed: KnownCase) -> str:
+    return (
+        f"was taken out on purpose as {removed.case_id}; to have it back: `fedgtv-site remove --undo "
+        f"{removed.case_id}`, then import again"
+    )
 
 
 def _job(number: int, plan: _Plan, store: CaseStore, config: IngestConfig, dry_run: bool, list_all: bool) -> Job:
     task: Task = "read" if dry_run else "write"
-    if plan.action == "unchanged":
+    if plan.action in ("unchanged", "removed"):
         task = "list" if list_all else "nothing"
-    elif plan.refusal:
+    elif plan.reason:
         task = "list"
     return Job(plan.case, config, task, store.staging / str(number))
 
 
 def _line(plan: _Plan, outcome: CaseOutcome, store: CaseStore) -> CaseLine:
-    """Returns a case's line; an unchanged case is not refused, whatever is found in it."""
-    known, case = store.known(plan.case), plan.case
-    reason = "" if plan.action == "unchanged" else plan.refusal or outcome.refusal
-    if reason and known:
-        reason += f"; case {known.case_id} of an earlier import stays in use as it was"
+    """Returns a case's line; an unchanged or removed case is not refused, whatever is found in it."""
+    case, action, reason = plan.case, plan.action, plan.reason
+    if action in ("new", "changed") and outcome.refusal:
+        action, reason = "refused", outcome.refusal
+    in_use, removed = store.known(case), store.removed(case)
+    if action == "refused" and in_use:
+        reason += f"; case {in_use.case_id} of an earlier import stays in use as it was"
+    known = in_use or removed
     return CaseLine(
         name=case.name,
-        action="refused" if reason else plan.action,
+        action=action,
         reason=reason,
         case_id=known.case_id if known else "",
         images=case.images,

@@ -24,6 +24,8 @@ class KnownCase:
     """Where it was imported from."""
     content: str
     """Hash of the files it was made of."""
+    removed: bool = False
+    """Taken out on purpose: an import does not bring it back."""
 
 
 @dataclass

@@ -30,6 +30,7 @@ from common.volume import read_nifti
 CACHE_VERSION = 3
 """Raised when preprocessing computes something else from the same recipe: every cache is then made again."""
 CHECKSUMS_NAME = "checksums.json"
+FINGERPRINT_DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,15 @@ class CaseCache:
 
     def _replace(self, folder: Path, entry: CaseEntry, prepared: PreparedCase) -> CachedCase:
         """Stores the case in place of a damaged one and of those made from files that have changed since."""
-        for outdated in self.folder.glob(f"{entry.case_id}-{'?' * 16}"):
+        for outdated in self.folder.glob(f"{entry.case_id}-{'?' * FINGERPRINT_DIGITS}"):
             shutil.rmtree(outdated, ignore_errors=True)
         return store_case(folder, entry, prepared)
+
+
+def forget_case(folder: Path, case_id: str) -> None:
+    """Deletes what is cached of a case below `folder`, of every recipe; OSError: the disk is not writable."""
+    for made in list(folder.rglob(f"{case_id}-{'?' * FINGERPRINT_DIGITS}")):
+        shutil.rmtree(made)
 
 
 def _source_fingerprint(cases_folder: Path, entry: CaseEntry) -> str:

@@ -173,6 +173,35 @@ def test_import_closes_what_earlier_releases_left_open(tmp_path, site, make_site
     assert told[-1].startswith(f"{config.parent / 'state'}: other users of this machine can reach it, and 0 more;")
 
 
+def test_remove_takes_cases_out_for_good_until_it_is_undone(tmp_path, site, export):
+    config = ("--config", tmp_path / "site.yaml")
+    site("import", export, *config)
+    ended = site("remove", "A-0001", *config, "--yes")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == [
+        "will be deleted: images, contours, cache and index line of A-0001, and the check's page",
+        "removed: A-0001; to have it back: `fedgtv-site remove --undo A-0001`, then import again",
+    ]
+    again = site("import", export, *config)
+    assert (again.code, again.out.splitlines()[0]) == (2, "0 imported, 0 unchanged, 1 removed on purpose, 1 refused")
+    assert "removed: p1: was taken out on purpose as A-0001; to have it back: " in again.err
+    assert json.loads(site("import", export, *config, "--json").out)["removed"] == ["A-0001"]
+    assert site("remove", "--undo", "A-0001", *config).code == 0
+    assert json.loads(site("import", export, *config, "--json").out)["imported"] == ["A-0001"]
+
+
+def test_remove_asks_first_and_names_near_cases(tmp_path, site, export, monkeypatch):
+    config = ("--config", tmp_path / "site.yaml")
+    site("import", export, *config)
+    before = files_below(tmp_path)
+    monkeypatch.setattr("typer.confirm", lambda _: False)
+    assert site("remove", "A-0001", *config).out.endswith("not removed; nothing changes\n")
+    ended = site("remove", "A-001", *config, "--yes")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert "did you mean A-0001?" in ended.err
+    assert files_below(tmp_path) == before
+
+
 def test_check_tells_people_and_scripts_the_same(tmp_path, site, make_site):
     config = make_site(tmp_path / "A")
     people, scripts = site("check", "--config", config), site("check", "--config", config, "--json")
