@@ -108,8 +108,8 @@ def import_cases(
 ) -> None:
     """Import an export's cases under pseudonyms; run again, only what is new or changed is done.
 
-    A refused case does not stop the others; exit code 2 if none could be imported. Cases and state are closed to other
-    users of this machine.
+    A refused case does not stop the others; exit code 2 if none could be imported, 1 if a file or folder of the export
+    may not be read. Cases and state are closed to other users of this machine.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -141,18 +141,20 @@ def import_cases(
     report = report.with_warnings(_open_warning([path for each in folders for path in close_to_others(each)]))
     if report.cases and not dry_run:
         share_with_worker(site, config.parent)
-    _print_import(report, as_json, dry_run or list_all)
+    _print_import(report, as_json, dry_run or list_all, list_all)
     if report.refused and not report.num_usable:
         raise typer.Exit(2)
     if not (as_json or dry_run):
         shown = "" if config == SITE_YAML else f" --config {config}"
         typer.echo(f"look at them: fedgtv-site check{shown}")
+    if any(line.unread == "denied" for line in report.unread):
+        raise typer.Exit(1)
 
 
-def _print_import(report: "ImportReport", as_json: bool, as_table: bool) -> None:
+def _print_import(report: "ImportReport", as_json: bool, as_table: bool, in_full: bool) -> None:
     from client.import_table import plan_table, summary
 
-    shown = report.for_terminal()
+    shown = (report if in_full else report.in_brief()).for_terminal()
     for warning in shown.warnings:
         typer.echo(f"warning: {warning}", err=True)
     for line in shown.cases if as_json or not as_table else ():
@@ -163,7 +165,7 @@ def _print_import(report: "ImportReport", as_json: bool, as_table: bool) -> None
         return
     if as_table:
         _wide_console().print(plan_table(shown))
-    typer.echo(summary(shown))
+    typer.echo(summary(report))
 
 
 def _plain(text: str) -> str:

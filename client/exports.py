@@ -1,7 +1,6 @@
 """What an export holds: CT series paired with RTSTRUCTs, and NIfTI case folders; found by headers, not yet read."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,8 +23,10 @@ class Export:
 
     cases: tuple[ExportedCase, ...]
     refused: tuple[tuple[str, str], ...] = ()
-    """Damaged files, and structure sets and series without the other, by name, and the reason."""
+    """Structure sets and series without the other, by name, and the reason."""
     warnings: tuple[str, ...] = ()
+    unread: tuple[tuple[str, str, bool], ...] = ()
+    """Files and folders that could not be read, by name: the reason, and whether the system denies them."""
 
 
 @dataclass
@@ -46,12 +47,13 @@ def find_cases(source: Path, config: IngestConfig, own: Path | None = None) -> E
     """
     source = Path(source)
     found = scan_folder(source)
-    nifti = _nifti_cases(source, config, own)
+    nifti = _nifti_cases(source, found.files, config, own)
+    unread = tuple(
+        (shown(path, source), reason.removeprefix(f"{path}: "), path in found.denied)
+        for path, reason in found.unreadable
+    )
     if not found.ct_series and not nifti:
-        raise ImageError(
-            f"{source}: no CT among {found.num_files} files; expected DICOM CT slices or <case>/{config.image_name}; "
-            "export the planning CT into this folder"
-        )
+        raise ImageError(_nothing(source, len(found.files), unread, config))
     series = list_series(source, found.ct_series, found.headers)
     patients = {path: str(found.headers[path].get("PatientID") or "").strip() for path in found.structure_sets}
     drawn, refused = _pair_all(source, patients, series, config)
@@ -59,13 +61,23 @@ def find_cases(source: Path, config: IngestConfig, own: Path | None = None) -> E
     dicom = [_dicom_case(series[uid], drawn[uid], images[uid], refusals.get(uid, "")) for uid in drawn]
     used = {each.uid for chosen in images.values() for each in (chosen.plain, chosen.contrast) if each} | set(drawn)
     left_out, without = _undrawn(series, used)
-    damaged = [(shown(path, source), reason) for path, reason in found.unreadable]
-    return Export((*dicom, *nifti), (*damaged, *refused, *without), left_out)
+    return Export((*dicom, *nifti), (*refused, *without), left_out, unread)
 
 
-def _nifti_cases(source: Path, config: IngestConfig, own: Path | None) -> tuple[NiftiCase, ...]:
+def _nothing(source: Path, num_files: int, unread: Sequence[tuple[str, str, bool]], config: IngestConfig) -> str:
+    """Returns why an export without a case is refused: what could not be read may be what is missing."""
+    if unread:
+        name, reason, _ = unread[0]
+        return f"{source}: no CT among {num_files} files; {len(unread)} could not be read, such as {name}: {reason}"
+    return (
+        f"{source}: no CT among {num_files} files; expected DICOM CT slices or <case>/{config.image_name}; export the "
+        "planning CT into this folder"
+    )
+
+
+def _nifti_cases(source: Path, files: Sequence[Path], config: IngestConfig, own: Path | None) -> tuple[NiftiCase, ...]:
     names = {config.image_name, config.label_name}
-    found = (Path(where) for where, _, files in os.walk(source) if names.intersection(files))
+    found = {path.parent for path in files if path.name in names}
     folders = sorted(folder for folder in found if own is None or not folder.resolve().is_relative_to(own.resolve()))
     keys = [folder.relative_to(source).as_posix() for folder in folders]
     keys = [source.resolve().name if key == "." else key for key in keys]

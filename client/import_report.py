@@ -34,6 +34,8 @@ class CaseLine:
     """File names."""
     pairing: str = ""
     """How structure sets and CT were brought together."""
+    unread: Literal["", "damaged", "denied"] = ""
+    """Not a case, but a file or folder that could not be read: it is damaged, or the system denies it."""
     found: Found = field(default_factory=Found)
 
 
@@ -42,7 +44,7 @@ class ImportReport:
     """All lines of an import; names are the export's own, so it stays on the site."""
 
     cases: tuple[CaseLine, ...]
-    """Every case, and before them every structure set or series without the other."""
+    """Every case, and before them what could not be read, and every structure set or series without the other."""
     warnings: tuple[str, ...] = ()
     dry_run: bool = False
     """Nothing was written."""
@@ -72,6 +74,11 @@ class ImportReport:
         """Cases that are in the data set now, or would be."""
         return len(self.cases) - len(self.refused) - len(self.removed)
 
+    @property
+    def unread(self) -> tuple[CaseLine, ...]:
+        """Files and folders of the export that could not be read."""
+        return tuple(line for line in self.cases if line.unread)
+
     def count(self, action: Action) -> int:
         """Returns how many cases have this action."""
         return sum(line.action == action for line in self.cases)
@@ -85,12 +92,33 @@ class ImportReport:
         """Returns the report with more warnings at its end."""
         return replace(self, warnings=(*self.warnings, *warnings))
 
+    def in_brief(self) -> "ImportReport":
+        """Returns the report with one line for all files of a folder that could not be read for the same reason."""
+        alike: dict[tuple[str, str], list[CaseLine]] = {}
+        for line in self.unread:
+            alike.setdefault((line.name.rpartition("/")[0], line.reason), []).append(line)
+        return replace(self, cases=(*(_summed(lines) for lines in alike.values()), *self._read))
+
     def for_terminal(self) -> "ImportReport":
         """Returns the report with all its texts as a terminal may show them: names and UIDs are those of files."""
         return replace(self, cases=_cleaned(self.cases), warnings=_cleaned(self.warnings))
 
+    @property
+    def _read(self) -> tuple[CaseLine, ...]:
+        return tuple(line for line in self.cases if not line.unread)
+
     def _named(self, *actions: Action) -> tuple[str, ...]:
         return tuple(line.case_id for line in self.cases if line.action in actions)
+
+
+def _summed(lines: Sequence[CaseLine]) -> CaseLine:
+    """One line for lines of one folder and one reason."""
+    first = lines[0]
+    if len(lines) == 1:
+        return first
+    folder, _, name = first.name.rpartition("/")
+    reason = f"{len(lines)} files, such as {name} (--list names all): {first.reason}"
+    return replace(first, name=folder or "the export", reason=reason)
 
 
 def _cleaned(value: Any) -> Any:

@@ -38,11 +38,16 @@ def summary(report: ImportReport) -> str:
     """Returns how many cases were, or would be, imported."""
     if report.dry_run:
         counted = {action: report.count(action) for action in COLOURS if action != "removed" or report.removed}
+        counted["refused"] -= len(report.unread)
         counts = ", ".join(f"{count} {action}" for action, count in counted.items())
-        return f"dry run: {counts}; nothing was written"
+        return f"dry run: {counts}{_unread(report)}; nothing was written"
     counts = f"{len(report.imported)} imported, {len(report.skipped)} unchanged"
     removed = f"{len(report.removed)} removed on purpose, " if report.removed else ""
-    return f"{counts}, {removed}{len(report.refused)} refused"
+    return f"{counts}, {removed}{len(report.refused) - len(report.unread)} refused{_unread(report)}"
+
+
+def _unread(report: ImportReport) -> str:
+    return f", {len(report.unread)} not readable" if report.unread else ""
 
 
 def _structures(line: CaseLine) -> str:

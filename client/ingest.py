@@ -59,7 +59,11 @@ def import_folder(
     """
     cases = Path(cases)
     export = find_cases(source, config, own=cases)
-    lines = [CaseLine(name, "refused", reason) for name, reason in export.refused]
+    lines = [
+        CaseLine(name, "refused", reason, unread="denied" if is_denied else "damaged")
+        for name, reason, is_denied in export.unread
+    ]
+    lines += [CaseLine(name, "refused", reason) for name, reason in export.refused]
     warnings = list(export.warnings)
     with _store(cases, site, dry_run) as store:
         plans = [_plan(case, store, config) for case in export.cases]

@@ -25,6 +25,7 @@ from common.dicom_slices import (
     stack,
 )
 from common.errors import ImageError
+from common.file_tree import list_files
 from common.volume import Volume
 
 EXPECTED = "a CT slice"
@@ -57,10 +58,13 @@ class DicomFolder:
     structure_sets: tuple[Path, ...]
     headers: Mapping[Path, Dataset]
     """`TAGS` of each of these files, as far as it has them."""
-    num_files: int
-    """All files below the folder, DICOM or not."""
+    files: tuple[Path, ...]
+    """All files below the folder, DICOM or not, sorted."""
     unreadable: tuple[tuple[Path, str], ...] = ()
-    """DICOM files that are damaged, and any file that cannot be read at all, each with the reason in one line."""
+    """DICOM files that are damaged, and files and folders that cannot be read at all, each with the reason in one line
+    that begins with its path."""
+    denied: frozenset[Path] = frozenset()
+    """Those of `unreadable` that the system keeps from this account: nobody knows what is in them."""
 
 
 def scan_folder(folder: Path) -> DicomFolder:
@@ -69,7 +73,7 @@ def scan_folder(folder: Path) -> DicomFolder:
     Links to files are read, links to folders are not followed.
 
     Raises:
-        ImageError: `folder` is no folder.
+        ImageError: `folder` is no folder, or cannot be read.
     """
     return _scan(folder)[0]
 
@@ -120,12 +124,12 @@ def _slices(source: Path | Sequence[Path]) -> list[Slice]:
 
 def _scan(folder: Path) -> tuple[DicomFolder, dict[str, list[Slice]]]:
     """Returns what is below `folder`, and its CT slices by series."""
-    if not Path(folder).is_dir():
-        raise ImageError(f"{folder}: no such folder; expected a folder of DICOM files")
+    tree = list_files(Path(folder))
     series: dict[str, list[Slice]] = {}
-    structure_sets, unreadable = [], []
-    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    for path in paths:
+    structure_sets = []
+    unreadable = [(path, f"{path}: {reason}") for path, reason in tree.closed]
+    denied = {path for path, _ in tree.closed}
+    for path in tree.files:
         try:
             header = _header(path)
             with reading(path, ImageError, EXPECTED):
@@ -134,6 +138,7 @@ def _scan(folder: Path) -> tuple[DicomFolder, dict[str, list[Slice]]]:
             continue
         except ImageError as error:
             unreadable.append((path, str(error)))
+            denied |= {path} if isinstance(error.__cause__, PermissionError) else set()
             continue
         if header.get("SOPClassUID") == RT_STRUCTURE_SET:
             structure_sets.append((path, header))
@@ -141,15 +146,15 @@ def _scan(folder: Path) -> tuple[DicomFolder, dict[str, list[Slice]]]:
             series.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
     files = {uid: tuple(path for path, _ in slices) for uid, slices in series.items()}
     headers = dict(structure_sets) | dict(each for slices in series.values() for each in slices)
-    found = DicomFolder(files, tuple(path for path, _ in structure_sets), headers, len(paths), tuple(unreadable))
-    return found, series
+    sets = tuple(path for path, _ in structure_sets)
+    return DicomFolder(files, sets, headers, tree.files, tuple(unreadable), frozenset(denied)), series
 
 
 def _ct_series(folder: Path) -> dict[str, list[Slice]]:
     found, series = _scan(folder)
     if not series:
         raise ImageError(
-            f"{folder}: no CT slice among {found.num_files} files; export the planning CT into this folder"
+            f"{folder}: no CT slice among {len(found.files)} files; export the planning CT into this folder"
         )
     return series
 

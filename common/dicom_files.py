@@ -11,6 +11,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 
 from common.errors import FedgtvError, InputError
+from common.file_tree import DENIED
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 HEADER_BYTES = 12  # of the pixel data: tag, VR and length; 4 fewer with an implicit VR
@@ -35,6 +36,8 @@ def reading(path: Path, kind: type[InputError], expected: str) -> Iterator[None]
             yield
         except (FedgtvError, NoDicomError):
             raise
+        except PermissionError as error:
+            raise kind(f"{path}: {DENIED}") from error
         except Exception as error:
             raise kind(
                 f"{path}: not readable as DICOM ({_reason(error)}); expected {expected}; export it again"

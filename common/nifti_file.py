@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ImageError
+from common.file_tree import DENIED
 
 HEADER_BYTES = 348
 FARTHEST_BYTE = 1 << 30  # at which the voxels may begin, behind any extensions
@@ -67,6 +68,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
                     yield file  # type: ignore[misc]  # a binary file in all but name
             else:
                 yield raw
+    except PermissionError as error:
+        raise ImageError(f"{path}: {DENIED}") from error
     except (OSError, EOFError, zlib.error, MemoryError, OverflowError) as error:
         raise _cut_short(path) from error
 

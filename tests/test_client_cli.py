@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,6 +119,34 @@ def test_import_prints_no_control_character_of_an_export(tmp_path, site, export)
         assert "\x1b" not in ended.out + ended.err
     assert "refused: p2?[2J: gtv.nii.gz holds" in site("import", export, "--config", tmp_path / "site.yaml").err
     assert "\x1b" not in site("import", export / "none\x1b[2J", "--config", tmp_path / "site.yaml").err
+
+
+def test_damaged_files_are_summed_up_unless_all_are_asked_for(tmp_path, site, export):
+    for number in range(3):
+        (export / f"{number}.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    arguments = ("import", export, "--config", tmp_path / "site.yaml")
+    ended = site(*arguments)
+    assert (ended.code, ended.err.splitlines()[0]) == (
+        0,
+        "refused: the export: 3 files, such as 0.dcm (--list names all): DICOM without SOPClassUID; it was cut short, "
+        "copy it again",
+    )
+    assert ended.out.startswith("1 imported, 0 unchanged, 1 refused, 3 not readable\n")
+    assert "3 files" in site(*arguments, "--dry-run").out
+    assert all(f"{number}.dcm" in site(*arguments, "--list").out for number in range(3))
+    told = json.loads(site(*arguments, "--json").out)
+    assert [line["unread"] for line in told["cases"]] == ["damaged"] * 3 + ["", ""]
+
+
+def test_an_export_with_a_folder_that_may_not_be_read_is_code_1(tmp_path, site, export, monkeypatch):
+    def closed(top, onerror, **more):
+        onerror(PermissionError(13, "Permission denied", str(export / "p3")))
+        return os.walk(top)
+
+    monkeypatch.setattr("common.file_tree.os", SimpleNamespace(walk=closed, stat=os.stat))
+    ended = site("import", export, "--config", tmp_path / "site.yaml")
+    assert (ended.code, ended.out.splitlines()[0]) == (1, "1 imported, 0 unchanged, 1 refused, 1 not readable")
+    assert "refused: p3: cannot be read: permission denied; expected that your account may read it; " in ended.err
 
 
 def test_import_lists_what_it_found_on_request(tmp_path, site, export):

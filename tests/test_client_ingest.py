@@ -4,16 +4,20 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.uid import generate_uid
 
+from client.import_table import summary
 from client.ingest import import_folder
 from client.pseudonyms import Pseudonyms
 from common.config import IngestConfig
 from common.dataset import read_index
 from common.errors import ImageError, InputError, WorkError
+from common.file_tree import DENIED
 from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 CONFIG = IngestConfig()
@@ -450,6 +454,75 @@ def test_a_second_nifti_image_beside_the_first_is_refused_by_place(tmp_path, run
     far = Volume(HU.astype(np.int16), Geometry(GRID.size, GRID.spacing_mm, (500.0, 0.0, 0.0)))
     write_nifti(far, tmp_path / "export" / "pt_1" / "ce.nii.gz")
     assert "lies beside the plain CT" in run(IngestConfig(contrast_name="ce.nii.gz")).refused[0][1]
+
+
+def deny(monkeypatch, denied):
+    """The system's own answer to a plain account: tests may run as root, whom nothing is denied."""
+    walk = os.walk
+
+    def walking(top, onerror=None, **more):
+        for where, folders, files in walk(top, onerror=onerror, **more):
+            kept_out = [name for name in folders if Path(where, name) in denied]
+            for name in kept_out:
+                onerror(PermissionError(errno.EACCES, "Permission denied", str(Path(where, name))))
+                folders.remove(name)
+            yield where, folders, files
+
+    def guarded(read):
+        def reading(source, *arguments, **more):
+            if source in denied:
+                raise PermissionError(errno.EACCES, "Permission denied", str(source))
+            return read(source, *arguments, **more)
+
+        return reading
+
+    monkeypatch.setattr("common.file_tree.os.walk", walking)
+    monkeypatch.setattr("common.dicom_files.dcmread", guarded(dcmread))
+    monkeypatch.setattr(Path, "open", guarded(Path.open))
+
+
+def test_folders_and_files_without_permission_are_told_beside_good_cases(tmp_path, export, run, monkeypatch):
+    for name in ("p1", "p2"):
+        export(name)
+    write_case(tmp_path / "export" / "p3")
+    own = tmp_path / "export"
+    (own / "p1" / "dicom" / "odd.dcm").write_bytes(b"anything")
+    deny(monkeypatch, {own / "p2", own / "p1" / "dicom" / "odd.dcm", own / "p3" / "gtv.nii.gz"})
+    report = run()
+    assert report.imported == ("A-0001",)
+    assert dict(report.refused) == {
+        "p2": DENIED,
+        "p1/dicom/odd.dcm": DENIED,
+        "p3/gtv.nii.gz": DENIED,
+        "p3": f"{own / 'p3' / 'gtv.nii.gz'}: {DENIED}",
+    }
+    assert [line.unread for line in report.cases] == ["denied", "denied", "denied", "", ""]
+
+
+def test_an_export_that_may_not_be_read_says_so(tmp_path, export, run, monkeypatch):
+    export("p1")
+    deny(monkeypatch, {tmp_path / "export" / "p1"})
+    with pytest.raises(
+        ImageError, match=r"export: no CT among 0 files; 1 could not be read, such as p1: cannot be read:"
+    ):
+        run()
+
+
+def test_many_damaged_files_of_a_folder_are_one_line_in_brief(tmp_path, export, run):
+    export("p1")
+    for number in range(37):
+        path = tmp_path / "export" / "p1" / "other" / f"{number:02d}.dcm"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\0" * 128 + b"DICM")
+    (tmp_path / "export" / "alone.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    report = run()
+    assert (len(report.refused), len(report.unread), report.imported) == (38, 38, ("A-0001",))
+    reason = "DICOM without SOPClassUID; it was cut short, copy it again"
+    assert report.in_brief().refused == (
+        ("alone.dcm", reason),
+        ("p1/other", f"37 files, such as 00.dcm (--list names all): {reason}"),
+    )
+    assert summary(report) == "1 imported, 0 unchanged, 0 refused, 38 not readable"
 
 
 def test_other_modalities_beside_the_ct_play_no_part(tmp_path, export, run):
