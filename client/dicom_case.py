@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from client.completeness import check_drawn_on
 from client.loaded_case import (
     GRID_TOLERANCE_MM,
     TRUTH_NAME,
@@ -71,41 +72,45 @@ class DicomCase:
 
     def find_target(self, config: IngestConfig, tell: Tell) -> Structure:
         """Reads the structure sets and returns the target; LabelError."""
-        sets = [read_rtstruct(path) for path in self.structure_sets]
-        tell(list_structures(sets))
-        target, found = choose_target(sets, config.structures)
-        tell(found)
-        return target
+        return self._target(config, tell)[1]
 
     def load(self, config: IngestConfig, tell: Tell) -> LoadedCase:
         """Reads the target, then the images; ImageError or LabelError."""
-        target = self.find_target(config, tell)
+        path, target = self._target(config, tell)
         if self.refusal:
             raise InputError(self.refusal)
         plain = read_ct_series(self.ct_files)
         geometry = plain.volume.geometry
-        contrast = [self._contrast(geometry)] if self.contrast_files else []
+        contrast = [read_ct_series(self.contrast_files)] if self.contrast_files else []
+        for each in contrast:
+            self._check_contrast(each.volume.geometry, geometry)
+        check_drawn_on(path, target, (contrast[0] if self.drawn_on_contrast else plain).sop_uids)
         _check_same_frame(target, plain)
         drawn = draw_structure(target, geometry)
         mask, warnings = bridged(drawn.mask, geometry, config)
         return LoadedCase(
-            images=(plain.volume, *contrast),
+            images=tuple(each.volume for each in (plain, *contrast)),
             label=Volume(mask.astype(np.uint8), geometry),
             truth=read_truth(self.truth, geometry),
             info=grid_info(geometry) | _scanner(plain),
             warnings=(*self.warnings, *drawn.remarks, *warnings),
         )
 
-    def _contrast(self, plain: Geometry) -> Volume:
-        contrast = read_ct_series(self.contrast_files).volume
-        if self.drawn_on_contrast and not contrast.geometry.matches(plain, GRID_TOLERANCE_MM):
+    def _target(self, config: IngestConfig, tell: Tell) -> tuple[Path, Structure]:
+        """Returns the target and the file that it stands in."""
+        sets = [read_rtstruct(path) for path in self.structure_sets]
+        tell(list_structures(sets))
+        target, found = choose_target(sets, config.structures)
+        tell(found)
+        return next(each.path for each in sets if target in each.structures), target
+
+    def _check_contrast(self, contrast: Geometry, plain: Geometry) -> None:
+        if self.drawn_on_contrast and not contrast.matches(plain, GRID_TOLERANCE_MM):
             raise LabelError(
-                f"the structures are drawn on the contrast CT ({described(contrast.geometry)}), whose grid is not the "
-                f"plain CT's ({described(plain)}); expected them on the plain CT; copy them to it in the planning "
-                "system"
+                f"the structures are drawn on the contrast CT ({described(contrast)}), whose grid is not the plain "
+                f"CT's ({described(plain)}); expected them on the plain CT; copy them to it in the planning system"
             )
-        check_overlap(plain, contrast.geometry)
-        return contrast
+        check_overlap(plain, contrast)
 
 
 def _check_same_frame(structure: Structure, series: CtSeries) -> None:

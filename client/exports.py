@@ -1,9 +1,11 @@
 """What an export holds: CT series paired with RTSTRUCTs, and NIfTI case folders; found by headers, not yet read."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from client.completeness import lost_images
 from client.contrast import Images, choose_images
 from client.dicom_case import DicomCase
 from client.import_report import unexpected
@@ -58,7 +60,8 @@ def find_cases(source: Path, config: IngestConfig, own: Path | None = None) -> E
     patients = {path: str(found.headers[path].get("PatientID") or "").strip() for path in found.structure_sets}
     drawn, refused = _pair_all(source, patients, series, config)
     images, refusals = _images(drawn, series, config)
-    dicom = [_dicom_case(series[uid], drawn[uid], images[uid], refusals.get(uid, "")) for uid in drawn]
+    beside = Counter(path.parent for path, _ in found.unreadable)
+    dicom = [_dicom_case(series[uid], drawn[uid], images[uid], beside, refusals.get(uid, "")) for uid in drawn]
     used = {each.uid for chosen in images.values() for each in (chosen.plain, chosen.contrast) if each} | set(drawn)
     left_out, without = _undrawn(series, used)
     return Export((*dicom, *nifti), (*refused, *without), left_out, unread)
@@ -118,7 +121,10 @@ def _images(
     return images, refusals
 
 
-def _dicom_case(series: Series, drawn: _Drawn, images: Images, refusal: str) -> DicomCase:
+def _dicom_case(series: Series, drawn: _Drawn, images: Images, beside: Mapping[Path, int], refusal: str) -> DicomCase:
+    """`beside` counts by folder what could not be read."""
+    num_unread = sum(beside[folder] for folder in {path.parent for path in series.files} if folder in beside)
+    lost = lost_images(drawn.pairings, len(series.files), num_unread)
     return DicomCase(
         name=series.name,
         key=series.uid,
@@ -128,7 +134,7 @@ def _dicom_case(series: Series, drawn: _Drawn, images: Images, refusal: str) -> 
         pairing=", ".join(dict.fromkeys(pairing.reason for pairing in drawn.pairings)),
         contrast_files=images.contrast.files if images.contrast else (),
         drawn_on_contrast=images.contrast is series,
-        warnings=(*(warning for pairing in drawn.pairings for warning in pairing.warnings), *images.warnings),
+        warnings=(*(warning for pairing in drawn.pairings for warning in pairing.warnings), *lost, *images.warnings),
         refusal=next((pairing.refusal for pairing in drawn.pairings if pairing.refusal), refusal),
     )
 

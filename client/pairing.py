@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from client.series import Series
 from client.target import candidates
-from common.dicom_files import open_dicom, reading
 from common.errors import LabelError
-from common.rtstruct import read_references, read_rtstruct
+from common.rtstruct import References, contour_images, read_references, read_rtstruct
 
 BY_SERIES = "series reference"
 BY_IMAGES = "references of its contours"
@@ -27,6 +26,10 @@ class Pairing:
     warnings: tuple[str, ...] = ()
     refusal: str = ""
     """Why the two cannot be a case all the same; empty if they can."""
+    num_there: int = 0
+    """Images of the series that the structure set lists and that are there."""
+    num_lost: int = 0
+    """Those that are not, unless all are: then the list is wrong."""
 
 
 def pair(path: Path, patient_id: str, series: Mapping[str, Series], patterns: Sequence[str]) -> Pairing:
@@ -42,9 +45,9 @@ def pair(path: Path, patient_id: str, series: Mapping[str, Series], patterns: Se
     references = read_references(path)
     named = [series[uid] for uid in references.series_uids if uid in series]
     if len(named) == 1:
-        return Pairing(named[0].uid, BY_SERIES, refusal=_other_patient(path, patient_id, named[0]))
+        return _named(BY_SERIES, path, patient_id, named[0], references)
     if named:
-        return _by_contours(path, patient_id, named)
+        return _by_contours(path, patient_id, named, references)
     told = ", ".join(references.series_uids) or "none"
     in_frame = [each for each in series.values() if each.frame_uid and each.frame_uid in references.frame_uids]
     if not in_frame:
@@ -66,12 +69,20 @@ def pair(path: Path, patient_id: str, series: Mapping[str, Series], patterns: Se
     return Pairing(found.uid, BY_PLACE, (warning,))
 
 
-def _by_contours(path: Path, patient_id: str, named: Sequence[Series]) -> Pairing:
+def _named(reason: str, path: Path, patient_id: str, series: Series, references: References) -> Pairing:
+    listed = references.images[series.uid]
+    num_there = len(listed & series.sop_uids)
+    num_lost = len(listed) - num_there if num_there else 0
+    refusal = _other_patient(path, patient_id, series)
+    return Pairing(series.uid, reason, refusal=refusal, num_there=num_there, num_lost=num_lost)
+
+
+def _by_contours(path: Path, patient_id: str, named: Sequence[Series], references: References) -> Pairing:
     """Returns the one of several named series whose images the contours refer to."""
-    images = _contour_images(path)
+    images = contour_images(path)
     drawn = [each for each in named if each.sop_uids & images]
     if len(drawn) == 1:
-        return Pairing(drawn[0].uid, BY_IMAGES, refusal=_other_patient(path, patient_id, drawn[0]))
+        return _named(BY_IMAGES, path, patient_id, drawn[0], references)
     raise LabelError(
         f"fits {len(drawn or named)} CT series: {_names(drawn or named)}; expected one; export only the series it was "
         "drawn on"
@@ -99,18 +110,6 @@ def _points(path: Path, patterns: Sequence[str]) -> NDArray[np.float64]:
     structures = read_rtstruct(path).structures
     contours = [contour for each in candidates(structures, patterns) or structures for contour in each.contours]
     return np.concatenate(contours) if contours else np.empty((0, 3))
-
-
-def _contour_images(path: Path) -> set[str]:
-    """Returns the SOP instances that contours refer to (DICOM PS3.3 C.8.8.6)."""
-    with reading(path, LabelError, "an RTSTRUCT"):
-        dataset = open_dicom(path, ["ROIContourSequence"])
-        return {
-            str(image.get("ReferencedSOPInstanceUID"))
-            for item in dataset.get("ROIContourSequence") or ()
-            for contour in item.get("ContourSequence") or ()
-            for image in contour.get("ContourImageSequence") or ()
-        }
 
 
 def _other_patient(path: Path, patient_id: str, series: Series) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "RtStruct",
     "Structure",
     "choose_structure",
+    "contour_images",
     "contours_to_mask",
     "draw_structure",
     "name_matches",
@@ -49,6 +50,8 @@ class References:
     """Frames of reference named by its image references or its ROIs."""
     series_uids: tuple[str, ...]
     """CT series; often wrong after anonymisation."""
+    images: Mapping[str, frozenset[str]]
+    """SOP instances of each of these series."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +94,19 @@ def read_references(path: Path) -> References:
     """Returns what the structure set in a file refers to, without its contours; errors as `read_rtstruct`."""
     with reading(path, LabelError, EXPECTED):
         return _references(_dataset(path, REFERENCE_TAGS))
+
+
+def contour_images(path: Path, number: int | None = None) -> frozenset[str]:
+    """Returns the SOP instances that the contours of a ROI, or of all, refer to (DICOM PS3.3 C.8.8.6); LabelError."""
+    with reading(path, LabelError, EXPECTED):
+        dataset = _dataset(path, ["SOPClassUID", "ROIContourSequence"])
+        return frozenset(
+            str(image.get("ReferencedSOPInstanceUID"))
+            for item in dataset.get("ROIContourSequence") or ()
+            if number is None or int(item.ReferencedROINumber) == number
+            for contour in item.get("ContourSequence") or ()
+            for image in contour.get("ContourImageSequence") or ()
+        )
 
 
 def choose_structure(structures: Sequence[Structure], patterns: Sequence[str]) -> Structure:
@@ -210,13 +226,19 @@ def _numbers(contour: Dataset) -> NDArray[np.float64]:
 
 def _references(dataset: Dataset) -> References:
     frames = []
-    series = []
+    images: dict[str, frozenset[str]] = {}
     for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
         frames.append(frame.get("FrameOfReferenceUID"))
         for study in frame.get("RTReferencedStudySequence") or ():
-            series += [item.get("SeriesInstanceUID") for item in study.get("RTReferencedSeriesSequence") or ()]
+            for item in study.get("RTReferencedSeriesSequence") or ():
+                uid = str(item.get("SeriesInstanceUID") or "")
+                images[uid] = images.get(uid, frozenset()) | _images(item)
     frames += [item.get("ReferencedFrameOfReferenceUID") for item in dataset.get("StructureSetROISequence") or ()]
-    return References(_once(frames), _once(series))
+    return References(_once(frames), _once(list(images)), images)
+
+
+def _images(item: Dataset) -> frozenset[str]:
+    return frozenset(str(image.get("ReferencedSOPInstanceUID")) for image in item.get("ContourImageSequence") or ())
 
 
 def _once(uids: Sequence[Any]) -> tuple[str, ...]:

@@ -607,9 +607,8 @@ def test_malformed_structure_sets_are_refused_each_for_its_own_reason(tmp_path, 
             shutil.copy(path, tmp_path / name / path.name)
         said[name] = import_folder(tmp_path / name, tmp_path / f"{name}-cases", config, "A")
     assert "'ROI-1' is in the frame of reference 1.2.826.0.1" in dict(said["rt"].refused)["rt"]
-    assert (
-        "reaches 2.5 mm outside the image along z" in dict(said["invalid_reference_rt"].refused)["invalid_reference_rt"]
-    )
+    reason = dict(said["invalid_reference_rt"].refused)["invalid_reference_rt"]
+    assert "draws 'ROI-1' on 3 images, and the 2 of this CT that can be read hold 2 of them; " in reason
     reasons = dict(said["non_existent_reference_rt"].refused)
     assert "its contours reach outside" in reasons["non_existent_reference_rt.dcm"]
     whole = import_folder(real_data / "dicom" / "rtutils_malformed", tmp_path / "whole", config, "A")

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
-from corpus.entry import Entry, dicom, save
-from corpus.phantom import GEOMETRY, make_case, make_slices, make_structures, set_pixels
+from corpus.entry import UNLISTED, Entry, dicom, save
+from corpus.phantom import GEOMETRY, item, make_case, make_slices, make_structures, set_pixels
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
@@ -35,7 +35,6 @@ Z_MM = GEOMETRY.spacing_mm[0]
 
 
 NANS = b"\\".join([b"nan"] * 6)
-LAST_LOST = replace(GEOMETRY, size=(11, 48, 40))
 
 
 def every(**tags):
@@ -203,6 +202,41 @@ def truncated(num_bytes, name="ct-006.dcm"):
     return after
 
 
+def listed(slices, structures):
+    """The structure set lists all images of the series, and every contour names the one that it is drawn on."""
+    places = {
+        float(each.ImagePositionPatient[2]): item(ReferencedSOPInstanceUID=each.SOPInstanceUID) for each in slices
+    }
+    study = structures.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    study.RTReferencedSeriesSequence[0].ContourImageSequence = list(places.values())
+    for contour in structures.ROIContourSequence[0].ContourSequence:
+        contour.ContourImageSequence = [places[float(contour.ContourData[2])]]
+
+
+def listed_but_lost(first):
+    """The last slices, from `first` on, are forgotten in the export."""
+
+    def change(slices, structures):
+        listed(slices, structures)
+        del slices[first:]
+
+    return change
+
+
+def listed_under_other_names(slices, structures):
+    """As after anonymisation: no reference leads to an image of the export."""
+    listed(slices, structures)
+    for each in slices:
+        each.SOPInstanceUID = generate_uid()
+    del slices[8:]
+
+
+def without_slices(first):
+    """The case without the slices from `first` on."""
+    grid = replace(GEOMETRY, size=(first, *GEOMETRY.size[1:]))
+    return lambda case: case.but(hu=case.hu[:first], mask=case.mask[:first], geometry=grid)
+
+
 def two_series_in_one(slices, _):
     more = make_slices(make_case(), FrameOfReferenceUID=slices[0].FrameOfReferenceUID)
     for dataset in more:
@@ -345,7 +379,16 @@ ENTRIES = [
     dicom("a slice of another series", one(SeriesInstanceUID=generate_uid()), refused="6.00 mm to the next slice",
           warned="left out"),
     dicom("an end slice truncated in the meta group", after=truncated(200, "ct-011.dcm"), beside="cut short",
-          case=lambda case: case.but(hu=case.hu[:-1], mask=case.mask[:-1], geometry=LAST_LOST)),
+          warned=UNLISTED, case=without_slices(11)),
+    dicom("an end slice truncated that is listed", listed, after=truncated(200, "ct-011.dcm"), beside="cut short",
+          warned="lists 12 images of this CT, and 11 of them can be read", case=without_slices(11)),
+    dicom("end slices lost that are listed", listed_but_lost(8), case=without_slices(8),
+          warned="lists 12 images of this CT, and 8 of them can be read"),
+    dicom("end slices of the target lost", listed_but_lost(7),
+          refused="draws 'GTVnx' on 5 images, and the 7 of this CT that can be read hold 4 of them"),
+    dicom("end slices lost that are listed under other names", listed_under_other_names, case=without_slices(8)),
+    dicom("a damaged file beside a whole series", listed, beside="prefix.dcm",
+          after=lambda folder: (folder / "prefix.dcm").write_bytes(bytes(128) + b"DICM")),
     dicom("two patients stacked in one UID", two_patients_stacked, refused="PatientID is not that of"),
     dicom("a slice of another frame of reference", one(FrameOfReferenceUID=generate_uid()),
           refused="FrameOfReferenceUID is not that of"),

@@ -11,6 +11,9 @@ from pydicom import Dataset
 from common.config import IngestConfig
 from common.volume import Volume, write_nifti
 
+UNLISTED = "its structure set does not list its images"
+"""The warning of a damaged file beside the slices, which may be one of them."""
+
 
 @dataclass(frozen=True)
 class Entry:
