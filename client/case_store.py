@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -54,13 +54,27 @@ class CaseStore:
         known = self.pseudonyms.cases.get(case.key)
         return known if known and known.removed else None
 
-    def is_unchanged(self, case: ExportedCase, content: str) -> bool:
-        """Whether the case was imported from the same files and is still there."""
+    def is_unchanged(self, case: ExportedCase, content: str, looked_for: str, find_target: Callable[[], str]) -> bool:
+        """Whether the case was imported from the same content, with the same target, and is still there.
+
+        The target is looked up, by `find_target`, only where something else is looked for than at the import.
+        """
         known = self.known(case)
         if known is None or known.content != content:
             return False
         entry = self.entries[known.case_id]
-        return all((self.folder / name).is_file() for name in (*entry.images, *([entry.label] if entry.label else [])))
+        names = (*entry.images, *([entry.label] if entry.label else []))
+        if not all((self.folder / name).is_file() for name in names):
+            return False
+        return known.looked_for == looked_for or known.target == find_target()
+
+    def confirm(self, looked_for: Mapping[str, str]) -> None:
+        """Notes what was looked for, by key, in unchanged cases, so that the next import need not look again."""
+        cases = self.pseudonyms.cases
+        noted = {key: replace(cases[key], looked_for=what) for key, what in looked_for.items()}
+        if any(cases[key] != known for key, known in noted.items()):
+            cases |= noted
+            self.pseudonyms.save(self.folder)
 
     def check_source(self, case: ExportedCase) -> None:
         """Raises InputError rather than let another patient's case replace one that was imported before.
@@ -80,13 +94,18 @@ class CaseStore:
                 "SeriesInstanceUID of its own if it is another patient's"
             )
 
-    def add(self, case: ExportedCase, staged: Path, num_images: int, info: Mapping[str, Any], content: str) -> str:
-        """Takes over a case written by `write_case`: folder, then pseudonym, then index; returns the pseudonym."""
+    def add(
+        self, case: ExportedCase, staged: Path, num_images: int, info: Mapping[str, Any], content: tuple[str, str, str]
+    ) -> str:
+        """Takes over a case written by `write_case`: folder, then pseudonym, then index; returns the pseudonym.
+
+        `content` holds the hashes that a `KnownCase` keeps: content, what was looked for, target.
+        """
         patient_id = self.pseudonyms.patient_id(self.site, case.patient_key)
         case_id = self.pseudonyms.case_id(case.key, patient_id)
         self._put(staged, case_id)
         self.pseudonyms.patients[case.patient_key] = patient_id
-        self.pseudonyms.cases[case.key] = KnownCase(case_id, patient_id, _origin(case), content)
+        self.pseudonyms.cases[case.key] = KnownCase(case_id, patient_id, _origin(case), *content)
         self.pseudonyms.save(self.folder)
         earlier = self.entries[case_id].info if case_id in self.entries else {}
         self.entries[case_id] = CaseEntry(

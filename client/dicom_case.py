@@ -19,7 +19,7 @@ from client.loaded_case import (
 from client.scanner_names import known_kernel, known_manufacturer
 from client.target import choose_target, list_structures
 from common.alignment import described
-from common.config import IngestConfig
+from common.config import IngestConfig, fingerprint
 from common.dicom import CtSeries, read_ct_series
 from common.errors import InputError, LabelError
 from common.rtstruct import Structure, draw_structure, read_rtstruct
@@ -69,6 +69,15 @@ class DicomCase:
     def images(self) -> str:
         """The images in words."""
         return f"{len(self.ct_files)} slices" + (f" + {len(self.contrast_files)}" if self.contrast_files else "")
+
+    def decided_by(self, config: IngestConfig) -> tuple[str, ...]:
+        """What decides what becomes of the files, but for the choice of the target: their parts, and what is warned."""
+        parts = (len(self.ct_files), len(self.contrast_files), len(self.structure_sets), self.drawn_on_contrast)
+        return (*map(str, parts), str(config.interpolate_gaps), self.refusal, *self.warnings)
+
+    def looked_for(self, config: IngestConfig) -> str:
+        """Returns a hash of what is called the target."""
+        return fingerprint(*config.structures)
 
     def find_target(self, config: IngestConfig, tell: Tell) -> Structure:
         """Reads the structure sets and returns the target; LabelError."""

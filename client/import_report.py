@@ -34,9 +34,9 @@ class CaseLine:
     """File names."""
     pairing: str = ""
     """How structure sets and CT were brought together."""
+    found: Found = field(default_factory=Found)
     unread: Literal["", "damaged", "denied"] = ""
     """Not a case, but a file or folder that could not be read: it is damaged, or the system denies it."""
-    found: Found = field(default_factory=Found)
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,11 @@ def _summed(lines: Sequence[CaseLine]) -> CaseLine:
 
 
 def _cleaned(value: Any) -> Any:
-    """A text, or texts in tuples and dataclasses, without control characters."""
+    """A text, or texts in tuples and dataclasses, without control characters; numbers as they are."""
     if isinstance(value, str):
         return clean_text(value, None)
     if isinstance(value, tuple):
         return tuple(_cleaned(each) for each in value)
-    return replace(value, **{each.name: _cleaned(getattr(value, each.name)) for each in fields(value)})
+    if isinstance(value, CaseLine | Found):
+        return replace(value, **{each.name: _cleaned(getattr(value, each.name)) for each in fields(value)})
+    return value

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from client.case_jobs import CaseOutcome, Job, Task, run_jobs, suitable_processes
+from client.case_jobs import CaseOutcome, Job, Task, run_job, run_jobs, suitable_processes
 from client.case_store import CaseStore, opened
 from client.exports import ExportedCase, find_cases
 from client.import_report import Action, CaseLine, ImportReport
@@ -15,7 +15,7 @@ from client.pseudonyms import KnownCase
 from common.config import IngestConfig, fingerprint
 from common.errors import InputError
 
-FORMAT = 2  # of an imported case; a higher number imports all again
+FORMAT = 3  # of an imported case; a higher number imports all again
 NO_STAGES: Mapping[str, str] = MappingProxyType({})
 
 Progress = Callable[[int, int, str], None]
@@ -75,10 +75,13 @@ def import_folder(
                 lines.append(_line(plan, outcome, store))
                 warnings += [f"{plan.case.name}: {warning}" for warning in outcome.warnings]
                 if job.task == "write" and not outcome.refusal:
-                    case_id = store.add(plan.case, job.folder, outcome.num_images, outcome.info, plan.content)
+                    content = (plan.content, plan.case.looked_for(config), outcome.found.identity)
+                    case_id = store.add(plan.case, job.folder, outcome.num_images, outcome.info, content)
                     lines[-1] = replace(lines[-1], case_id=case_id)
         warnings += _strangers(stages, export.cases, store)
         if not dry_run:
+            unchanged = [plan.case for plan in plans if plan.action == "unchanged"]
+            store.confirm({case.key: case.looked_for(config) for case in unchanged})
             store.set_stages(stages)
     progress(len(plans), len(plans), "")
     return ImportReport(tuple(lines), tuple(warnings), dry_run)
@@ -101,7 +104,7 @@ class _Plan:
 
 def _plan(case: ExportedCase, store: CaseStore, config: IngestConfig) -> _Plan:
     content = _content(case, config)
-    if store.is_unchanged(case, content):
+    if store.is_unchanged(case, content, case.looked_for(config), lambda: _target(case, config)):
         return _Plan(case, "unchanged", content)
     removed = store.removed(case)
     if removed is None or removed.content != content:
@@ -112,6 +115,11 @@ def _plan(case: ExportedCase, store: CaseStore, config: IngestConfig) -> _Plan:
     if removed is not None:
         return _Plan(case, "removed", content, _on_purpose(removed))
     return _Plan(case, "changed" if store.known(case) else "new", content)
+
+
+def _target(case: ExportedCase, config: IngestConfig) -> str:
+    """Returns which target would be chosen, empty if none could."""
+    return run_job(Job(case, config, "list", Path())).found.identity
 
 
 def _on_purpose(removed: KnownCase) -> str:
@@ -164,8 +172,11 @@ def _strangers(stages: Mapping[str, str], cases: Sequence[ExportedCase], store: 
 
 
 def _content(case: ExportedCase, config: IngestConfig) -> str:
-    """Returns a hash of all that a case is made of: names, sizes and times of its files, and what is looked for."""
-    digest = hashlib.sha256(fingerprint(config, FORMAT).encode())
+    """Returns a hash of a case's content: names, sizes and times of its files, and what decides what becomes of them.
+
+    Of the configuration only what touches this case is in it; the target that it chooses is told apart by itself.
+    """
+    digest = hashlib.sha256(fingerprint(FORMAT, *case.decided_by(config)).encode())
     for path in case.files:
         status = path.stat()
         digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())

@@ -67,6 +67,14 @@ class NiftiCase:
         names = (self.config.image_name, self.config.contrast_name)
         return " + ".join(name for name in names if name and (self.folder / name).is_file())
 
+    def decided_by(self, config: IngestConfig) -> tuple[str, ...]:
+        """What decides what becomes of the files: which of them is what."""
+        return config.image_name, config.contrast_name, config.label_name, str(config.interpolate_gaps)
+
+    def looked_for(self, config: IngestConfig) -> str:
+        """Nothing is chosen: the label is the target."""
+        return ""
+
     def find_target(self, config: IngestConfig, tell: Tell) -> Path:
         """Returns the label's file; InputError if it is missing."""
         path = self._there("label_name", config.label_name)

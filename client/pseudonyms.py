@@ -23,7 +23,11 @@ class KnownCase:
     source: str
     """Where it was imported from."""
     content: str
-    """Hash of the files it was made of."""
+    """Hash of the files it was made of, and of all else that decides what becomes of them but the choice of target."""
+    looked_for: str = ""
+    """Hash of what the configuration calls the target."""
+    target: str = ""
+    """Hash of the target that was chosen by it."""
     removed: bool = False
     """Taken out on purpose: an import does not bring it back."""
 

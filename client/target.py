@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from common.config import fingerprint
 from common.errors import LabelError
 from common.rtstruct import RtStruct, Structure, choose_structure, name_matches
 from common.text import clean_text
@@ -20,6 +21,13 @@ class Found:
     """Which entry of `ingest.structures` chose it."""
     structure_set: str = ""
     """The file name of the structure set that it is in."""
+    number: int | None = None
+    """The target's ROI number; None where none could be chosen, or for a NIfTI label."""
+
+    @property
+    def identity(self) -> str:
+        """A hash that tells this target from any other in the same files; empty where none could be chosen."""
+        return fingerprint(self.structure_set, self.chosen, self.number) if self.chosen else ""
 
 
 def candidates(structures: Sequence[Structure], patterns: Sequence[str]) -> list[Structure]:
@@ -57,9 +65,8 @@ def choose_target(sets: Sequence[RtStruct], patterns: Sequence[str]) -> tuple[St
     structures = [each for each_set in holding or sets for each in each_set.structures]
     target = choose_structure(structures, patterns)
     listed = list_structures(sets).structures
-    return target, Found(
-        listed, clean_text(target.name, None), _first_match(target.name, patterns), holding[0].path.name
-    )
+    pattern = _first_match(target.name, patterns)
+    return target, Found(listed, clean_text(target.name, None), pattern, holding[0].path.name, target.number)
 
 
 def _first_match(name: str, patterns: Sequence[str]) -> str:

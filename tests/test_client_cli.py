@@ -159,6 +159,7 @@ def test_import_lists_what_it_found_on_request(tmp_path, site, export):
         "chosen": "gtv.nii.gz",
         "pattern": "ingest.label_name",
         "structure_set": "gtv.nii.gz",
+        "number": None,
     }
 
 

@@ -125,7 +125,57 @@ def test_a_second_run_imports_only_what_is_new_or_changed(tmp_path, export, run,
     report = run()
     assert (report.imported, report.skipped) == (("A-0001",), ("A-0003", "A-0002"))
     assert read_nifti(tmp_path / "cases" / "A-0001" / "label.nii.gz").array.sum() == 12
-    assert run(IngestConfig(structures=("t$",))).imported == ("A-0001",)
+
+
+def test_a_configuration_that_changes_nothing_of_a_case_imports_nothing_again(export, run):
+    export("p1", {"GTV-T": [TARGET], "Node": [TARGET + UP]})
+    export("p2", {"GTVnx": [TARGET]})
+    run()
+    same = {"structures": ("^tumou?r$", *CONFIG.structures), "image_name": "x.nii", "label_name": "y.nii"}
+    for config in (IngestConfig(**same), IngestConfig(structures=("^gtv",)), CONFIG):
+        report = run(config)
+        assert (report.imported, report.skipped, report.refused) == ((), ("A-0001", "A-0002"), ())
+
+
+def test_patterns_that_lead_to_another_target_import_it_again_and_no_other(tmp_path, export, run):
+    export("p1", {"GTV-T": [TARGET], "Node": [TARGET + UP]})
+    export("p2")
+    run()
+    config = IngestConfig(structures=("^node", "^gtv"))
+    assert run(config, dry_run=True).count("changed") == 1
+    report = run(config)
+    assert (report.imported, report.skipped) == (("A-0001",), ("A-0002",))
+    label = read_nifti(tmp_path / "cases" / "A-0001" / "label.nii.gz").array
+    assert [np.flatnonzero(label.any(axis=(1, 2))).tolist(), label.sum()] == [[2], 6]
+    assert run(config).skipped == ("A-0001", "A-0002")
+
+
+def test_patterns_that_find_no_target_refuse_what_was_imported_before(export, run):
+    export("p1", {"GTV-T": [TARGET]})
+    run()
+    for _ in range(2):
+        ((_, reason),) = run(IngestConfig(structures=("^node",))).refused
+        assert reason.endswith("; case A-0001 of an earlier import stays in use as it was")
+    assert run().skipped == ("A-0001",)
+
+
+def test_what_was_found_is_not_looked_for_again(export, run, monkeypatch):
+    export("p1")
+    config = IngestConfig(structures=("^gtv",))
+    run()
+    run(config)
+    monkeypatch.setattr("client.dicom_case.read_rtstruct", lambda _: pytest.fail("was read again"))
+    assert run(config).skipped == ("A-0001",)
+
+
+def test_filling_gaps_and_a_contrast_ct_that_is_asked_for_import_again(export, run):
+    export("p1")
+    run()
+    assert run(IngestConfig(interpolate_gaps=True)).imported == ("A-0001",)
+    config = IngestConfig(interpolate_gaps=True, contrast=("contrast",))
+    report = run(config)
+    assert (report.imported, len(report.warnings)) == (("A-0001",), 1)
+    assert (run(config).imported, run(config).warnings) == ((), ())
 
 
 def test_what_was_lost_is_imported_again_under_its_name(tmp_path, export, run):

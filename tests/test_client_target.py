@@ -26,7 +26,7 @@ def test_structures_of_other_names_are_not_chosen():
 def test_the_first_pattern_that_matches_decides_and_is_told():
     target, found = choose_target([structure_set("a.dcm", "BODY", "GTV-N", "gtv_p", "PTV", empty=("PTV",))], NPC)
     assert target.name == "gtv_p"
-    assert found == Found(("BODY", "GTV-N", "gtv_p", "PTV (empty)"), "gtv_p", NPC[0], "a.dcm")
+    assert found == Found(("BODY", "GTV-N", "gtv_p", "PTV (empty)"), "gtv_p", NPC[0], "a.dcm", 3)
 
 
 @pytest.mark.parametrize("names", [("GTV 1", "GTV 2"), ("GTVnx", "GTVnx")])
