@@ -205,6 +205,7 @@ def remove(
     Images, contours, cache and index line are deleted here; the export they came from is not touched.
     """
     from client.removal import CasePlaces, check_removable, readmit_cases, remove_cases
+    from client.worker_account import share_with_worker
     from common.config import SiteConfig, load_yaml
 
     site = load_yaml(config, SiteConfig)
@@ -219,7 +220,9 @@ def remove(
     if not yes and not typer.confirm("Remove them? If a training round is under way, it fails here."):
         typer.echo("not removed; nothing changes")
         return
-    _print_removed(named, remove_cases(places, named))
+    unknown = remove_cases(places, named)
+    share_with_worker(site, config.parent)
+    _print_removed(named, unknown)
 
 
 def _print_removed(named: list[str], unknown: tuple[str, ...]) -> None:

@@ -2,7 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import starmap
+from operator import attrgetter
 
+import numpy as np
+
+from client.rivals import place, rivals_refusal
 from common.config import fingerprint
 from common.errors import LabelError
 from common.rtstruct import RtStruct, Structure, choose_structure, name_matches
@@ -43,23 +48,39 @@ def list_structures(sets: Sequence[RtStruct]) -> Found:
     )
 
 
-def choose_target(sets: Sequence[RtStruct], patterns: Sequence[str]) -> tuple[Structure, Found]:
+def without_copies(sets: Sequence[RtStruct]) -> tuple[tuple[RtStruct, ...], tuple[str, ...]]:
+    """Returns each structure set once, and a warning for every copy of one: same instance, same contours."""
+    kept: list[RtStruct] = []
+    notes = []
+    for each in sets:
+        first = next((other for other in kept if _is_copy(each, other)), None)
+        if first is None:
+            kept.append(each)
+        else:
+            notes.append(f"{place(each)} is a copy of {place(first)} and counts once; leave it out of the export")
+    return tuple(kept), tuple(notes)
+
+
+def choose_target(
+    sets: Sequence[RtStruct], patterns: Sequence[str], prefer_approved: bool = False
+) -> tuple[Structure, Found]:
     """Returns the target, and how it was found.
+
+    Of several structure sets that hold a candidate, the only approved one counts with `prefer_approved`.
 
     Raises:
         LabelError: as `choose_structure`, or several structure sets hold a candidate: which one is valid, the newer or
             the approved one, only the site can tell; or a model made them.
     """
     holding = [each for each in sets if candidates(each.structures, patterns)]
+    approved = [each for each in holding if each.is_approved]
+    if prefer_approved and len(approved) == 1:
+        holding = approved
     if len(holding) > 1:
-        shown = ", ".join(f"{_place(each)} ({_names(candidates(each.structures, patterns))})" for each in holding)
-        raise LabelError(
-            f"{len(holding)} structure sets of this CT hold a target: {shown}; expected one; leave out of the export "
-            "what is outdated, or name the target exactly under ingest.structures in site.yaml"
-        )
+        raise LabelError(rivals_refusal([(each, candidates(each.structures, patterns)) for each in holding]))
     if holding and holding[0].by_model:
         raise LabelError(
-            f"{_place(holding[0])} was written by fedgtv-site segment, and a model's output is no truth; expected "
+            f"{place(holding[0])} was written by fedgtv-site segment, and a model's output is no truth; expected "
             "contours that a physician drew or approved; export the structure set from the planning system"
         )
     structures = [each for each_set in holding or sets for each in each_set.structures]
@@ -77,10 +98,18 @@ def _listed(structure: Structure) -> str:
     return (clean_text(structure.name, None).strip() or "(no name)") + ("" if structure.contours else " (empty)")
 
 
-def _place(structure_set: RtStruct) -> str:
-    """Returns the file with its folder: exports often name all files of a kind alike."""
-    return "/".join(structure_set.path.parts[-2:])
+def _is_copy(one: RtStruct, other: RtStruct) -> bool:
+    return (
+        bool(one.sop_uid)
+        and one.sop_uid == other.sop_uid
+        and len(one.structures) == len(other.structures)
+        and all(starmap(_is_same, zip(one.structures, other.structures, strict=True)))
+    )
 
 
-def _names(structures: Sequence[Structure]) -> str:
-    return ", ".join(clean_text(each.name, None) for each in structures)
+def _is_same(one: Structure, other: Structure) -> bool:
+    facts = attrgetter("number", "name", "exclusive", "num_left_out", "frame_uid")
+    return facts(one) == facts(other) and (
+        len(one.contours) == len(other.contours)
+        and all(starmap(np.array_equal, zip(one.contours, other.contours, strict=True)))
+    )

@@ -355,6 +355,9 @@ class IngestConfig(Frozen):
 
     structures: tuple[Pattern, ...] = (r"^gtv[-_ ]?(nx|t|p)$", r"^gtv")
     """Ordered, case-insensitive patterns of ROI names; the first that matches exactly one ROI is the target."""
+    prefer_approved: bool = False
+    """Whether, of several structure sets of one CT that hold a target, the only approved one is taken; otherwise the
+    case is refused."""
     contrast: tuple[Pattern, ...] = ()
     """Ordered, case-insensitive patterns of series descriptions; the first that matches exactly one other CT series in
     the drawn one's frame of reference is the contrast-enhanced image. Empty: cases have one image."""

@@ -63,6 +63,10 @@ class RtStruct:
     patient_id: str = ""
     by_model: bool = False
     """Whether `fedgtv-site segment` wrote it."""
+    sop_uid: str = ""
+    """Its own identity; empty if not given."""
+    is_approved: bool = False
+    """Whether its ApprovalStatus is APPROVED (DICOM PS3.3 C.8.8.16)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +91,9 @@ def read_rtstruct(path: Path) -> RtStruct:
         structures = tuple(_structure(item, drawn) for item in items)
         patient_id = str(dataset.get("PatientID") or "").strip()
         by_model = str(dataset.get("Manufacturer") or "") == MANUFACTURER
-        return RtStruct(Path(path), structures, patient_id, by_model)
+        is_approved = str(dataset.get("ApprovalStatus") or "").strip() == "APPROVED"
+        sop_uid = str(dataset.get("SOPInstanceUID") or "")
+        return RtStruct(Path(path), structures, patient_id, by_model, sop_uid, is_approved)
 
 
 def read_references(path: Path) -> References:

@@ -257,9 +257,28 @@ def test_a_gap_in_the_series_is_refused_beside_good_cases(tmp_path, export, run)
 def test_the_same_name_in_two_structure_sets_is_not_chosen_from(tmp_path, export, run, write_structures):
     slices = export("p1")
     write_structures(tmp_path / "export" / "p1" / "second.dcm", slices, {"GTVnx": [TARGET]})
-    assert (
-        "2 structure sets of this CT hold a target: dicom/rt.dcm (GTVnx), p1/second.dcm (GTVnx)" in run().refused[0][1]
+    shown = "dicom/rt.dcm (GTVnx of 1 contour, not approved), p1/second.dcm (GTVnx of 1 contour, not approved)"
+    assert run().refused[0][1] == (
+        f"2 structure sets of this CT hold a target: {shown}; expected one; leave out of the export what is outdated"
     )
+
+
+def test_the_only_approved_structure_set_is_taken_where_the_site_says_so(tmp_path, export, run, write_structures):
+    slices = export("p1")
+    second = write_structures(tmp_path / "export" / "p1" / "second.dcm", slices, {"GTVnx": [TARGET + UP]})
+    dataset = dcmread(second)
+    dataset.ApprovalStatus = "APPROVED"
+    dataset.save_as(second)
+    assert (
+        "; expected one; leave out of the export what is outdated, or set ingest.prefer_approved" in run().refused[0][1]
+    )
+    assert run(IngestConfig(prefer_approved=True)).imported == ("A-0001",)
+    label = read_nifti(tmp_path / "cases" / "A-0001" / "label.nii.gz").array
+    assert np.flatnonzero(label.any(axis=(1, 2))).tolist() == [2]
+    first = dcmread(tmp_path / "export" / "p1" / "dicom" / "rt.dcm")
+    first.ApprovalStatus = "APPROVED"
+    first.save_as(tmp_path / "export" / "p1" / "dicom" / "rt.dcm")
+    assert "2 structure sets of this CT hold a target" in run(IngestConfig(prefer_approved=True)).refused[0][1]
 
 
 def test_skipped_slices_are_told(export, run):

@@ -1,11 +1,12 @@
 """The target among the structures: by the site's patterns, over all structure sets, never by type."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from client.target import Found, choose_target, list_structures
+from client.target import Found, choose_target, list_structures, without_copies
 from common.errors import LabelError
 from common.rtstruct import RtStruct, Structure
 
@@ -45,7 +46,9 @@ def test_of_two_with_one_name_the_drawn_one_counts_and_both_are_listed():
 
 def test_an_older_and_a_newer_set_are_not_chosen_from():
     sets = [structure_set("export/a/old.dcm", "GTV-T", "BODY"), structure_set("new.dcm", "GTVnx")]
-    with pytest.raises(LabelError, match=r"2 structure sets of this CT hold a target: a/old.dcm \(GTV-T\), new.dcm \("):
+    with pytest.raises(
+        LabelError, match=r"2 structure sets of this CT hold a target: a/old.dcm \(GTV-T of 1 c.*, new.dcm \("
+    ):
         choose_target(sets, NPC)
     target, found = choose_target(sets, ("^gtvnx$",))
     assert (target.name, found.structure_set) == ("GTVnx", "new.dcm")
@@ -59,6 +62,25 @@ def test_sets_that_hold_no_target_are_listed_with_the_one_that_does():
 
 def test_names_are_shown_on_one_line_without_control_characters():
     assert list_structures([structure_set("a.dcm", "a\nb\x1b[31m", "")]).structures == ("a?b?[31m", "(no name)")
+
+
+def test_copies_count_once_and_are_told():
+    one, two, other = structure_set("a/rt.dcm", "GTV"), structure_set("b/rt.dcm", "GTV"), structure_set("c.dcm", "Cord")
+    one, two, other = (replace(each, sop_uid="1.2") for each in (one, two, other))
+    assert without_copies([one, two, other]) == (
+        (one, other),
+        ("b/rt.dcm is a copy of a/rt.dcm and counts once; leave it out of the export",),
+    )
+    assert without_copies([one, replace(two, sop_uid="1.3")])[1] == ()
+    assert without_copies([replace(each, sop_uid="") for each in (one, two)])[1] == ()
+
+
+def test_the_only_approved_set_counts_if_asked_for():
+    old, new = structure_set("old.dcm", "GTV"), replace(structure_set("new.dcm", "GTV"), is_approved=True)
+    assert choose_target([old, new], NPC, prefer_approved=True)[1].structure_set == "new.dcm"
+    for sets, prefer in (([old, new], False), ([new, new], True), ([old, old], True)):
+        with pytest.raises(LabelError, match="2 structure sets of this CT hold a target"):
+            choose_target(sets, NPC, prefer)
 
 
 def test_what_a_model_wrote_is_no_target():

@@ -156,7 +156,7 @@ def test_no_identifier_is_found_outside_the_key(
     entries = json.loads((tmp_path / "cases" / "cases.json").read_text())["cases"]
     assert [set(entry["info"]) for entry in entries] == [{"spacing_mm", "size"}, {"spacing_mm", "size", "stage"}]
     assert len(planted.places) >= 60
-    written = [*contents(tmp_path / "cases"), *contents(tmp_path / "state")]
+    written = [each for folder in ("cases", "state", "work") for each in contents(tmp_path / folder)]
     assert len({path for path, _ in written if path.is_file()}) >= 15
     assert {"check.html", "damaged.html"} <= {path.name for path, _ in written}
     written += [("the log", caplog.text.encode()), ("the check", "".join(printed).encode())]

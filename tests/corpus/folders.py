@@ -98,6 +98,24 @@ def a_copy_of_everything(folder):
         (folder / f"copy of {path.name}").write_bytes(path.read_bytes())
 
 
+def a_copy_of_the_structure_set(folder):
+    (folder / "more").mkdir()
+    shutil.copy(folder / "rt.dcm", folder / "more" / "rt.dcm")
+
+
+def a_correction(folder):
+    """Another structure set of the same contours, an instance of its own."""
+    dataset = dcmread(folder / "rt.dcm")
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset.save_as(folder / "second.dcm")
+
+
+def one_identity_two_contents(folder):
+    dataset = dcmread(folder / "rt.dcm")
+    del dataset.ROIContourSequence[0].ContourSequence[0]
+    dataset.save_as(folder / "second.dcm")
+
+
 def two_patients_mixed(slices, _):
     """Slices of two patients in one folder; only the first is drawn."""
     slices += make_slices(make_case(), PatientID="P2", SeriesInstanceUID=generate_uid())
@@ -128,7 +146,11 @@ ENTRIES = [
     dicom("no preamble and no meta group", after=without_meta),
     dicom("a DICOMDIR", after=with_dicomdir),
     dicom("plans, doses, captures and localisers beside", after=with_other_objects),
-    dicom("every file twice", after=a_copy_of_everything, refused="2 structure sets of this CT hold a target"),
+    dicom("every file twice", after=a_copy_of_everything, refused="has the SOPInstanceUID of copy of"),
+    dicom("the structure set twice", after=a_copy_of_the_structure_set, warned="p1/rt.dcm is a copy of more/rt.dcm"),
+    dicom("a structure set and its correction", after=a_correction,
+          refused="hold a target: p1/rt.dcm (GTVnx of about 7.1 ml, not approved), p1/second.dcm (GTVnx of about"),
+    dicom("two structure sets of one identity", after=one_identity_two_contents, refused="2 structure sets of this CT"),
     dicom("another patient's slices between", two_patients_mixed, beside="no RTSTRUCT refers to this CT series"),
     dicom("deep folders with odd names", after=deep),
 ]  # fmt: skip
