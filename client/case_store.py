@@ -174,21 +174,31 @@ def opened(folder: Path, site: str) -> Iterator[CaseStore]:
     """Gives the store to one import or removal at a time, and leaves a folder behind only if there are cases in it.
 
     Raises:
-        InputError: index or pseudonyms are damaged.
-        WorkError: another import is at work here.
+        InputError: index or pseudonyms are damaged, or the folder cannot be one.
+        WorkError: another import is at work here, or the folder cannot be written.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    private_folder(folder)
     try:
+        private_folder(folder)
         with _alone(folder):
             _recover(folder)
             try:
                 yield CaseStore(folder, site)
             finally:
                 _recover(folder)
+    except (FileExistsError, NotADirectoryError) as error:
+        told = f"{folder}: is a file, or lies in one; expected a folder; correct `cases` in site.yaml"
+        raise InputError(told) from error
+    except PermissionError as error:
+        if not Path(str(error.filename)).is_relative_to(folder):
+            raise
+        raise WorkError(
+            f"{error.filename}: this account may not write it; expected its own folder; give it the folder, or name "
+            "another as `cases` in site.yaml"
+        ) from error
     finally:
         for path in made:
-            if not any(path.iterdir()):
+            if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
 
 

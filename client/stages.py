@@ -7,12 +7,15 @@ from common.errors import InputError
 
 STAGES = ("T1", "T2", "T3", "T4")
 COLUMNS = ("patient", "stage")
+SEPARATORS = (",", ";", "\t")
+"""The one that line 1 has most of; spreadsheets write the second where a comma parts decimals."""
 
 
 def read_stages(path: Path) -> dict[str, str]:
     """Returns the stage by patient from a CSV with the columns `patient` and `stage`; others are passed over.
 
-    A patient is a PatientID, or a NIfTI export's case folder. Rows without a stage say nothing.
+    Columns are parted by comma, semicolon or tab. A patient is a PatientID, or a NIfTI case folder. Rows without a
+    stage say nothing.
 
     Raises:
         InputError: the file cannot be read, lacks a column, or a line holds another stage, no patient, or a patient
@@ -23,7 +26,9 @@ def read_stages(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"{path}: cannot be read ({reason}); give a CSV with columns patient and stage") from error
-    rows = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    lines = text.splitlines()
+    separator = max(SEPARATORS, key=lines[0].count) if lines else SEPARATORS[0]
+    rows = csv.DictReader(lines, delimiter=separator, skipinitialspace=True)
     missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
     if missing:
         raise InputError(f"{path}: has no column {missing[0]!r}; expected patient and stage; name them in line 1")

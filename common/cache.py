@@ -219,7 +219,7 @@ def load_case(folder: Path, entry: CaseEntry) -> CachedCase | None:
         record = PreprocessRecord.from_dict(json.loads((folder / "record.json").read_text(encoding="utf-8")))
         foreground = np.load(folder / "foreground.npy", allow_pickle=False)
         layouts = {name: _Layout.of(folder / f"{name}.npy") for name in ("image", "body", *_label_names(entry))}
-    except (OSError, ValueError):  # remade from the source files, which are the truth
+    except (OSError, ValueError, KeyError, TypeError):  # remade from the source files, which are the truth
         return None
     return CachedCase(entry, record, foreground, folder, layouts)
 

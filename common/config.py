@@ -7,8 +7,9 @@ what the paper fixes is a default ([P]).
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -20,7 +21,8 @@ Positive = Annotated[int, Field(gt=0)]
 Sizes = tuple[Positive, Positive, Positive]
 TripleMm = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+Name = Annotated[str, Field(pattern=NAME)]
 """Names of sites, models and experiments: they become file names."""
 FileName = Annotated[str, Field(pattern=r"^[^/*?\[\]]+$")]
 """A file's own name, without folders and wildcards."""
@@ -41,6 +43,8 @@ class Frozen(BaseModel):
     """Base of all configuration: immutable, no unknown keys, finite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    absent: ClassVar[str] = "give the path of a YAML file"
+    """The remedy where a file of it cannot be read."""
 
 
 Model = TypeVar("Model", bound=Frozen)
@@ -353,7 +357,7 @@ class RoundConfig(Frozen):
 class IngestConfig(Frozen):
     """How an export becomes cases."""
 
-    structures: tuple[Pattern, ...] = (r"^gtv[-_ ]?(nx|t|p)$", r"^gtv")
+    structures: tuple[Pattern, ...] = Field(default=(r"^gtv[-_ ]?(nx|t|p)$", r"^gtv"), min_length=1)
     """Ordered, case-insensitive patterns of ROI names; the first that matches exactly one ROI is the target."""
     prefer_approved: bool = False
     """Whether, of several structure sets of one CT that hold a target, the only approved one is taken; otherwise the
@@ -531,6 +535,8 @@ class WorkerConfig(Frozen):
 class SiteConfig(Frozen):
     """A hospital's `site.yaml`; relative paths start at the file's folder."""
 
+    absent: ClassVar[str] = "make one with `fedgtv-site init SITE`, or name yours with --config"
+
     site: Name
     """The name under which the coordinator enrols it."""
     cases: Path = Path("cases")
@@ -560,7 +566,7 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
         ConfigError: the file is missing or no YAML mapping, or a key is unknown, missing or out of range; the
             message names the file, the key, its value and what was expected.
     """
-    return parse_yaml(_read(path), model, str(path))
+    return parse_yaml(_read(path, model.absent), model, str(path))
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -585,12 +591,12 @@ def parse_yaml(text: str, model: type[Model], origin: str) -> Model:
     return validate(_mapping(text, origin), model, origin)
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, remedy: str = Frozen.absent) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"{path}: cannot be read ({reason}); give the path of a YAML file") from error
+        raise ConfigError(f"{path}: cannot be read ({reason}); {remedy}") from error
 
 
 class _KeysOnce(yaml.SafeLoader):
@@ -631,10 +637,21 @@ def _first_fault(error: ValidationError, model: type[Frozen]) -> str:
         return f"unknown key {key!r}; remove it or correct its spelling{more}"
     if fault["type"] == "missing":
         return f"key {key!r} is missing; add it{more}"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = _in_words(fault["type"], fault.get("ctx", {})) or fault["msg"].removeprefix("Value error, ")
     value = fault.get("input")
     shown = "" if isinstance(value, dict | BaseModel) else f" (given: {value!r})"
     return f"{key}: {message}{shown}{more}"
+
+
+def _in_words(kind: str, context: Mapping[str, Any]) -> str:
+    """Says what pydantic says in Python's or regular expressions' terms; empty for other faults."""
+    if kind in ("tuple_type", "list_type"):
+        return "expected a list, such as [one, two]"
+    if kind == "too_short":
+        return f"expected a list of at least {context['min_length']}"
+    if kind == "string_pattern_mismatch" and context.get("pattern") == NAME:
+        return "expected up to 63 letters, digits, _, . and -, the first a letter or digit"
+    return ""
 
 
 def fingerprint(*parts: Frozen | str | int | float | None) -> str:

@@ -59,6 +59,8 @@ def read_index(folder: Path) -> tuple[CaseEntry, ...]:
     path = Path(folder) / INDEX_NAME
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+    except NotADirectoryError as error:
+        raise InputError(f"{folder}: is a file; expected a folder of cases; correct `cases` in site.yaml") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); import cases into this folder first") from error
     except ValueError as error:

@@ -1,6 +1,7 @@
 """The cases folder: one import at a time, stages, and nothing left where nothing was imported."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from client.case_store import LOCK, opened
 from client.ingest import import_folder
 from common.config import IngestConfig
 from common.dataset import read_index
-from common.errors import WorkError
+from common.errors import InputError, WorkError
 from common.volume import Geometry, Volume, write_nifti
 
 CONFIG = IngestConfig()
@@ -71,6 +72,22 @@ def test_folders_are_left_only_with_cases_in_them(tmp_path):
     with opened(tmp_path / "mine", "A"):
         pass
     assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/cases"])
+def test_a_file_in_the_folder_s_place_is_named(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=rf"{place}: is a file, or lies in one; .* correct `cases` in site\.yaml"):
+        opened(tmp_path / place, "A").__enter__()
+
+
+def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(WorkError, match=f"{tmp_path / 'cases'}: this account may not write it"):
+        opened(tmp_path / "cases", "A").__enter__()
 
 
 def test_stages_are_noted_without_reading_the_cases_again_and_stay(tmp_path, write_case, run):

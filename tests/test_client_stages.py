@@ -27,7 +27,7 @@ def test_stages_are_read_by_patient(table):
         ("patient,stage\nsecret,T2N1\n", "line 2: stage is 'T2N1'"),
         ("patient,stage\nsecret,T2\nsecret,T3\n", "line 3: gives a patient a second stage"),
         ("patient,stage\n,T2\n", "line 2: has a stage but no patient"),
-        ("patient;stage\nsecret;T2\n", "has no column 'patient'"),
+        ("patient stage\nsecret T2\n", "has no column 'patient'"),
         ("", "has no column 'patient'"),
     ],
 )
@@ -37,6 +37,12 @@ def test_a_line_at_fault_is_named_and_its_patient_is_not(table, text, words):
     assert words in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_spreadsheet_s_other_separators(table, separator):
+    text = "patient;note;stage\nP1;a, b, c;T2\n".replace(";", separator)
+    assert read_stages(table(text)) == {"P1": "T2"}
 
 
 def test_a_missing_file_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,16 @@ def test_damage_to_any_file_is_seen(whole: CachedCase, damage: str) -> None:
         assert load_case(whole.folder, LABELLED) is None
         path.write_bytes(content)
         assert load_case(whole.folder, LABELLED) is not None
+
+
+@pytest.mark.parametrize("record", ["{}", "[]", '{"spacing_mm": 3}'])
+def test_a_record_of_another_shape_is_no_case(whole: CachedCase, record: str) -> None:
+    """As an earlier release may have left it, with its own checksums."""
+    (whole.folder / "record.json").write_text(record)
+    checksums = json.loads((whole.folder / "checksums.json").read_text())
+    checksums["record.json"] = zlib.crc32(record.encode())
+    (whole.folder / "checksums.json").write_text(json.dumps(checksums))
+    assert load_case(whole.folder, LABELLED) is None
 
 
 def test_a_damaged_case_is_made_again(whole: CachedCase, cases: Path, tmp_path: Path) -> None:

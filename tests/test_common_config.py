@@ -35,6 +35,8 @@ REPOSITORY = Path(__file__).parents[1]
 STATISTICS = {"kind": "statistics"}
 TRAIN = {"kind": "train", "model": "federated", "rounds": 3, "local_epochs": 2}
 
+NO_NAME = "expected up to 63 letters, digits, _, . and -, the first a letter or digit"
+
 
 def experiment(*steps: dict[str, Any], **fields: Any) -> Experiment:
     data = {"name": "demo", "sites": ["A", "B"], "steps": [STATISTICS, *steps]} | fields
@@ -69,6 +71,28 @@ def test_numbers_are_finite(value: str) -> None:
     refused({"lr0": float(value)}, TrainingConfig, "lr0", "finite number", f"given: {value}")
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"ingest": {"structures": "^gtv"}}, "ingest.structures: expected a list, such as [one, two] (given: '^gtv')"),
+        ({"ingest": {"structures": []}}, "ingest.structures: expected a list of at least 1 (given: [])"),
+        (
+            {"site": "A B"},
+            "site: expected up to 63 letters, digits, _, . and -, the first a letter or digit (given: 'A B')",
+        ),
+    ],
+)
+def test_faults_are_told_in_a_site_s_words(data: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        validate({"site": "A"} | data, SiteConfig, "site.yaml")
+    assert str(told.value) == f"site.yaml: {words}"
+
+
+def test_a_site_that_has_no_file_yet_is_told_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\(No such file or directory\); make one with `fedgtv-site init SITE`"):
+        load_yaml(tmp_path / "site.yaml", SiteConfig)
+
+
 def test_further_faults_are_counted() -> None:
     refused({"lr0": 0, "momentum": 2, "power": -1}, TrainingConfig, "lr0", "(and 2 more)")
 
@@ -81,7 +105,7 @@ def test_a_site_named_twice() -> None:
 
 @pytest.mark.parametrize("name", ["", "../A", "A/B", "A\n", ".hidden", "a" * 64, "Müller", "A B"])
 def test_names_become_file_names(name: str) -> None:
-    refused({"site": name}, SiteConfig, "site", "pattern", repr(name))
+    refused({"site": name}, SiteConfig, NO_NAME, repr(name))
 
 
 @pytest.mark.parametrize(
@@ -183,8 +207,8 @@ EXPERIMENT = {"name": "e", "sites": ["A", "B"], "recipe": {}, "steps": [{"kind":
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"steps": []}, "steps: Tuple should have at least 1 item"),
-        ({"steps": [{"kind": "evaluate", "models": []}]}, "models: Tuple should have at least 1 item"),
+        ({"steps": []}, "steps: expected a list of at least 1"),
+        ({"steps": [{"kind": "evaluate", "models": []}]}, "models: expected a list of at least 1"),
         ({"rounds": {"quorum": 3}}, "rounds.quorum: 3; expected at most the number of sites, 2"),
         ({"simulation": {"cases": {"C": 3}}}, "simulation.cases names site 'C'; expected one of A, B"),
     ],
@@ -220,7 +244,7 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes, words: 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read \(No such file or directory\); give the path"):
-        load_yaml(tmp_path / "none.yaml", SiteConfig)
+        load_yaml(tmp_path / "none.yaml", Recipe)
 
 
 def test_an_experiment_names_its_recipe_beside_it(tmp_path: Path) -> None:
