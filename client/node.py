@@ -5,6 +5,7 @@ has run out, and it exits instead of waiting. So every exit is followed by a res
 key that is not enrolled is the same 2004: it is final once no lease of this site can be open.
 """
 
+import json
 import sys
 import threading
 import time
@@ -16,12 +17,17 @@ from typing import Self
 
 from client.keys import check_key
 from client.node_log import REFUSED, UNAUTHENTIC, WRONG_AUTHORITY, NodeLog, left_connected
+from client.worker import launcher_command
+from client.worker_account import make_secret
 from common.enrolment import fingerprint
 from common.errors import ConfigError, FedgtvError, SiteError, WorkError
+from common.private import private_folder
 from common.processes import ProcessTree, flower_environment, free_port
 
 CONFIG_VARIABLE = "FEDGTV_SITE"
 """Environment variable with the path of site.yaml, for the gate in the node's process."""
+LAUNCHER_VARIABLE = "FEDGTV_LAUNCHER"
+"""Environment variable with the command, as JSON, that starts ClientApps; absent where a worker does."""
 BACKOFF_S = (2.0, 5.0, 10.0, 20.0, 30.0)
 """Waits before the first, second ... restart; the last one repeats. Together they outlast the lease of 60 s."""
 STEADY_S = 120.0
@@ -155,7 +161,8 @@ class SiteNode:
         log = NodeLog(self.tree.log)
         self.node_id = None
         self.num_starts += 1
-        self.tree.start(self._command(), self._environment())
+        link = self.worker or self._own_link()
+        self.tree.start(self._command(link), self._environment(link))
         self.report(f"node started, calling {self.superlink}")
         patience_until: float | None = time.monotonic() + self.answer_s
         while self.tree.running and not stop.wait(0.2):
@@ -201,23 +208,29 @@ class SiteNode:
             "stop that one first"
         )
 
-    def _command(self) -> list[str]:
+    def _own_link(self) -> WorkerLink:
+        """For a launcher of this account's own, on loopback; other users of this machine lack its secret."""
+        return WorkerLink(f"127.0.0.1:{self.port or free_port()}", make_secret(private_folder(self.folder)))
+
+    def _command(self, link: WorkerLink) -> list[str]:
         settings = f"site={_setting(self.site)} config={_setting(str(self.config.resolve()))}"
         command = list(self.command) or [sys.executable, "-P", "-m", "client.node_process"]
         command += ["--superlink", self.superlink, "--root-certificates", str(self.authority.resolve())]
         command += ["--auth-supernode-private-key", str(self.key.resolve()), "--node-config", settings]
-        return command + self._clientapps()
+        return command + self._clientapps(link)
 
-    def _clientapps(self) -> list[str]:
-        """Who starts the ClientApps: this node, or a worker that proves itself with the secret."""
-        if self.worker is None:
-            return ["--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(self.port or free_port())]
-        host, _, port = self.worker.address.rpartition(":")
-        secret = ["--superexec-auth-secret-file", str(self.worker.secret.resolve())]
+    def _clientapps(self, link: WorkerLink) -> list[str]:
+        """What lets only those start ClientApps who have the secret; Flower's own SuperNode starts them itself."""
+        host, _, port = link.address.rpartition(":")
+        if self.command:
+            return ["--isolation", "subprocess", "--host", host, "--port", port]
+        secret = ["--superexec-auth-secret-file", str(link.secret.resolve())]
         return ["--isolation", "process", *secret, "--host", host, "--port", port]
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, link: WorkerLink) -> dict[str, str]:
         mine = {CONFIG_VARIABLE: str(self.config.resolve())}
+        if self.worker is None and not self.command:
+            mine[LAUNCHER_VARIABLE] = json.dumps(launcher_command(link.address, link.secret))
         return flower_environment(self.folder / "flwr", {**self.environment, **mine})
 
 

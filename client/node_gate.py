@@ -11,7 +11,6 @@ Whatever is refused is answered with a code. No process is started for it and no
 """
 
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from copy import copy
@@ -45,17 +44,15 @@ PULL, PUSH, INSERT = "_pull_and_store_message", "_push_messages", "_insert_messa
 class Gate:
     """Stands between Flower's main loop and its two steps; the loop does one message at a time."""
 
-    def __init__(self, config: Path, own: str, flower: Any, unpacked: Path) -> None:
+    def __init__(self, config: Path, own: str, flower: Any) -> None:
         """Takes the steps that are to be led through the border.
 
         Args:
             config: the site's site.yaml.
             own: hash of this release's bundle.
             flower: the module of Flower's loop.
-            unpacked: where Flower unpacks bundles, to use them again without a look.
         """
         self._config = config
-        self._unpacked = unpacked
         self._own = own
         self._pull, self._push, self._insert = (getattr(flower, name) for name in (PULL, PUSH, INSERT))
         self._asked: dict[str, tuple[Message, Entry | None]] = {}
@@ -117,7 +114,6 @@ class Gate:
             raise
         border.audit.append(CODE, **told, decision="accepted", why=why, name=bundle.name, version=bundle.version)
         log.info("code %s %s, hash %s: %s", bundle.name, bundle.version, run.fab_hash[:12], why)
-        shutil.rmtree(self._unpacked, ignore_errors=True)  # other code may have been at what lies there
 
     def push(self, *, state: Any, object_store: Any, send: Any, push_object: Any) -> None:
         """As Flower's step: waits for replies, and sends what the border makes of them."""

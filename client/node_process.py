@@ -1,14 +1,17 @@
 """Starts Flower's SuperNode with the site's gate in it: `python -m client.node_process` with Flower's arguments."""
 
+import json
 import os
+import signal
+import subprocess
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
-from flwr.common.constant import APP_DIR
-from flwr.supercore.utils import get_flwr_home
 from flwr.supernode import start_client_internal
 
 from client.approval import own_hash
-from client.node import CONFIG_VARIABLE
+from client.node import CONFIG_VARIABLE, LAUNCHER_VARIABLE
 from client.node_gate import PULL, PUSH, Gate
 from common.logs import log_to_output
 
@@ -19,13 +22,26 @@ def install(gate: Gate) -> None:
     vars(start_client_internal)[PUSH] = gate.push
 
 
+def launch_with(command: Sequence[str]) -> None:
+    """Starts what starts the ClientApps; each of the two ends with the other, and the supervisor starts both anew."""
+    launcher = subprocess.Popen([*command, "--parent-pid", str(os.getpid())])
+
+    def follow() -> None:
+        launcher.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, name="launcher", daemon=True).start()
+
+
 def main() -> None:
     """Flower's own command, with its own arguments."""
     from flwr.supernode.cli import flower_supernode
 
     log_to_output()
     config = Path(os.environ[CONFIG_VARIABLE])
-    install(Gate(config, own_hash(), start_client_internal, get_flwr_home() / APP_DIR))
+    install(Gate(config, own_hash(), start_client_internal))
+    if LAUNCHER_VARIABLE in os.environ:
+        launch_with(json.loads(os.environ.pop(LAUNCHER_VARIABLE)))
     flower_supernode()
 
 

@@ -71,11 +71,10 @@ class Worker:
         return self.tree.process.returncode if self.tree.process else None
 
     def _command(self) -> list[str]:
-        command = [sys.executable, "-P", "-m", "client.worker_process", "--insecure"]
-        return [*command, "--runtime-api-address", self.node, "--superexec-auth-secret-file", str(self._secret())]
+        return launcher_command(self.node, self._secret())
 
     def _secret(self) -> Path:
-        path = (self.work / SECRET).resolve()
+        path = self.work / SECRET
         try:
             path.read_bytes()
         except OSError as error:
@@ -89,6 +88,12 @@ class Worker:
         environment = flower_environment(self.tree.folder / "flwr")
         direct = ",".join((self.node.rpartition(":")[0], environment["NO_PROXY"]))
         return environment | {"NO_PROXY": direct, "no_proxy": direct}
+
+
+def launcher_command(node: str, secret: Path) -> list[str]:
+    """Returns what starts the ClientApps of the node at `node` (host:port), proving itself with the secret."""
+    command = [sys.executable, "-P", "-m", "client.worker_process", "--insecure"]
+    return [*command, "--runtime-api-address", node, "--superexec-auth-secret-file", str(secret.resolve())]
 
 
 def worker_tree(work: Path) -> ProcessTree:

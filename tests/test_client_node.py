@@ -3,19 +3,25 @@
 A small program stands in for the SuperNode and writes the lines that Flower's writes (tests/test_flower_contract.py).
 """
 
+import json
+import os
 import re
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from client.keys import make_key
-from client.node import SiteNode
+from client.node import LAUNCHER_VARIABLE, SiteNode, WorkerLink
 from client.node_log import NodeLog, left_connected
+from client.worker import launcher_command
 from common.enrolment import read_join_request
 from common.errors import SiteError, WorkError
+from common.processes import ProcessTree, flower_environment
 
 ONLINE = "\x1b[92mINFO \x1b[0m:      SuperNode ID: 4711"
 BYE = "\x1b[92mINFO \x1b[0m:      SuperNode terminated gracefully."
@@ -35,6 +41,14 @@ while script.get("stay"):
     time.sleep(0.05)
 sys.exit(script.get("code", 0))
 """
+LAUNCHER = """
+import os, sys, time
+assert sys.argv[-2] == "--parent-pid"
+print("started", os.getpid(), flush=True)
+while os.getppid() == int(sys.argv[-1]):
+    time.sleep(0.05)
+"""
+"""Stands in for Flower's SuperExec, which watches its parent alike."""
 MakeNode = Callable[..., SiteNode]
 
 
@@ -193,3 +207,41 @@ def test_who_is_let_in_was_not_refused_and_who_signs_off_is_gone(tmp_path: Path)
     path.write_text(f"{REFUSED}\n{ONLINE}\n{BYE}\n")
     log.read()
     assert (log.node_id, log.connected, left_connected(path)) == (4711, False, False)
+
+
+def test_only_who_has_the_secret_may_ask_the_node_for_work(tmp_path: Path) -> None:
+    key = make_key("A", tmp_path / "keys").private
+    places = {"authority": tmp_path / "ca.crt", "key": key, "config": tmp_path / "site.yaml"}
+    node = SiteNode("A", tmp_path / "node", "hospital.example:8443", **places)
+    link = node._own_link()
+    command = node._command(link)
+    assert command[command.index("--isolation") :] == [
+        "--isolation", "process", "--superexec-auth-secret-file", str(link.secret),
+        "--host", "127.0.0.1", "--port", link.address.rpartition(":")[2],
+    ]  # fmt: skip
+    assert link.secret.stat().st_mode & 0o777 == 0o600
+    assert json.loads(node._environment(link)[LAUNCHER_VARIABLE]) == launcher_command(link.address, link.secret)
+    apart = WorkerLink("0.0.0.0:9094", link.secret)
+    node = SiteNode("A", tmp_path / "node", "hospital.example:8443", **places, worker=apart)
+    assert LAUNCHER_VARIABLE not in node._environment(apart)
+    assert "0.0.0.0" in node._command(apart)
+
+
+@pytest.mark.parametrize("ending", ["launcher", "node"])
+def test_node_and_launcher_end_together(tmp_path: Path, ending: str) -> None:
+    """A node without a launcher would wait for replies for ever."""
+    program = (
+        "import sys, time\nfrom client.node_process import launch_with\n"
+        f"launch_with([sys.executable, '-c', {LAUNCHER!r}])\nprint('up', flush=True)\ntime.sleep(60)"
+    )
+    tree = ProcessTree("probe", tmp_path)
+    tree.start([sys.executable, "-c", program], flower_environment(tmp_path))
+    try:
+        while len(started := re.findall("up|started (\\d+)", tree.tail())) < 2:
+            assert tree.running, tree.tail()
+        os.kill(int(max(started)) if ending == "launcher" else tree.process.pid, signal.SIGKILL)
+        tree.process.wait(30)
+        while tree.members():
+            time.sleep(0.05)
+    finally:
+        tree.stop()

@@ -115,8 +115,7 @@ class Node:
         store = ObjectStoreFactory()
         self.state, self.store = NodeStateFactory(store).state(), store.store()
         self.state.set_node_id(1)
-        self.unpacked = config.parent / "apps"
-        self.gate = Gate(config, own, flower, self.unpacked)
+        self.gate = Gate(config, own, flower)
 
     def take(self, side: Coordinator) -> int | None:
         return self.gate.pull(
@@ -271,15 +270,6 @@ def test_a_reply_that_is_never_stored_whole_is_a_crash(
     assert wire.read_error(side.reply) == "work-failed"
 
 
-def test_code_that_was_unpacked_before_is_not_used_again(config: Path, own_bundle: bytes) -> None:
-    """Flower takes a folder with the right 8 digits for the bundle, whatever is in it."""
-    side = Coordinator(own_bundle)
-    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
-    (node.unpacked / "fedgtv.fedgtv.0.1.0.12345678").mkdir(parents=True)
-    node.take(side)
-    assert not node.unpacked.exists()
-
-
 def test_no_message_is_no_work(config: Path, own_bundle: bytes) -> None:
     side = Coordinator(own_bundle)
     side.receive = lambda: None  # type: ignore[method-assign]
@@ -290,6 +280,6 @@ def test_the_gate_is_put_in_flower_s_loop(monkeypatch: pytest.MonkeyPatch, confi
     process = importlib.import_module("client.node_process")
     for name in (node_gate.PULL, node_gate.PUSH):
         monkeypatch.setattr(flower, name, getattr(flower, name))
-    gate = Gate(config, "", flower, config.parent / "apps")
+    gate = Gate(config, "", flower)
     process.install(gate)
     assert (flower._pull_and_store_message, flower._push_messages) == (gate.pull, gate.push)

@@ -89,7 +89,7 @@ def test_a_secret_that_it_may_not_read_is_named(tmp_path: Path, monkeypatch: pyt
 
 def test_a_task_finds_nothing_that_an_earlier_one_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
-    (tmp_path / APP_DIR / "fedgtv").mkdir(parents=True)
+    (tmp_path / APP_DIR / "fedgtv.fedgtv.0.1.0.12345678").mkdir(parents=True)  # the right 8 digits, whatever is in it
     found = []
     monkeypatch.setattr("subprocess.Popen", lambda words: found.append((words[0], (tmp_path / APP_DIR).exists())))
     spec = ExecutionSpec(TaskType.CLIENT_APP, "node:9094", "token", True, None, False, None, False, 1)

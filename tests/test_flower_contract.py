@@ -17,6 +17,7 @@ from client.contact import AHEAD_S, BEHIND_S
 from client.node import BACKOFF_S, LEASE_S, SiteNode, _setting
 from client.node_gate import INSERT, PULL, PUSH
 from client.node_log import GRACEFUL, REFUSED, UNAUTHENTIC
+from client.worker import launcher_command
 from common.bundle import RUN_KEY
 from server.control import Control, _run, toml_string
 from server.fleet_guard import AHEAD, KEPT_S
@@ -39,12 +40,14 @@ with warnings.catch_warnings():
         SubStatus,
     )
     from flwr.supercore import telemetry, update_check
+    from flwr.supercore.auth import load_superexec_auth_secret
     from flwr.supercore.superexec.executor import subprocess_executor
     from flwr.supercore.utils import get_flwr_home
 
     flower_superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
     from flwr.supernode import start_client_internal
 
+    flower_superexec = importlib.import_module("flwr.supercore.cli.flower_superexec")
     flower_supernode = importlib.import_module("flwr.supernode.cli.flower_supernode")
 
 pytestmark = pytest.mark.filterwarnings("ignore:'click.utils.get_binary_stream':DeprecationWarning")
@@ -107,11 +110,23 @@ def test_a_node_makes_the_calls_that_the_gateway_lets_through_and_no_other():
 def test_supernode_takes_our_command_line_and_settings_survive_its_parser(tmp_path):
     config = tmp_path / "a folder" / "site=A.yaml"
     node = SiteNode("A", tmp_path, "localhost:8443", tmp_path / "ca.crt", tmp_path / "site.key", config, port=9165)
-    assert node._command()[1:4] == ["-P", "-m", "client.node_process"]
-    told = flower_supernode._parse_args_run_supernode().parse_args(node._command()[4:])
+    link = node._own_link()
+    command = node._command(link)
+    assert command[1:4] == ["-P", "-m", "client.node_process"]
+    told = flower_supernode._parse_args_run_supernode().parse_args(command[4:])
     assert (told.superlink, told.host, told.port) == ("localhost:8443", "127.0.0.1", 9165)
-    assert (told.insecure, told.runtime_dependency_install, told.isolation) == (False, False, "subprocess")
+    assert (told.insecure, told.runtime_dependency_install, told.isolation) == (False, False, "process")
+    assert load_superexec_auth_secret(secret_file=told.superexec_auth_secret_file) == link.secret.read_bytes()
     assert parse_config_args([told.node_config]) == {"site": "A", "config": str(config)}
+
+
+def test_superexec_takes_our_command_line(tmp_path):
+    command = launcher_command("node:9094", tmp_path / "node.secret")
+    assert command[1:4] == ["-P", "-m", "client.worker_process"]
+    told = flower_superexec._parse_args().parse_args([*command[4:], "--parent-pid", "7"])
+    assert (told.runtime_api_address, told.insecure, told.parent_pid) == ("node:9094", True, 7)
+    assert told.superexec_auth_secret_file == str(tmp_path / "node.secret")
+    assert (told.runtime_dependency_install, told.executor) == (False, "subprocess")
 
 
 @pytest.mark.parametrize(
@@ -268,7 +283,7 @@ def test_code_is_fetched_with_the_first_message_of_a_run_alone() -> None:
 
 
 def test_code_is_unpacked_below_the_home_and_used_again_unseen() -> None:
-    """Why the gate clears that folder when a run's code comes."""
+    """Why client/worker_process.py clears that folder before each task."""
     install = source("flwr.cli.install")
     assert "install_base_dir = install_dir.expanduser() if install_dir else get_flwr_home()" in install
     assert "install_base_dir\n        / APP_DIR\n" in install

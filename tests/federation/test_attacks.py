@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
@@ -35,9 +36,12 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
@@ -179,6 +183,27 @@ def test_a_revoked_key_is_refused_at_once(federation, tmp_path, on_record):
     assert sum(on_record(len(CALLS)).values()) == len(CALLS)
     with pytest.raises(SiteError, match="cannot come back"):
         federation.superlink.enrol(read_join_request(files.request))
+
+
+def port_of(node):
+    """Where a node's own interface listens on loopback."""
+    words = Path(f"/proc/{node.tree.process.pid}/cmdline").read_bytes().decode().split("\0")
+    return int(words[words.index("--port") + 1])
+
+
+@pytest.mark.parametrize("secret", [b"", b"another account's secret, 32 bytes"])
+def test_a_node_s_own_interface_gives_no_work_to_who_lacks_its_secret(federation, secret):
+    """Of other users of a hospital's machine, who could answer in the training code's place."""
+    signing = SuperExecAuthHttpInterceptor(secret, protected_methods=frozenset({"/flwr.proto.Runtime/AcquireTask"}))
+    for node in federation.nodes.values():
+        with RuntimeHttpClient.from_server_address(
+            server_address=f"127.0.0.1:{port_of(node)}",
+            insecure=True,
+            root_certificates=None,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec"), *([signing] if secret else [])],
+        ) as client:
+            asked = AcquireTaskRequest(supported_task_types=["flwr-clientapp"])
+            assert status_of(lambda client=client, asked=asked: client.AcquireTask(asked)) == 401
 
 
 def every_path():
