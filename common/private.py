@@ -7,7 +7,8 @@ that imports. What is made in it then belongs to that group too (open(2)), and i
 import os
 import stat
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -56,31 +57,30 @@ def close_to_others(folder: Path) -> tuple[Path, ...]:
     """Takes group's and others' rights from `folder` and all below it, and returns what is open all the same.
 
     That is what belongs to somebody else, or lies on a disk that keeps no modes. What a shared folder gives its group
-    is left. Links are not followed. Safe beside processes that make and remove files there; a folder that is not there
-    is closed.
+    is left. Links below it are not followed. Safe beside processes that make and remove files there; a folder that is
+    not there is closed.
     """
-    return tuple(path for path in _folder_and_below(folder) if _stays_open(path))
+    return tuple(entry.path for entry in _folder_and_below(folder) if _stays_open(entry))
 
 
 def share(folder: Path, group: int, rights: int, only: Collection[str] | None = None) -> None:
     """Gives group id `group` the `rights` (0o050 to read, 0o070 to write too) to `folder` and all below it.
 
     With `only`, of what lies in `folder` to those names alone. What is made there later gets them as well. What another
-    account made is left; that account shares it.
+    account made is left; that account shares it. No link below is followed, whatever the other account puts there.
 
     Raises:
         PermissionError: the folder is another account's, or this account is not in the group.
     """
     wanted = None if only is None else {folder / name for name in only}
-    for path in _folder_and_below(folder):
-        if wanted is not None and path != folder and wanted.isdisjoint((path, *path.parents)):
+    for entry in _folder_and_below(folder):
+        if wanted is not None and entry.path != folder and wanted.isdisjoint((entry.path, *entry.path.parents)):
             continue
         try:
-            _give(path, group, rights)
-        except FileNotFoundError:  # gone meanwhile
-            continue
-        except PermissionError:
-            if path == folder:
+            _give(entry, group, rights)
+        except PermissionError as error:
+            if entry.path == folder:
+                error.filename = str(folder)
                 raise
 
 
@@ -90,36 +90,73 @@ def share_like(folder: Path, parent: Path) -> None:
         share(folder, parent.stat().st_gid, _shared(parent))
 
 
-def _give(path: Path, group: int, rights: int) -> None:
-    status = path.stat()
+@dataclass(frozen=True)
+class _Entry:
+    """A file or folder, held by a handle: its path may lead elsewhere the next moment."""
+
+    path: Path
+    handle: int
+    """An open O_PATH descriptor."""
+    allowed: int
+    """The group's rights to what lies in its folder, or for a folder to itself, by being shared."""
+
+    @property
+    def place(self) -> str:
+        """A path that leads to what is held, and to nothing else."""
+        return f"/proc/self/fd/{self.handle}"
+
+
+def _folder_and_below(folder: Path) -> Iterator[_Entry]:
+    """Gives `folder`, which may be a link, and all below it but links."""
+    with suppress(FileNotFoundError), _held(folder, os.O_PATH) as handle:
+        yield _Entry(folder, handle, _rights(os.fstat(handle).st_mode))
+    real = os.path.realpath(folder)
+    for where, folders, files, parent in os.fwalk(real) if os.path.isdir(real) else ():
+        inside = folder / os.path.relpath(where, real)
+        for name in (*folders, *files):
+            with suppress(FileNotFoundError), _held(name, os.O_PATH | os.O_NOFOLLOW, parent) as handle:
+                mode = os.fstat(handle).st_mode
+                if not stat.S_ISLNK(mode):
+                    of_folder = mode if stat.S_ISDIR(mode) else os.fstat(parent).st_mode
+                    yield _Entry(inside / name, handle, _rights(of_folder))
+
+
+@contextmanager
+def _held(name: str | Path, flags: int, parent: int | None = None) -> Iterator[int]:
+    handle = os.open(name, flags, dir_fd=parent)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _give(entry: _Entry, group: int, rights: int) -> None:
+    status = os.fstat(entry.handle)
     is_folder = stat.S_ISDIR(status.st_mode)
+    if not is_folder and status.st_nlink > 1:  # another name of it may lie where nothing is shared
+        return
     mode = (status.st_mode & 0o700) | ((status.st_mode & 0o700) >> 3 & rights) | (stat.S_ISGID if is_folder else 0)
     if status.st_gid != group:
-        os.chown(path, -1, group)
+        os.chown(entry.place, -1, group)
     if stat.S_IMODE(status.st_mode) != mode:
-        path.chmod(mode)
+        os.chmod(entry.place, mode)
+
+
+def _stays_open(entry: _Entry) -> bool:
+    beyond = OTHERS & ~entry.allowed
+    try:
+        mode = stat.S_IMODE(os.fstat(entry.handle).st_mode)
+        if mode & beyond:
+            os.chmod(entry.place, mode & ~beyond)
+    except PermissionError:
+        return True
+    return bool(os.fstat(entry.handle).st_mode & beyond)
 
 
 def _shared(folder: Path) -> int:
     """The rights that a folder gives its group by being shared; 0 for any other."""
-    mode = folder.stat().st_mode
+    return _rights(folder.stat().st_mode)
+
+
+def _rights(mode: int) -> int:
     return mode & stat.S_IRWXG if mode & stat.S_ISGID else 0
-
-
-def _folder_and_below(folder: Path) -> Iterator[Path]:
-    yield folder
-    below = (Path(where, name) for where, folders, files in os.walk(folder) for name in (*folders, *files))
-    yield from (path for path in below if not path.is_symlink())
-
-
-def _stays_open(path: Path) -> bool:
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        allowed = _shared(path if path.is_dir() else path.parent)
-        if mode & OTHERS & ~allowed:
-            path.chmod(mode & ~(OTHERS & ~allowed))
-        return bool(path.stat().st_mode & OTHERS & ~allowed)
-    except FileNotFoundError:
-        return False
-    except PermissionError:
-        return True

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -198,7 +197,7 @@ def test_import_closes_what_earlier_releases_left_open(tmp_path, site, make_site
     site("import", tmp_path, "--config", config)
     assert [path for path in left if path.stat().st_mode & 0o077] == []
     (config.parent / "state").chmod(0o755)
-    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    monkeypatch.setattr(os, "chmod", lambda *_: None)
     told = json.loads(site("import", tmp_path, "--config", config, "--json").out)["warnings"]
     assert told[-1].startswith(f"{config.parent / 'state'}: other users of this machine can reach it, and 0 more;")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.private import close_to_others, private_files, private_folder
+from common.private import close_to_others, private_files, private_folder, share
 
 
 def mode(path: Path) -> int:
@@ -55,15 +55,41 @@ def test_an_open_folder_is_closed_with_all_below_but_not_behind_links(tmp_path: 
 def test_what_cannot_be_closed_is_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that keeps no modes, and a file of another user."""
     (tmp_path / "image").touch()
-    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    monkeypatch.setattr(os, "chmod", lambda *_: None)
     assert close_to_others(tmp_path / "image") == (tmp_path / "image",)
 
     def refuse(*_: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(Path, "chmod", refuse)
+    monkeypatch.setattr(os, "chmod", refuse)
     assert close_to_others(tmp_path / "image") == (tmp_path / "image",)
 
 
 def test_a_folder_that_is_not_there_is_closed(tmp_path: Path) -> None:
     assert close_to_others(tmp_path / "none") == ()
+
+
+def test_links_that_another_account_puts_there_are_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one that is there, nor one that takes a folder's place between the look and the deed."""
+    keys, work = tmp_path / "keys", tmp_path / "work"
+    keys.mkdir()
+    (keys / "site.key").touch(0o600)
+    (work / "cache").mkdir(parents=True)
+    (work / "cache" / "site.key").touch(0o600)
+    (work / "link").symlink_to(keys / "site.key")
+    (work / "name").hardlink_to(keys / "site.key")
+    chown = os.chown
+
+    def swap(*arguments: object) -> None:
+        if not (work / "cache").is_symlink():
+            (work / "cache").rename(tmp_path / "moved")
+            (work / "cache").symlink_to(keys)
+        chown(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "chown", swap)
+    share(work, os.getgid() + 1 if os.geteuid() == 0 else os.getgid(), 0o070)
+    assert mode(keys / "site.key") == 0o600
+    assert (keys / "site.key").stat().st_gid == os.getgid()
+    assert mode(work) == 0o2770

@@ -194,7 +194,9 @@ def port_of(node):
 @pytest.mark.parametrize("secret", [b"", b"another account's secret, 32 bytes"])
 def test_a_node_s_own_interface_gives_no_work_to_who_lacks_its_secret(federation, secret):
     """Of other users of a hospital's machine, who could answer in the training code's place."""
-    signing = SuperExecAuthHttpInterceptor(secret, protected_methods=frozenset({"/flwr.proto.Runtime/AcquireTask"}))
+    signing = SuperExecAuthHttpInterceptor(
+        master_secret=secret, protected_methods=frozenset({"/flwr.proto.Runtime/AcquireTask"})
+    )
     for node in federation.nodes.values():
         with RuntimeHttpClient.from_server_address(
             server_address=f"127.0.0.1:{port_of(node)}",
