@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from client.node_cli import health, work
+from client.cli_options import SITE_YAML, ConfigOption, DebugOption, JsonOption
+from client.node_cli import approve, audit, health, join, work
 from common.command import command_line
 from common.text import clean_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from client.approval import Approvals
     from client.finding import Finding
     from client.import_report import ImportReport
     from client.quality import SiteCheck
@@ -28,14 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-ConfigOption = Annotated[Path, typer.Option("--config", help="The site's configuration.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-SITE_YAML = Path("site.yaml")
 CHECK_PAGE = "check.html"
 """In the site's state."""
-APPROVAL = "approval"
-"""What the audit log calls it."""
 
 
 @app.command()
@@ -312,161 +306,8 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
-@app.command()
-def join(
-    kit: Annotated[
-        Path | None, typer.Option(help="A new SITE.kit.json, put in place first; default: the one that is there.")
-    ] = None,
-    config: ConfigOption = SITE_YAML,
-    debug: DebugOption = False,
-) -> None:
-    """Connect to the coordinator and work for it until Ctrl-C; reconnects by itself."""
-    import threading
-
-    from client.audit import AuditLog
-    from client.contact import contact
-    from client.health import NODE
-    from client.keys import check_key, key_files
-    from client.kit_place import own_kit, place_kit
-    from client.node import SiteNode, WorkerLink
-    from client.worker_account import make_secret, share_with_worker
-    from common.atomic import write_text_atomically
-    from common.config import SiteConfig, load_yaml
-    from common.private import closed_folder, private_files
-
-    site = load_yaml(config, SiteConfig)
-    key = key_files(site.site, config.parent / "keys").private
-    check_key(key)
-    AuditLog(config.parent / site.state).checked()
-    if kit is not None:
-        place_kit(kit, config)
-    pass_on = own_kit(config)
-    for line in contact(pass_on).warnings:
-        typer.echo(f"warning: {line}", err=True)
-    with private_files():
-        state = closed_folder(config.parent / site.state)
-        authority = state / "authority.crt"
-        write_text_atomically(authority, pass_on.authority)
-        share_with_worker(site, config.parent)
-        worker = WorkerLink(site.worker.address, make_secret(config.parent / site.work)) if site.worker else None
-        node = SiteNode(
-            site.site, state / NODE, pass_on.coordinator, authority, key, config.resolve(), worker=worker,
-            report=typer.echo,
-        )  # fmt: skip
-        node.run(threading.Event())
-
-
-@app.command()
-def approve(
-    bundle: Annotated[
-        str | None, typer.Argument(help="Digits of a waiting bundle's hash, or a .fab file; none: list what waits.")
-    ] = None,
-    config: ConfigOption = SITE_YAML,
-    signature: Annotated[
-        Path | None, typer.Option(help="A detached Ed25519 signature of the bundle by one of site.yaml's trusted_keys.")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
-    debug: DebugOption = False,
-) -> None:
-    """Show a job's code and what it changes, and allow it to run here; nothing is allowed without a yes."""
-    from client.approval import Approvals
-    from common.config import SiteConfig, load_yaml
-
-    site = load_yaml(config, SiteConfig)
-    state = config.parent / site.state
-    approvals = Approvals(state)
-    if bundle is None:
-        _print_waiting(approvals)
-        return
-    data = approvals.find(bundle)
-    _print_bundle(approvals, data)
-    if signature is not None:
-        typer.echo(f"signature:   good, by trusted key {_signer(data, signature, site.trusted_keys)}")
-    if not yes and not typer.confirm("\nLet this code run on this site's cases?"):
-        typer.echo("not approved; nothing changes")
-        return
-    _approve(approvals, data, state)
-
-
-def _print_waiting(approvals: "Approvals") -> None:
-    from client.archive import read_bundle
-
-    for path in approvals.waiting():
-        waiting = read_bundle(path.read_bytes())
-        typer.echo(f"waiting:   {waiting.sha256[:12]}  {waiting.name} {waiting.version}, {len(waiting.files)} files")
-    for each in approvals.approved():
-        typer.echo(f"approved:  {each.sha256[:12]}  {each.name} {each.version}, {each.time[:10]}")
-    if not approvals.waiting():
-        typer.echo("nothing waits for approval; this release's own code needs none")
-
-
-def _print_bundle(approvals: "Approvals", data: bytes) -> None:
-    from client.approval import changes
-    from client.archive import read_bundle
-
-    bundle, (title, before) = read_bundle(data), approvals.last_approved()
-    found = changes(before, bundle)
-    changed = {change.name: change.kind for change in found}
-    typer.echo(f"name:        {bundle.name}\nversion:     {bundle.version}\nhash:        {bundle.sha256}")
-    typer.echo(f"files:       {len(bundle.files)}")
-    for name, content in sorted(bundle.files.items()):
-        typer.echo(f"  {len(content):8}  {name}" + (f"  ({changed[name]})" if name in changed else ""))
-    typer.echo(f"\ncompared with {title}: " + (f"{len(found)} files differ" if found else "the same files"))
-    for change in found:
-        typer.echo(f"\n{change.kind}: {change.name}\n{change.text}")
-
-
-def _signer(data: bytes, signature: Path, trusted: tuple[str, ...]) -> str:
-    from client.approval import signer
-    from common.errors import InputError
-
-    try:
-        return signer(data, signature.read_bytes(), trusted)
-    except OSError as error:
-        raise InputError(f"{signature}: cannot be read ({error.strerror}); give the signature's file") from error
-
-
-def _approve(approvals: "Approvals", data: bytes, state: Path) -> None:
-    from client.audit import AuditLog
-
-    line = approvals.approve(data)
-    told = {"sha256": line.sha256, "name": line.name, "version": line.version}
-    AuditLog(state).append(APPROVAL, **told)
-    typer.echo(f"approved: {line.name} {line.version} {line.sha256[:12]}; the coordinator can run it again now")
-
-
-@app.command()
-def audit(
-    config: ConfigOption = SITE_YAML,
-    since: Annotated[
-        str | None, typer.Option(help="Only lines from this time on: 2026-11-30, or 2026-11-30T12:00 (UTC).")
-    ] = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Show what came in, what was decided and what went out, and verify it; exit code 1 if a line was tampered with."""
-    from client.audit import AuditLog
-    from client.audit_view import records_since, table
-    from common.config import SiteConfig, load_yaml
-
-    site = load_yaml(config, SiteConfig)
-    audited = AuditLog(config.parent / site.state).read()
-    shown = records_since(audited.records, since)
-    if as_json:
-        verdict = {"head": audited.head, "faults": audited.faults, "notes": audited.notes}
-        typer.echo(json.dumps({"records": shown, **verdict}))
-    else:
-        from rich.console import Console
-
-        Console().print(table(shown))
-        num = len(audited.records)
-        typer.echo(f"{num} line{'' if num == 1 else 's'}; the last one's hash is {audited.head}")
-        for note in audited.notes:
-            typer.echo(f"note: {note}")
-        for fault in audited.faults:
-            typer.echo(f"TAMPERED: {fault}", err=True)
-    if audited.faults:
-        raise typer.Exit(1)
+for command in (join, work, health, approve, audit):
+    app.command()(command)
 
 
 @app.command()
@@ -588,10 +429,6 @@ def _print_summary(name: str, part: str, result: "EvaluateResult") -> None:
         mean = "–" if value.mean is None else f"{value.mean:.3f}"
         spread = "" if value.sd is None else f" ± {value.sd:.3f}"
         typer.echo(f"  {metric:8} {mean}{spread}")
-
-
-app.command()(work)
-app.command()(health)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import common.config
-from client import audit, border, cli, node_gate
+from client import audit, border, node_cli, node_gate
 from common.config import (
     Experiment,
     Frozen,
@@ -339,7 +339,7 @@ def test_code_table_is_what_a_site_says_of_code_and_policy():
 
 def test_audit_table_is_what_a_site_writes():
     ((_, _, rows),) = tables("audit")
-    named = {border.TASK, border.DECISION, border.OUTGOING, node_gate.CODE, audit.TORN, cli.APPROVAL}
+    named = {border.TASK, border.DECISION, border.OUTGOING, node_gate.CODE, audit.TORN, node_cli.APPROVAL}
     assert {codes(row[0])[0] for row in rows} == named
 
 
