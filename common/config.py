@@ -192,7 +192,7 @@ class TrainingConfig(Frozen):
     momentum_across_rounds: Literal["reset", "keep"] = "reset"
     """[C] Whether a site keeps its optimiser's momentum when the aggregated weights replace its own."""
     autocast: Literal["auto", "bf16", "off"] = "auto"
-    """[C] bf16 autocast; auto turns it on where the device computes in bf16."""
+    """[C] bf16 autocast; auto turns it on for GPUs that compute in bf16 and CPUs with AMX."""
     augmentation: AugmentationConfig = AugmentationConfig()
     """What is done to a patch before it is seen."""
 

@@ -77,10 +77,10 @@ def test_autocast_as_the_recipe_says(
 
 
 @pytest.mark.parametrize(("avx", "amx"), [(False, False), (True, False), (False, True)])
-def test_bf16_pays_on_a_cpu_that_computes_in_it(monkeypatch: pytest.MonkeyPatch, avx: bool, amx: bool) -> None:
+def test_bf16_pays_on_a_cpu_with_amx(monkeypatch: pytest.MonkeyPatch, avx: bool, amx: bool) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert bf16_pays(CPU) is (avx or amx)
+    assert bf16_pays(CPU) is amx  # with the other alone, gradients do not repeat and may be NaN
 
 
 def test_emulated_bf16_of_a_gpu_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from common.config import AsppConfig, NetworkConfig, Recipe, StageConfig
+from common.device import bf16_pays
 from common.networks import build_network, count_parameters, initialise
 from common.networks.blocks import Aspp, ImagePooling, ResBlock, dilation_rates, normalisation
 from common.networks.dropout import Dropout
@@ -158,6 +159,9 @@ def test_a_single_voxel_map_trains() -> None:
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_every_parameter_learns_and_runs_repeat(autocast: bool) -> None:
+    if autocast and not bf16_pays(torch.device("cpu")):
+        pytest.skip("torch 2.13's bf16 gradients repeat on CPUs with AMX alone; elsewhere `auto` trains in fp32")
+
     def run() -> list[Tensor]:
         network = tiny().train()
         torch.manual_seed(3)
