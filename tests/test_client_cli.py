@@ -338,12 +338,22 @@ def test_segment_of_many_goes_on_after_a_failure_and_does_nothing_twice(tmp_path
     assert "2 done" in site(*arguments, "--again").out.splitlines()[-1]
 
 
+def test_segment_of_a_case_folder_passes_its_truth_over(tmp_path, site, tiny_hu, tiny_label, write_model, write_ct):
+    """One scan: its results go to --out itself, and the exit code is that of the scan."""
+    write_ct(tmp_path / "case" / "dicom", tiny_hu, spacing_mm=(4.0, 4.0, 4.0))
+    write_nifti(Volume(tiny_label, Geometry(tiny_label.shape, (4.0, 4.0, 4.0))), tmp_path / "case" / "truth.nii.gz")
+    model, out = write_model(tmp_path / "m.safetensors", bias=4.0), tmp_path / "out"
+    ended = site("segment", tmp_path / "case", "--model", model, "--out", out, "--device", "cpu")
+    assert ended.code == 0
+    assert sorted(files_below(out)) == ["mask.nii.gz", "overlay.png", "report.json", "rtstruct.dcm"]
+
+
 def test_segment_of_nothing_is_code_2(tmp_path, site, write_model):
     (tmp_path / "empty").mkdir()
     model = write_model(tmp_path / "m.safetensors")
     ended = site("segment", tmp_path / "empty", "--model", model, "--out", tmp_path / "out")
     assert ended.code == 2
-    assert "no CT series and no NIfTI file" in ended.err
+    assert "no CT series and no NIfTI image" in ended.err
     assert not (tmp_path / "out").exists()
 
 
