@@ -252,13 +252,16 @@ def check(
     from client.check_page import write_check_page
     from client.contact_check import check_contact
     from client.quality import check_against, check_site
+    from client.result_place import check_file, writing
     from client.site import Site
 
     site, (against, split) = Site.open(config), check_against(recipe)
+    path = page or site.state_folder / CHECK_PAGE
+    check_file(path)
     with _progress("check") as tell:
         found = check_site(site, split, against, check_contact(config), tell)
-    path = page or site.state_folder / CHECK_PAGE
-    write_check_page(found, site.config.site, path)
+    with writing(path):
+        write_check_page(found, site.config.site, path)
     _print_check(found, path, as_json)
     if found.count("error"):
         raise typer.Exit(2)
@@ -314,7 +317,7 @@ for command in (join, work, health, approve, audit):
 def segment(
     scan: Annotated[Path, typer.Argument(help="A DICOM CT folder, a NIfTI file, or a folder of many of them.")],
     model: Annotated[Path, typer.Option(help="A model file of a run (models/NAME.safetensors).")],
-    out: Annotated[Path, typer.Option(file_okay=False, help="The folder for RTSTRUCT, mask and picture.")],
+    out: Annotated[Path, typer.Option(help="The folder for RTSTRUCT, mask and picture.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     again: Annotated[bool, typer.Option("--again", help="Also what was done before with the same model.")] = False,
     as_json: JsonOption = False,
@@ -326,11 +329,13 @@ def segment(
     code is then 1. What was done before with the same model is not done again.
     """
     from client.model_package import read_model
+    from client.result_place import check_folder
     from client.scans import find_scans
     from client.segment import Segmenter
     from client.segment_many import segment_all, segment_one
 
     scans = find_scans(scan)
+    check_folder(out)
     segmenter = Segmenter(read_model(model), device)
     if len(scans) == 1:
         _print_report(segment_one(scans[0], segmenter, out, again), as_json)

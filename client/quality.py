@@ -13,7 +13,7 @@ from client.site import Site
 from client.worker_pool import num_workers, worker_pool
 from common.config import PreprocessConfig, Recipe, SplitConfig, load_experiment, load_mapping, load_yaml
 from common.dataset import CaseEntry, read_index
-from common.errors import FedgtvError
+from common.errors import ConfigError, FedgtvError
 
 Progress = Callable[[int, int], None]
 """Hears how many cases are done, of how many."""
@@ -81,11 +81,18 @@ def check_against(path: Path | None) -> tuple[Recipe, SplitConfig]:
     """Returns the recipe and split in an experiment's or a recipe's file; without a file the paper's recipe.
 
     Raises:
-        ConfigError: it is neither; the message tells what is wrong with it as the one that it looks like.
+        ConfigError: it is neither, or the message tells what is wrong with it as the one that it looks like.
     """
     if path is None:
         return Recipe(), SplitConfig()
-    if "steps" in load_mapping(path):
+    keys = load_mapping(path).keys()
+    if keys and keys.isdisjoint({*Recipe.model_fields, "steps"}):
+        known = ", ".join(Recipe.model_fields)
+        raise ConfigError(
+            f"{path}: is neither a recipe nor an experiment, by its keys {', '.join(map(str, keys))}; expected some of "
+            f"{known}, or steps; give the file that the coordinator sent"
+        )
+    if "steps" in keys:
         experiment = load_experiment(path)
         return experiment.recipe, experiment.split
     return load_yaml(path, Recipe), SplitConfig()

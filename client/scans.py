@@ -68,12 +68,17 @@ def find_scans(source: Path) -> tuple[Scan, ...]:
     else logged.
 
     Raises:
-        ImageError: there is no such file or folder, or no scan in it.
+        ImageError: there is no such file or folder, or no scan in it; one DICOM file is none.
     """
     if not source.exists():
         raise ImageError(f"{source}: does not exist; give a DICOM folder, a NIfTI file, or a folder of them")
+    if source.is_file() and not source.name.endswith(NIFTI):
+        raise ImageError(
+            f"{source}: is a single file, and no NIfTI by its name; expected a .nii or .nii.gz, or a folder with all "
+            f"slices of a CT; give the folder {source.parent}"
+        )
     if source.is_file():
-        return (Scan(Path(_stem(source)), (source,), not source.name.endswith(NIFTI)),)
+        return (Scan(Path(_stem(source)), (source,), False),)
     images, label_maps = _niftis(source)
     found = [*_series(source), *images]
     if not found:

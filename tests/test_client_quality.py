@@ -135,6 +135,11 @@ def test_what_to_check_against_comes_from_a_recipe_or_an_experiment(tmp_path):
     )
     path.write_text(experiment.model_dump_json())
     assert check_against(path) == (Recipe(stage2=None), SplitConfig(seed=3))
+    path.write_text("{site: A, device: cpu}")
+    with pytest.raises(
+        ConfigError, match=r"neither a recipe nor an experiment, by its keys site, device; expected .*stage1"
+    ):
+        check_against(path)
     path.write_text("[1]")
     with pytest.raises(ConfigError, match="expected a mapping"):
         check_against(path)

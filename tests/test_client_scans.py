@@ -106,11 +106,9 @@ def test_a_file_is_one_scan_by_its_own_name(tmp_path, nifti):
     nifti(tmp_path / "patient.nii.gz")
     (scan,) = find_scans(tmp_path / "patient.nii.gz")
     assert (str(scan.name), scan.is_dicom) == ("patient", False)
-    (tmp_path / "other.dcm").write_text("x")
-    (other,) = find_scans(tmp_path / "other.dcm")
-    assert other.is_dicom
-    with pytest.raises(ImageError, match="is no DICOM file"):
-        other.read()
+    (tmp_path / "slice.dcm").write_text("x")
+    with pytest.raises(ImageError, match=r"slice\.dcm: is a single file, .*; give the folder"):
+        find_scans(tmp_path / "slice.dcm")
 
 
 def test_a_folder_of_one_series_counts_by_its_own_name(tmp_path, write_ct, tiny_hu):
