@@ -1,7 +1,7 @@
 """`fedgtv-site`: what a hospital types. Heavy imports stay inside the commands, so that --help answers at once."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,7 +16,6 @@ from common.text import clean_text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from client.finding import Finding
     from client.import_report import ImportReport
     from client.quality import SiteCheck
     from client.segment_many import ScanReport
@@ -268,13 +267,16 @@ def check(
 
 
 def _print_check(found: "SiteCheck", page: Path, as_json: bool) -> None:
+    from client.check_table import check_table
+
     num_errors, num_warnings = found.count("error"), found.count("warning")
     if as_json:
         findings = [vars(finding) for finding in found.findings]
         told = {"errors": num_errors, "warnings": num_warnings, "findings": findings, "page": str(page)}
         typer.echo(json.dumps(told))
         return
-    _print_findings(found.findings)
+    console = _wide_console()
+    console.print(check_table(found.findings, stacked=console.is_terminal))
     counts = f"{_count(num_errors, 'error')}, {_count(num_warnings, 'warning')}"
     typer.echo(f"{counts} in {_count(len(found.cases), 'case')} and the site itself")
     typer.echo(f"pictures of all cases, to stay at this site: {page}")
@@ -282,19 +284,6 @@ def _print_check(found: "SiteCheck", page: Path, as_json: bool) -> None:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _print_findings(findings: Iterable["Finding"]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    colours = {"error": "red", "warning": "yellow", "ok": "green"}
-    table = Table("", "subject", "finding", "remedy")
-    for finding in findings:
-        mark = f"[{colours[finding.severity]}]{finding.severity}[/]"
-        table.add_row(mark, *(escape(text) for text in (finding.subject, finding.what, finding.remedy)))
-    Console().print(table)
 
 
 @contextmanager

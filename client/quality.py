@@ -99,10 +99,12 @@ def check_against(path: Path | None) -> tuple[Recipe, SplitConfig]:
 
 
 def _with(case: CheckedCase, compared: Sequence[Finding]) -> CheckedCase:
-    """Returns the case with what comparing it with the others found; then nothing is `ok` about it."""
+    """Returns the case with what comparing it with the others found; then what it is, is no longer `ok`."""
     own = tuple(finding for finding in compared if finding.subject == case.case_id)
-    kept = tuple(finding for finding in case.findings if finding.severity != "ok" or not own)
-    return replace(case, findings=(*kept, *own))
+    if not own:
+        return case
+    before = (replace(each, severity="info") if each.severity == "ok" else each for each in case.findings)
+    return replace(case, findings=(*before, *own))
 
 
 def _check_cases(

@@ -35,7 +35,7 @@ CUBE = ((10, 20), (30, 40), (30, 40))
 
 def test_a_good_target_has_no_finding(patient):
     assert told(mask(CUBE), patient) == []
-    assert target_ml(mask(CUBE), patient) == pytest.approx(1.0)
+    assert target_ml(mask(CUBE), patient.lps.geometry) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
