@@ -253,12 +253,14 @@ def check(
     from client.quality import check_against, check_site
     from client.result_place import check_file, writing
     from client.site import Site
+    from client.trust_check import check_trust
 
     site, (against, split) = Site.open(config), check_against(recipe)
     path = page or site.state_folder / CHECK_PAGE
     check_file(path)
     with _progress("check") as tell:
-        found = check_site(site, split, against, check_contact(config), tell)
+        between = [*check_contact(config), *check_trust(site.config, config.parent)]
+        found = check_site(site, split, against, between, tell)
     with writing(path):
         write_check_page(found, site.config.site, path)
     _print_check(found, path, as_json)

@@ -48,7 +48,7 @@ def check_site(
     site: Site,
     split: SplitConfig,
     recipe: Recipe | None = None,
-    coordinator: Sequence[Finding] = (),
+    further: Sequence[Finding] = (),
     progress: Progress | None = None,
 ) -> SiteCheck:
     """Returns findings on the site's machine, its split and every case, with a picture of each case.
@@ -57,7 +57,7 @@ def check_site(
         site: whose cases; nothing is written there.
         split: parts the cases as an experiment with it would.
         recipe: what memory, disk and region of interest are held against; None: the paper's.
-        coordinator: findings on the way to it, to stand among the site's own.
+        further: findings on what lies between site and coordinator, to stand among the site's own.
         progress: hears of each case that is done.
     """
     recipe = recipe or Recipe()
@@ -73,7 +73,7 @@ def check_site(
     compared = tuple(check_cohort(cases))
     cases = tuple(_with(case, compared) for case in cases)
     of_all = [finding for finding in compared if finding.subject == "cases"]
-    findings = [*machine, *coordinator, *index, *of_all, *(finding for case in cases for finding in case.findings)]
+    findings = [*machine, *further, *index, *of_all, *(finding for case in cases for finding in case.findings)]
     return SiteCheck(tuple(sorted(findings, key=lambda finding: GRAVEST_LAST.index(finding.severity))), cases)
 
 

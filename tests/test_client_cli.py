@@ -236,7 +236,7 @@ def test_check_tells_people_and_scripts_the_same(tmp_path, site, make_site):
     config = make_site(tmp_path / "A")
     people, scripts = site("check", "--config", config), site("check", "--config", config, "--json")
     told = json.loads(scripts.out)
-    site_and_cases = {"device", "memory", "disk", "cases", "A-0001", "A-0002", "A-0003"}
+    site_and_cases = {"device", "memory", "disk", "cases", "audit", "policy", "A-0001", "A-0002", "A-0003"}
     assert {finding["subject"] for finding in told["findings"]} == site_and_cases
     assert all(finding["subject"] in people.out for finding in told["findings"])
     errors, warnings = ([f for f in told["findings"] if f["severity"] == kind] for kind in ("error", "warning"))
