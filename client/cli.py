@@ -324,9 +324,11 @@ def segment(
     from client.scans import find_scans
     from client.segment import Segmenter
     from client.segment_many import segment_all, segment_one
+    from client.unfinished import remove_unfinished
 
     scans = find_scans(scan)
     check_folder(out)
+    remove_unfinished(out)
     segmenter = Segmenter(read_model(model), device)
     if len(scans) == 1:
         _print_report(segment_one(scans[0], segmenter, out, again), as_json)

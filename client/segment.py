@@ -1,7 +1,6 @@
 """A model's output for one scan: RTSTRUCT, NIfTI mask and picture, for a planning system and for people."""
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from client.model_package import ModelPackage
 from client.result_check import NOTHING_FOUND, result_flags
 from client.result_place import writing
 from client.scans import MASK, REPORT, Scan, find_scans
+from client.unfinished import unfinished_folder
 from common.atomic import put_in_place
 from common.device import choose_device
 from common.dicom import CtSeries
@@ -87,8 +87,7 @@ class Segmenter:
     ) -> tuple[Path, ...]:
         """Returns the files in `out`, all of them new."""
         private_folder(out)
-        with tempfile.TemporaryDirectory(prefix=".segment-", dir=out) as name:
-            unfinished = Path(name)
+        with unfinished_folder(out) as unfinished:
             write_nifti(Volume(mask.astype(np.uint8), volume.geometry), unfinished / MASK)
             (unfinished / PICTURE).write_bytes(_picture(volume, mask, self.model.name))
             if series is not None and not {NOTHING_FOUND, NO_FRAME} & set(report["flags"]):
