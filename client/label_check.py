@@ -44,7 +44,9 @@ def target_ml(mask: Mask, geometry: Geometry) -> float:
 
 def _check_size(case_id: str, volume_ml: float) -> Iterator[Finding]:
     if not LEAST_LABEL_ML <= volume_ml <= MOST_LABEL_ML:
-        what = f"target of {volume_ml:.2f} ml" if volume_ml < LEAST_LABEL_ML else f"target of {volume_ml:.0f} ml"
+        shown = f"{volume_ml:.2f}" if volume_ml < LEAST_LABEL_ML else f"{volume_ml:.0f}"
+        limits = f"{LEAST_LABEL_ML:g} to {MOST_LABEL_ML:g} (limits for gross tumours of head and neck)"
+        what = f"target of {shown} ml, expected {limits}"
         yield Finding("warning", case_id, "label-size", what, "is it the right structure?")
 
 
