@@ -20,7 +20,7 @@ def check_table(findings: Iterable[Finding], stacked: bool) -> Table:
         stacked: a remedy begins a line of its own: two columns of sentences side by side are too narrow on 80 to 120
             columns. Otherwise it follows what was found, and where there is room a finding is one line.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for title in ("", "subject", "check"):
         table.add_column(title, no_wrap=True)
     table.add_column("finding and remedy", overflow="fold")

@@ -97,6 +97,6 @@ def _check_keys(keys: tuple[str, ...]) -> Iterator[Finding]:
             shown = key_fingerprint(public_key(text))
         except FedgtvError as error:
             what, _, remedy = str(error).rpartition("; ")
-            yield Finding("warning", KEYS, KEYS, what, remedy)
+            yield Finding("warning", "keys", KEYS, what, remedy)
         else:
-            yield Finding("ok", KEYS, KEYS, f"{shown}; a bundle signed with it is told so, and not approved by that")
+            yield Finding("ok", "keys", KEYS, f"{shown}: a bundle's signature by it is told, and approves nothing")
