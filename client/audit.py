@@ -24,6 +24,8 @@ from common.private import private_folder
 LOG, HEAD, LOCK = "audit.jsonl", "audit.head", "audit.lock"
 FIRST = "0" * 64
 """What the first line holds in place of a hash."""
+OUTGOING = "outgoing"
+"""The event of a reply that is about to go out."""
 TORN = "torn"
 TORN_LINE = "a crash cut a line short; it stays in the log, and what came after it is whole"
 
@@ -41,6 +43,11 @@ class Audit:
     """What shows that the log was tampered with; empty: nothing does."""
     notes: tuple[str, ...] = ()
     """What a crash left behind; no fault."""
+
+    @property
+    def noises(self) -> tuple[float, ...]:
+        """The noise multiplier of every noised update that ever left."""
+        return tuple(each["noise"] for each in self.records if each.get("event") == OUTGOING and "noise" in each)
 
 
 class AuditLog:

@@ -7,7 +7,6 @@ exception's, not a path, not a name.
 """
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,7 +16,8 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 
 from client import policy
-from client.audit import Audit, AuditLog
+from client.audit import OUTGOING, Audit, AuditLog
+from client.disk_use import bytes_below
 from common import wire
 from common.checkpoint import Weights
 from common.config import PolicyConfig, SiteConfig, load_yaml
@@ -27,7 +27,7 @@ from common.statistics import HuHistogram
 from common.tasks import EvaluateResult, EvaluateTask, SiteStatistics, StatisticsTask, TrainResult, TrainTask
 
 log = logging.getLogger("fedgtv.site")
-TASK, DECISION, OUTGOING = "task", "decision", "outgoing"
+TASK, DECISION = "task", "decision"
 ADMITTED = "admitted"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -92,7 +92,7 @@ class Border:
         done = self._done(self.audit.checked(), where["run"])
         policy.admit(self.policy, task, done, datetime.now())
         if self.policy.max_disk_gb is not None:
-            policy.admit_disk(self.policy, _bytes_below(private_folder(self.state)) + _bytes_below(self.work))
+            policy.admit_disk(self.policy, bytes_below(private_folder(self.state)) + bytes_below(self.work))
         if not isinstance(task, TrainTask):
             return Entry(task)
         record = message.content.array_records.get(wire.ARRAYS)
@@ -105,8 +105,7 @@ class Border:
             for each in audit.records
             if each.get("run") == run and each["event"] == DECISION and "epochs" in each
         ]
-        noises = tuple(each["noise"] for each in audit.records if each["event"] == OUTGOING and "noise" in each)
-        return policy.Done(len(trained), sum(trained), noises)
+        return policy.Done(len(trained), sum(trained), audit.noises)
 
     def leave(self, message: Message, entry: Entry, reply: Message) -> Message:
         """Returns the reply to `message` that may leave, made of what the work replied; the audit log holds it then.
@@ -238,18 +237,6 @@ def _told(task: wire.Task) -> dict[str, Any]:
 def num_bytes(content: RecordDict) -> int:
     """Returns the bytes of a message's records, without what Flower adds to send them."""
     return sum(record.count_bytes() for record in content.values())
-
-
-def _bytes_below(folder: Path) -> int:
-    """Bytes of all files below a folder; one that goes meanwhile is not counted."""
-    total = 0
-    for where, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(where, name)).st_size
-            except FileNotFoundError:
-                continue
-    return total
 
 
 def _line(error: Exception) -> str:

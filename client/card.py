@@ -44,6 +44,8 @@ def card_lines(card: Card, recipe: Recipe) -> Iterator[str]:
     yield from _field("measured", "" if card.results else "nowhere yet, or not known")
     for line in _results(card.results):
         yield from textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent=" " * 12)
+    for note in card.notes:
+        yield from _field("note", note)
     yield from _field("intended", card.intended_use)
     yield from _field("limits", card.limits)
 
@@ -74,7 +76,15 @@ def _results(results: tuple[Result, ...]) -> Iterator[str]:
             yield f"{who}: withheld ({result.withheld or UNKNOWN})"
             continue
         metrics = [_metric(result, key, 100, "%") for key in PER_CENT] + [_metric(result, key, 1, "mm") for key in MM]
-        yield f"{who} (n = {result.num_cases}): " + ", ".join(metrics)
+        yield f"{who} (n = {result.num_cases}{_undefined(result)}): " + ", ".join(metrics)
+
+
+def _undefined(result: Result) -> str:
+    """Says over how many cases the distances are, where that is not all: one of two masks is empty in the others."""
+    if not result.num_undefined or result.num_cases is None:
+        return ""
+    over = result.num_cases - result.num_undefined
+    return f"; ASSD and HD95 over {over}, undefined for {result.num_undefined} with an empty mask"
 
 
 def _metric(result: Result, key: str, factor: float, unit: str) -> str:

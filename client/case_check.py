@@ -5,7 +5,6 @@ Runs in processes of its own, so it stays free of torch.
 
 import hashlib
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from client.finding import Finding, gravest
-from client.image_check import check_grid, check_patient, check_range, no_hu
+from client.finding import CASE, Finding, Severity, gravest
+from client.image_check import check_grid, check_patient, check_range, no_hu, show_grid
 from client.label_check import check_label, target_ml
 from common.alignment import label_on
 from common.config import PreprocessConfig
@@ -26,7 +25,7 @@ from common.errors import FedgtvError, LabelError
 from common.pictures import overlay_jpeg
 from common.preprocess import Patient, PreparedCase, find_patient, prepare_patient
 from common.resample import resample_linear
-from common.volume import Volume, read_nifti, to_lps
+from common.volume import Geometry, Volume, lps_geometry, read_nifti, to_lps
 
 log = logging.getLogger("fedgtv.site")
 THUMBNAIL = (32, 32, 32)
@@ -104,14 +103,15 @@ class _Check:
         patient = self._found()
         lps = patient.lps if patient else to_lps(self.images[0])
         mask = self._mask(label, lps)
-        if patient is None:
-            return CheckedCase(self.entry, tuple(self.findings), self._picture(lps, mask))
+        facts = None if patient is None else self._looked_at(patient, mask, label)
+        self.findings.append(self._told(lps.geometry, mask))
+        return CheckedCase(self.entry, tuple(self.findings), self._picture(lps, mask), facts)
+
+    def _looked_at(self, patient: Patient, mask: NDArray[np.bool_] | None, label: Volume | None) -> Facts:
         self.findings += check_patient(self.entry.case_id, patient)
         if mask is not None:
             self.findings += check_label(self.entry.case_id, mask, patient)
-        prepared = self._prepared(patient, label)
-        self.findings += self._all_well(patient, mask)
-        return CheckedCase(self.entry, tuple(self.findings), self._picture(lps, mask), self._facts(patient, prepared))
+        return self._facts(patient, self._prepared(patient, label))
 
     def _error(self, check: str, error: FedgtvError, remedy: str) -> None:
         self.findings.append(Finding("error", self.entry.case_id, check, str(error), remedy))
@@ -154,10 +154,16 @@ class _Check:
             self._error("preparation", error, "the case will be left out")
             return None
 
-    def _all_well(self, patient: Patient, mask: NDArray[np.bool_] | None) -> Iterator[Finding]:
-        if mask is not None and gravest(self.findings) == "ok":
-            what = f"target of {target_ml(mask, patient):.1f} ml on {int(mask.any(axis=(1, 2)).sum())} slices"
-            yield Finding("ok", self.entry.case_id, "case", what)
+    def _told(self, geometry: Geometry, mask: NDArray[np.bool_] | None) -> Finding:
+        """Returns what the case is, whatever was found: its target, its images, and which of them are not drawn."""
+        severity: Severity = "ok" if mask is not None and gravest(self.findings) == "ok" else "info"
+        target = ""
+        if mask is not None and mask.any():
+            num_slices = int(mask.any(axis=(1, 2)).sum())
+            target = f"target of {target_ml(mask, geometry):.1f} ml on {num_slices} slices; "
+        first, *others = [lps_geometry(image.geometry) for image in self.images]
+        rest = [f"; image {number}, not drawn: {show_grid(each)}" for number, each in enumerate(others, 2)]
+        return Finding(severity, self.entry.case_id, CASE, f"{target}image of {show_grid(first)}{''.join(rest)}")
 
     def _picture(self, lps: Volume, mask: NDArray[np.bool_] | None) -> bytes:
         return overlay_jpeg(lps.array, lps.geometry.spacing_mm, mask, None, self.entry.case_id)

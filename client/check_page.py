@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from client.finding import GRAVEST_LAST, Finding, Severity, gravest
+from client.finding import CASE, GRAVEST_LAST, Finding, Severity, gravest
 from client.quality import SiteCheck
 from common.atomic import OWNERS, write_text_atomically
 from common.private import private_folder
@@ -26,7 +26,10 @@ class Entry:
 
     case_id: str
     severity: Severity
+    facts: str
+    """What the case is; empty where its image cannot be read."""
     findings: tuple[Finding, ...]
+    """The others, the gravest last."""
     picture: str
     """JPEG, base64; empty where there is none."""
 
@@ -66,4 +69,6 @@ def render(check: SiteCheck, site: str, when: datetime) -> str:
 
 def _entry(case_id: str, findings: tuple[Finding, ...], picture: bytes | None) -> Entry:
     encoded = "" if picture is None else base64.b64encode(picture).decode("ascii")
-    return Entry(case_id, gravest(findings), findings, encoded)
+    facts = " ".join(finding.what for finding in findings if finding.check == CASE)
+    others = tuple(finding for finding in findings if finding.check != CASE)
+    return Entry(case_id, gravest(findings), facts, others, encoded)

@@ -1,7 +1,7 @@
 """`fedgtv-site`: what a hospital types. Heavy imports stay inside the commands, so that --help answers at once."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,7 +16,6 @@ from common.text import clean_text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from client.finding import Finding
     from client.import_report import ImportReport
     from client.quality import SiteCheck
     from client.segment_many import ScanReport
@@ -252,26 +251,34 @@ def check(
     from client.check_page import write_check_page
     from client.contact_check import check_contact
     from client.quality import check_against, check_site
+    from client.result_place import check_file, writing
     from client.site import Site
+    from client.trust_check import check_trust
 
     site, (against, split) = Site.open(config), check_against(recipe)
-    with _progress("check") as tell:
-        found = check_site(site, split, against, check_contact(config), tell)
     path = page or site.state_folder / CHECK_PAGE
-    write_check_page(found, site.config.site, path)
+    check_file(path)
+    with _progress("check") as tell:
+        between = [*check_contact(config), *check_trust(site.config, config.parent)]
+        found = check_site(site, split, against, between, tell)
+    with writing(path):
+        write_check_page(found, site.config.site, path)
     _print_check(found, path, as_json)
     if found.count("error"):
         raise typer.Exit(2)
 
 
 def _print_check(found: "SiteCheck", page: Path, as_json: bool) -> None:
+    from client.check_table import check_table
+
     num_errors, num_warnings = found.count("error"), found.count("warning")
     if as_json:
         findings = [vars(finding) for finding in found.findings]
         told = {"errors": num_errors, "warnings": num_warnings, "findings": findings, "page": str(page)}
         typer.echo(json.dumps(told))
         return
-    _print_findings(found.findings)
+    console = _wide_console()
+    console.print(check_table(found.findings, stacked=console.is_terminal))
     counts = f"{_count(num_errors, 'error')}, {_count(num_warnings, 'warning')}"
     typer.echo(f"{counts} in {_count(len(found.cases), 'case')} and the site itself")
     typer.echo(f"pictures of all cases, to stay at this site: {page}")
@@ -279,19 +286,6 @@ def _print_check(found: "SiteCheck", page: Path, as_json: bool) -> None:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _print_findings(findings: Iterable["Finding"]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    colours = {"error": "red", "warning": "yellow", "ok": "green"}
-    table = Table("", "subject", "finding", "remedy")
-    for finding in findings:
-        mark = f"[{colours[finding.severity]}]{finding.severity}[/]"
-        table.add_row(mark, *(escape(text) for text in (finding.subject, finding.what, finding.remedy)))
-    Console().print(table)
 
 
 @contextmanager
@@ -314,7 +308,7 @@ for command in (join, work, health, approve, audit):
 def segment(
     scan: Annotated[Path, typer.Argument(help="A DICOM CT folder, a NIfTI file, or a folder of many of them.")],
     model: Annotated[Path, typer.Option(help="A model file of a run (models/NAME.safetensors).")],
-    out: Annotated[Path, typer.Option(file_okay=False, help="The folder for RTSTRUCT, mask and picture.")],
+    out: Annotated[Path, typer.Option(help="The folder for RTSTRUCT, mask and picture.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     again: Annotated[bool, typer.Option("--again", help="Also what was done before with the same model.")] = False,
     as_json: JsonOption = False,
@@ -326,11 +320,15 @@ def segment(
     code is then 1. What was done before with the same model is not done again.
     """
     from client.model_package import read_model
+    from client.result_place import check_folder
     from client.scans import find_scans
     from client.segment import Segmenter
     from client.segment_many import segment_all, segment_one
+    from client.unfinished import remove_unfinished
 
     scans = find_scans(scan)
+    check_folder(out)
+    remove_unfinished(out)
     segmenter = Segmenter(read_model(model), device)
     if len(scans) == 1:
         _print_report(segment_one(scans[0], segmenter, out, again), as_json)

@@ -4,14 +4,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Severity = Literal["error", "warning", "ok"]
-GRAVEST_LAST = ("ok", "warning", "error")
+Severity = Literal["error", "warning", "ok", "info"]
+GRAVEST_LAST = ("info", "ok", "warning", "error")
 """The order of the terminal's table: what matters most stands next to the prompt."""
+CASE = "case"
+"""The check that tells what a case is: its target's volume, its grid."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: an error keeps the site or the case from training; a warning wants a look."""
+    """One line: an error keeps the site or the case from training; a warning wants a look; the rest is well.
+
+    An `info` tells facts of what has other findings.
+    """
 
     severity: Severity
     subject: str

@@ -108,3 +108,8 @@ def obliquity_deg(geometry: Geometry) -> float:
 def show_mm(spacing_mm: Sequence[float]) -> str:
     """Returns the spacing as `3 x 0.977 x 0.977`, slices first."""
     return " x ".join(f"{mm:.3g}" for mm in spacing_mm)
+
+
+def show_grid(geometry: Geometry) -> str:
+    """Returns an LPS grid as `60 slices of 3 x 0.977 x 0.977 mm`."""
+    return f"{geometry.size[0]} slices of {show_mm(geometry.spacing_mm)} mm"

@@ -13,6 +13,7 @@ from client.result_check import piece_sizes
 from common.alignment import what_is_cut
 from common.gaps import num_empty_slices
 from common.preprocess import Patient
+from common.volume import Geometry
 
 LEAST_LABEL_ML = 0.5
 MOST_LABEL_ML = 500.0
@@ -30,20 +31,22 @@ def check_label(case_id: str, mask: Mask, patient: Patient) -> Iterator[Finding]
     if not mask.any():
         yield Finding("error", case_id, "label-empty", "the target is empty", "import it again with its contour")
         return
-    yield from _check_size(case_id, target_ml(mask, patient))
+    yield from _check_size(case_id, target_ml(mask, patient.lps.geometry))
     yield from _check_place(case_id, mask, patient)
     yield from _check_gaps(case_id, mask)
     yield from _check_parts(case_id, mask, patient)
 
 
-def target_ml(mask: Mask, patient: Patient) -> float:
-    """Returns the target's volume."""
-    return int(np.count_nonzero(mask)) * patient.lps.geometry.voxel_ml
+def target_ml(mask: Mask, geometry: Geometry) -> float:
+    """Returns the volume of a target on this grid."""
+    return int(np.count_nonzero(mask)) * geometry.voxel_ml
 
 
 def _check_size(case_id: str, volume_ml: float) -> Iterator[Finding]:
     if not LEAST_LABEL_ML <= volume_ml <= MOST_LABEL_ML:
-        what = f"target of {volume_ml:.2f} ml" if volume_ml < LEAST_LABEL_ML else f"target of {volume_ml:.0f} ml"
+        shown = f"{volume_ml:.2f}" if volume_ml < LEAST_LABEL_ML else f"{volume_ml:.0f}"
+        limits = f"{LEAST_LABEL_ML:g} to {MOST_LABEL_ML:g} (limits for gross tumours of head and neck)"
+        what = f"target of {shown} ml, expected {limits}"
         yield Finding("warning", case_id, "label-size", what, "is it the right structure?")
 
 

@@ -58,11 +58,9 @@ def admit(policy: PolicyConfig, task: StatisticsTask | TrainTask | EvaluateTask,
     kind = KINDS[type(task)]
     if kind not in policy.tasks:
         raise PolicyError.of("policy-task", f"policy.tasks: {kind} is not among {', '.join(policy.tasks) or 'none'}")
-    for hours in policy.quiet_hours:
-        if _within(now.time(), hours):
-            raise PolicyError.of(
-                "policy-hours", f"policy.quiet_hours: {now:%H:%M} lies in {hours}; nothing is begun then"
-            )
+    if is_quiet(policy, now.time()):
+        hours = ", ".join(policy.quiet_hours)
+        raise PolicyError.of("policy-hours", f"policy.quiet_hours: {now:%H:%M} lies in {hours}; nothing is begun then")
     if isinstance(task, TrainTask):
         _admit_training(policy, task, done)
 
@@ -98,6 +96,11 @@ def admit_disk(policy: PolicyConfig, used_bytes: int) -> None:
             f"policy.max_disk_gb: work and state take {used_bytes / 1e9:.2f} GB of {policy.max_disk_gb:g}; remove what "
             "is not needed in work/cache, or raise the limit",
         )
+
+
+def is_quiet(policy: PolicyConfig, moment: time) -> bool:
+    """Returns whether no task is begun at this local time."""
+    return any(_within(moment, hours) for hours in policy.quiet_hours)
 
 
 def _within(moment: time, hours: str) -> bool:

@@ -13,7 +13,7 @@ from client.site import Site
 from client.worker_pool import num_workers, worker_pool
 from common.config import PreprocessConfig, Recipe, SplitConfig, load_experiment, load_mapping, load_yaml
 from common.dataset import CaseEntry, read_index
-from common.errors import FedgtvError
+from common.errors import ConfigError, FedgtvError
 
 Progress = Callable[[int, int], None]
 """Hears how many cases are done, of how many."""
@@ -48,7 +48,7 @@ def check_site(
     site: Site,
     split: SplitConfig,
     recipe: Recipe | None = None,
-    coordinator: Sequence[Finding] = (),
+    further: Sequence[Finding] = (),
     progress: Progress | None = None,
 ) -> SiteCheck:
     """Returns findings on the site's machine, its split and every case, with a picture of each case.
@@ -57,7 +57,7 @@ def check_site(
         site: whose cases; nothing is written there.
         split: parts the cases as an experiment with it would.
         recipe: what memory, disk and region of interest are held against; None: the paper's.
-        coordinator: findings on the way to it, to stand among the site's own.
+        further: findings on what lies between site and coordinator, to stand among the site's own.
         progress: hears of each case that is done.
     """
     recipe = recipe or Recipe()
@@ -73,7 +73,7 @@ def check_site(
     compared = tuple(check_cohort(cases))
     cases = tuple(_with(case, compared) for case in cases)
     of_all = [finding for finding in compared if finding.subject == "cases"]
-    findings = [*machine, *coordinator, *index, *of_all, *(finding for case in cases for finding in case.findings)]
+    findings = [*machine, *further, *index, *of_all, *(finding for case in cases for finding in case.findings)]
     return SiteCheck(tuple(sorted(findings, key=lambda finding: GRAVEST_LAST.index(finding.severity))), cases)
 
 
@@ -81,21 +81,30 @@ def check_against(path: Path | None) -> tuple[Recipe, SplitConfig]:
     """Returns the recipe and split in an experiment's or a recipe's file; without a file the paper's recipe.
 
     Raises:
-        ConfigError: it is neither; the message tells what is wrong with it as the one that it looks like.
+        ConfigError: it is neither, or the message tells what is wrong with it as the one that it looks like.
     """
     if path is None:
         return Recipe(), SplitConfig()
-    if "steps" in load_mapping(path):
+    keys = load_mapping(path).keys()
+    if keys and keys.isdisjoint({*Recipe.model_fields, "steps"}):
+        known = ", ".join(Recipe.model_fields)
+        raise ConfigError(
+            f"{path}: is neither a recipe nor an experiment, by its keys {', '.join(map(str, keys))}; expected some of "
+            f"{known}, or steps; give the file that the coordinator sent"
+        )
+    if "steps" in keys:
         experiment = load_experiment(path)
         return experiment.recipe, experiment.split
     return load_yaml(path, Recipe), SplitConfig()
 
 
 def _with(case: CheckedCase, compared: Sequence[Finding]) -> CheckedCase:
-    """Returns the case with what comparing it with the others found; then nothing is `ok` about it."""
+    """Returns the case with what comparing it with the others found; then what it is, is no longer `ok`."""
     own = tuple(finding for finding in compared if finding.subject == case.case_id)
-    kept = tuple(finding for finding in case.findings if finding.severity != "ok" or not own)
-    return replace(case, findings=(*kept, *own))
+    if not own:
+        return case
+    before = (replace(each, severity="info") if each.severity == "ok" else each for each in case.findings)
+    return replace(case, findings=(*before, *own))
 
 
 def _check_cases(

@@ -16,7 +16,8 @@ IN_PIECES = "in-pieces"
 TOUCHES_REGION = "touches-region"
 IMPLAUSIBLE_VOLUME = "implausible-volume"
 LEAST_ML, MOST_ML = 0.5, 300.0
-"""[C] Gross tumour volumes of the nasopharynx have 2 to 200 ml; no training volumes are known to compare with."""
+"""[C] Gross tumours of the nasopharynx have 2 to 200 ml; no training volumes are known to compare with."""
+EXPECTED = f"expected {LEAST_ML:g} to {MOST_ML:g} (gross tumours of the nasopharynx have 2 to 200)"
 
 Mask = NDArray[np.bool_]
 
@@ -44,7 +45,7 @@ def result_flags(mask: Volume, removed_ml: float, record: PreprocessRecord) -> I
         yield TOUCHES_REGION
     volume_ml = float(sizes.sum()) * mask.geometry.voxel_ml
     if not LEAST_ML <= volume_ml <= MOST_ML:
-        yield f"{IMPLAUSIBLE_VOLUME}: {volume_ml:.2f} ml, expected {LEAST_ML:g} to {MOST_ML:g}"
+        yield f"{IMPLAUSIBLE_VOLUME}: {volume_ml:.2f} ml, {EXPECTED}"
 
 
 def piece_sizes(mask: Mask) -> NDArray[np.int64]:

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from common.dicom import CtSeries, read_ct_series, scan_folder
 from common.errors import ImageError
+from common.nifti_file import read_slices
 from common.text import clean_text
 from common.volume import Volume, read_nifti
 
@@ -18,6 +21,10 @@ MASK, REPORT = "mask.nii.gz", "report.json"
 """Of a result."""
 IMAGES = ("ct.nii.gz", "image.nii.gz")
 """Names of a case folder's image, as exports and imported cases have it: what lies beside it is no scan."""
+MOST_LABELS = 128
+"""Different values in a label map; models that label all organs of the body give 117."""
+SHOWN = 3
+"""Names of label maps in a message."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +63,29 @@ def find_scans(source: Path) -> tuple[Scan, ...]:
     """Returns the scans at or anywhere below `source`, by name.
 
     Every CT series is one; so is every NIfTI file, but in a folder with a `ct.nii.gz` or `image.nii.gz` that one alone.
-    A `mask.nii.gz` beside a `report.json` is an earlier result, and none. A DICOM file that cannot be read is told of
-    by every series in its folder, or else logged.
+    Label maps, whatever they are called, are none, and a line is logged that names them; nor is a `mask.nii.gz` beside
+    a `report.json`, an earlier result. A DICOM file that cannot be read is told of by every series in its folder, or
+    else logged.
 
     Raises:
-        ImageError: there is no such file or folder, or no scan in it.
+        ImageError: there is no such file or folder, or no scan in it; one DICOM file is none.
     """
     if not source.exists():
         raise ImageError(f"{source}: does not exist; give a DICOM folder, a NIfTI file, or a folder of them")
+    if source.is_file() and not source.name.endswith(NIFTI):
+        raise ImageError(
+            f"{source}: is a single file, and no NIfTI by its name; expected a .nii or .nii.gz, or a folder with all "
+            f"slices of a CT; give the folder {source.parent}"
+        )
     if source.is_file():
-        return (Scan(Path(_stem(source)), (source,), not source.name.endswith(NIFTI)),)
-    found = [*_series(source), *_niftis(source)]
+        return (Scan(Path(_stem(source)), (source,), False),)
+    images, label_maps = _niftis(source)
+    found = [*_series(source), *images]
     if not found:
-        raise ImageError(f"{source}: no CT series and no NIfTI file; export the planning CT into this folder")
+        told = f", but {_listed(label_maps)}" if label_maps else ""
+        raise ImageError(f"{source}: no CT series and no NIfTI image{told}; export the planning CT into this folder")
+    if label_maps:
+        log.warning("no CT, passed over: %s", _listed(label_maps))
     return tuple(sorted(_apart(found), key=lambda scan: scan.name))
 
 
@@ -84,14 +101,40 @@ def _series(source: Path) -> Iterator[Scan]:
         yield Scan(_below(source, files[0].parent), tuple(files), True, damaged)
 
 
-def _niftis(source: Path) -> Iterator[Scan]:
+def _niftis(source: Path) -> tuple[list[Scan], list[Path]]:
+    """Returns the scans among the NIfTI files, and the names of the label maps among the others."""
     paths = sorted(path for path in source.rglob("*") if path.name.endswith(NIFTI) and not _is_result(path))
     cases = {path.parent: path for path in paths if path.name in IMAGES[::-1]}
-    for path in paths:
-        if path.parent not in cases:
-            yield Scan(_below(source, path.parent / _stem(path)), (path,), False)
-        elif cases[path.parent] == path:
-            yield Scan(_below(source, path.parent), (path,), False)
+    alone = [path for path in paths if path.parent not in cases]
+    label_maps = [path for path in alone if _is_label_map(path)]
+    scans = [Scan(_below(source, folder), (path,), False) for folder, path in cases.items()]
+    scans += [
+        Scan(_below(source, path.parent / _stem(path)), (path,), False) for path in alone if path not in label_maps
+    ]
+    return scans, [path.relative_to(source) for path in label_maps]
+
+
+def _listed(label_maps: list[Path]) -> str:
+    """Returns how many there are, and the first of them by name."""
+    names = ", ".join(clean_text(str(name), None) for name in label_maps[:SHOWN])
+    rest = ", ..." if len(label_maps) > SHOWN else ""
+    return f"{len(label_maps)} label map{'' if len(label_maps) == 1 else 's'} ({names}{rest})"
+
+
+def _is_label_map(path: Path) -> bool:
+    """Whether a NIfTI file holds few whole numbers and none below 0; a CT's air tells within a slice or two.
+
+    A damaged file is no label map: as a scan it fails by name.
+    """
+    values: set[float] = set()
+    try:
+        for plane in read_slices(path):
+            values.update(float(value) for value in np.unique(plane))
+            if len(values) > MOST_LABELS or any(value < 0 or not value.is_integer() for value in values):
+                return False
+    except ImageError:
+        return False
+    return True
 
 
 def _is_result(path: Path) -> bool:

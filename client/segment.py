@@ -1,7 +1,6 @@
 """A model's output for one scan: RTSTRUCT, NIfTI mask and picture, for a planning system and for people."""
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from torch import nn
 from client.image_check import no_hu
 from client.model_package import ModelPackage
 from client.result_check import NOTHING_FOUND, result_flags
+from client.result_place import writing
 from client.scans import MASK, REPORT, Scan, find_scans
+from client.unfinished import unfinished_folder
 from common.atomic import put_in_place
 from common.device import choose_device
 from common.dicom import CtSeries
@@ -67,6 +68,7 @@ class Segmenter:
 
         Raises:
             ImageError: `scan` is no CT, by its files or by its values.
+            WorkError: `out` cannot be written.
         """
         series, volume = scan.read()
         fault = no_hu(volume.array)
@@ -77,17 +79,23 @@ class Segmenter:
             flags = (*flags, NO_FRAME)
         volume_ml = float(mask.sum()) * volume.geometry.voxel_ml
         report = self._report(scan, volume_ml, flags)
+        with writing(out):
+            return Outcome(self._write(volume, mask, series, report, out), volume_ml, flags)
+
+    def _write(
+        self, volume: Volume, mask: NDArray[np.bool_], series: CtSeries | None, report: dict[str, Any], out: Path
+    ) -> tuple[Path, ...]:
+        """Returns the files in `out`, all of them new."""
         private_folder(out)
-        with tempfile.TemporaryDirectory(prefix=".segment-", dir=out) as name:
-            unfinished = Path(name)
+        with unfinished_folder(out) as unfinished:
             write_nifti(Volume(mask.astype(np.uint8), volume.geometry), unfinished / MASK)
             (unfinished / PICTURE).write_bytes(_picture(volume, mask, self.model.name))
-            if series is not None and not {NOTHING_FOUND, NO_FRAME} & set(flags):
+            if series is not None and not {NOTHING_FOUND, NO_FRAME} & set(report["flags"]):
                 self._write_structures(mask, series, unfinished / RTSTRUCT)
-            report["files"] = [*sorted(path.name for path in unfinished.iterdir()), REPORT]
-            (unfinished / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+            files = [*sorted(path.name for path in unfinished.iterdir()), REPORT]
+            (unfinished / REPORT).write_text(json.dumps({**report, "files": files}, indent=2) + "\n")
             close_to_others(unfinished)
-            return Outcome(_publish(unfinished, out), volume_ml, flags)
+            return _publish(unfinished, out)
 
     def earlier(self, scan: Scan, out: Path) -> Outcome | None:
         """Returns what an earlier run wrote to `out` for the same scan, model and release; None if there is no such."""

@@ -11,10 +11,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from common.config import Name, Recipe
 from common.errors import CheckpointError
 from common.tasks import Count, MetricSummary
-from common.text import MAX_TEXT, clean_text
+from common.text import clean_text
 
 CARD = "card"
 """The metadata key."""
+MAX_NOTES, MAX_NOTE = 100, 2000
+"""Of an experiment's notes on a card; characters of one, and of any other text."""
 MAX_BYTES = 1_000_000
 """Of a card's JSON: 1000 results at 1000 sites would not fit, and no federation has them."""
 INTENDED_USE = (
@@ -25,7 +27,7 @@ LIMITS = (
     "Measured at the sites and on the cases that this card names, nowhere else. Scanners, protocols, tumour sites and "
     "contouring habits that are not among them may give worse results, without a sign of it in the output."
 )
-Text = Annotated[str, Field(max_length=10 * MAX_TEXT), AfterValidator(lambda text: clean_text(text, 10 * MAX_TEXT))]
+Text = Annotated[str, Field(max_length=MAX_NOTE), AfterValidator(lambda text: clean_text(text, MAX_NOTE))]
 Key = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]
 
 
@@ -51,7 +53,7 @@ class Result(_Part):
     num_cases: Count | None = None
     """None: withheld."""
     num_undefined: Count | None = None
-    """Cases without distances, because prediction or contour is empty."""
+    """Cases without distances, because prediction or contour is empty; None: withheld, or not known."""
     metrics: Annotated[dict[Key, MetricSummary], Field(max_length=20)] = {}
     withheld: Text | None = None
     """Why the site told nothing."""
@@ -84,6 +86,8 @@ class Card(_Part):
     software: Text = ""
     """The release that made it."""
     results: Annotated[tuple[Result, ...], Field(max_length=1000)] = ()
+    notes: Annotated[tuple[Text, ...], Field(max_length=MAX_NOTES)] = ()
+    """The experiment's own sentences, such as what the target really is."""
     intended_use: Text = INTENDED_USE
     limits: Text = LIMITS
 

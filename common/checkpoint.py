@@ -67,23 +67,34 @@ def load_metadata(path: Path) -> dict[str, str]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    path = Path(path)
     try:
         with safe_open(path, framework="numpy") as file:
             yield file
     except CheckpointError:
         raise
     except (AttributeError, KeyError, MemoryError, OSError, SafetensorError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]  # it may quote what stands in the file
         raise CheckpointError(
-            f"{path}: cannot be read as weights ({reason}); give a .safetensors file made by fedgtv"
+            f"{path}: cannot be read as weights ({_reason(path, error)}); expected a .safetensors file; "
+            "give one of a run's models folder"
         ) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Our own words: safetensors' may quote what stands in the file."""
+    if not path.exists():
+        return "no such file"
+    if path.is_dir():
+        return "it is a folder"
+    return (isinstance(error, OSError) and error.strerror) or "other contents, or cut short"
 
 
 def _checked_metadata(file: Any, path: Path) -> dict[str, str]:
     metadata = _metadata(file.metadata() or {})
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: format is {metadata.get('format', 'not stated')!r}; expected {FORMAT!r}, made by this version"
+            f"{path}: format is {metadata.get('format', 'not stated')!r}; expected {FORMAT!r}; "
+            "give a file of a run's models folder, made by this version"
         )
     return metadata
 

@@ -47,13 +47,23 @@ def read_voxels(path: Path) -> NDArray[Any]:
     """
     with _opened(path) as file:
         header = _header(path, file)
-        array = _whole(path, file, header)
-    if (header.slope, header.intercept) not in ((1.0, 0.0), (0.0, 0.0)) and header.slope:
-        with np.errstate(all="ignore"):
-            array = (array * header.slope + header.intercept).astype(np.float32)
+        array = _rescaled(_whole(path, file, header), header)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ImageError(f"{path}: holds values that are not finite; expected numbers alone; write air as -1000")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def read_slices(path: Path) -> Iterator[NDArray[Any]]:
+    """Gives the slices (y, x) of a NIfTI-1 file one by one, for whoever need not see them all; rescaled as above.
+
+    Raises:
+        ImageError: as `read_voxels`, as far as the file was read; values that are not finite are given as they are.
+    """
+    with _opened(path) as file:
+        header = _header(path, file)
+        file.read(header.offset - HEADER_BYTES)
+        for _ in range(header.shape_zyx[0]):
+            yield _rescaled(_next(path, file, header, header.shape_zyx[1:]), header)
 
 
 @contextmanager
@@ -147,13 +157,26 @@ def _check_forms(
 def _whole(path: Path, file: BinaryIO, header: _Header) -> NDArray[Any]:
     """Returns the voxels; reads on to the file's end, where gzip keeps its check sum."""
     file.read(header.offset - HEADER_BYTES)
-    array = np.empty(header.shape_zyx, header.dtype)
+    array = _next(path, file, header, header.shape_zyx)
+    while file.read(1 << 20):
+        pass
+    return array
+
+
+def _next(path: Path, file: BinaryIO, header: _Header, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Returns the voxels that come next in the file, as they are stored."""
+    array = np.empty(shape, header.dtype)
     wanted = memoryview(array.reshape(-1).view(np.uint8).data)
     while wanted:
         num_read = file.readinto(wanted)  # type: ignore[attr-defined]
         if not num_read:
             raise _cut_short(path)
         wanted = wanted[num_read:]
-    while file.read(1 << 20):
-        pass
     return array
+
+
+def _rescaled(array: NDArray[Any], header: _Header) -> NDArray[Any]:
+    if (header.slope, header.intercept) in ((1.0, 0.0), (0.0, 0.0)) or not header.slope:
+        return array
+    with np.errstate(all="ignore"):
+        return np.asarray(array * header.slope + header.intercept, np.float32)

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
 from common.bounding import Box, bounding_box
@@ -24,6 +27,9 @@ TRUTH_COLOUR, PREDICTION_COLOUR = "#56B4E9", "#E69F00"
 FIELD_MM = 180.0
 """[C] Side of the view round the target: 2-3 times the extent of the paper's tumours; a larger target widens it."""
 
+SCALE_MM = 50.0
+LINE_PT = 1.5
+"""Of a contour; a black rim half as wide on either side sets it off from bone."""
 JPEG_QUALITY = 85
 PANEL_HEIGHT_IN, MARGIN_IN, TITLE_IN, LEGEND_IN, DPI = 3.2, 0.08, 0.32, 0.3, 110
 
@@ -93,6 +99,7 @@ def overlay_figure(
     figure, axes = _panels([_extent(plane, window, spacing_mm) for plane in PLANES])
     for plane, axis in zip(PLANES, axes, strict=True):
         _draw_plane(axis, plane, window, centre, image_hu_zyx, spacing_mm, truth, prediction)
+    _scale_bar(axes[0])
     _legend(figure, masks)
     figure.text(0.5, 1 - 0.5 * TITLE_IN / figure.get_figheight(), title, color="white", ha="center", va="center",
                 fontsize=10, parse_math=False)  # fmt: skip
@@ -190,7 +197,9 @@ def _draw_plane(
     axis.set_xlim(extent[0], extent[1])
     axis.set_ylim(extent[2], extent[3])
     axis.set_axis_off()
-    _sides(axis, plane.sides)
+    axis.add_patch(Rectangle((0, 0), 1, 1, transform=axis.transAxes, fill=False, edgecolor="0.4", linewidth=0.8,
+                             clip_on=False))  # fmt: skip
+    _sides(axis, plane)
 
 
 def _draw_contour(axis: Any, mask: Mask, plane: Plane, spacing_mm: Sequence[float], colour: str, style: str) -> None:
@@ -201,23 +210,37 @@ def _draw_contour(axis: Any, mask: Mask, plane: Plane, spacing_mm: Sequence[floa
     y_mm = (np.arange(-1, mask.shape[0] + 1) + 0.5) * spacing_mm[row]
     x_mm = (np.arange(-1, mask.shape[1] + 1) + 0.5) * spacing_mm[column]
     padded = np.pad(mask, 1).astype(np.float32)
-    axis.contour(x_mm, y_mm, padded, levels=[0.5], colors=[colour], linewidths=1.5, linestyles=style)
+    drawn = axis.contour(x_mm, y_mm, padded, levels=[0.5], colors=[colour], linewidths=LINE_PT, linestyles=style)
+    drawn.set_path_effects([withStroke(linewidth=2 * LINE_PT, foreground="black")])
 
 
-def _sides(axis: Any, letters: str) -> None:
+def _sides(axis: Any, plane: Plane) -> None:
+    """Letters at the four sides, and the plane's name in a corner."""
     places = ((0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center"),
-              (0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom"))  # fmt: skip
-    for letter, (x, y, horizontal, vertical) in zip(letters, places, strict=True):
-        axis.text(x, y, letter, transform=axis.transAxes, color="0.9", fontsize=7, ha=horizontal, va=vertical,
+              (0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom"),
+              (0.015, 0.985, "left", "top"))  # fmt: skip
+    for word, (x, y, horizontal, vertical) in zip((*plane.sides, plane.name), places, strict=True):
+        axis.text(x, y, word, transform=axis.transAxes, color="0.9", fontsize=8, ha=horizontal, va=vertical,
                   bbox={"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.0})  # fmt: skip
+
+
+def _scale_bar(axis: Any) -> None:
+    """A bar of SCALE_MM at the lower right, where the panel is wide enough; all panels have one scale."""
+    left, right = axis.get_xlim()
+    if right - left < 1.5 * SCALE_MM:
+        return
+    ends = right - 0.02 * (right - left) - SCALE_MM, right - 0.02 * (right - left)
+    across = blended_transform_factory(axis.transData, axis.transAxes)
+    axis.plot(ends, (0.03, 0.03), transform=across, color="white", linewidth=1.5, solid_capstyle="butt")
+    axis.text(sum(ends) / 2, 0.04, f"{SCALE_MM:g} mm", transform=across, color="0.9", fontsize=8, ha="center",
+              va="bottom")  # fmt: skip
 
 
 def _legend(figure: Any, masks: dict[str, Mask | None]) -> None:
     """Names the lines below the planes that were given, and says where one is empty."""
-    drawn = zip(masks.items(), (TRUTH_COLOUR, PREDICTION_COLOUR), ("———", "– – –"), (0.25, 0.75), strict=True)
-    for (name, mask), colour, line, x in drawn:
-        if mask is None:
-            continue
+    lines = zip(masks.items(), (TRUTH_COLOUR, PREDICTION_COLOUR), ("———", "– – –"), strict=True)
+    given = [(name, mask, colour, line) for (name, mask), colour, line in lines if mask is not None]
+    for place, (name, mask, colour, line) in enumerate(given):
         absent = "" if mask.any() else " (empty)"
-        figure.text(x, 0.5 * LEGEND_IN / figure.get_figheight(), f"{line}  {name}{absent}", color=colour, fontsize=9,
-                    ha="center", va="center")  # fmt: skip
+        x, y = (place + 0.5) / len(given), 0.5 * LEGEND_IN / figure.get_figheight()
+        figure.text(x, y, f"{line}  {name}{absent}", color=colour, fontsize=9, ha="center", va="center")

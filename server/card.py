@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from common.card import Card, Result, TrainedOn
+from common.card import MAX_NOTE, MAX_NOTES, Card, Result, TrainedOn
 from common.config import Experiment, FinetuneStep, LocalStep, TrainStep
 from common.release import release
 from server.conclusion import model_origins
@@ -32,6 +32,7 @@ def model_card(run: "Run", model: str, kept_round: int, sites: Sequence[str]) ->
         lr0=(step.lr0 if step else None) or run.experiment.recipe.training.lr0,
         software=release(),
         results=tuple(_results(run.ledger, model)),
+        notes=tuple(note[:MAX_NOTE] for note in run.experiment.notes[:MAX_NOTES]),
     )
 
 

@@ -9,6 +9,8 @@ from common.config import Recipe
 from common.errors import CheckpointError
 from common.tasks import MetricSummary
 
+HALF = MetricSummary(mean=0.5, sd=0.1)
+
 
 def text_of(card):
     lines = list(card_lines(card, Recipe()))
@@ -36,6 +38,7 @@ def test_everything_that_is_known_is_told():
                 site="A",
                 part="test",
                 num_cases=4,
+                num_undefined=1,
                 metrics={
                     "dsc": MetricSummary(mean=0.7512, sd=0.1),
                     "ppv": MetricSummary(mean=0.8, sd=0.1),
@@ -44,7 +47,11 @@ def test_everything_that_is_known_is_told():
                 },
             ),
             Result(site="B", part="test", withheld="2 cases, fewer than the site's min_cases 3"),
+            Result(
+                site="C", part="test", num_cases=2, num_undefined=0, metrics={"dsc": MetricSummary(mean=0.5, sd=0.1)}
+            ),
         ),
+        notes=("The target is a tumour bed.", "Phantoms alone."),
     )
     text = text_of(known)
     for words in (
@@ -54,8 +61,11 @@ def test_everything_that_is_known_is_told():
         "A (9 cases), B (unknown cases)",
         "before that: C (7 cases)",
         "fedavg, rounds x local epochs: 3 x 2 = 6 epochs, weights of round 2, first learning rate 0.01",
-        "A, test (n = 4): DSC 75.1 ± 10.0 %, PPV 80.0 ± 10.0 %, SEN 70.0 ± 10.0 %, ASSD 1.5 mm, HD95 unknown",
+        "A, test (n = 4; ASSD and HD95 over 3, undefined for 1 with an empty mask): DSC 75.1",
+        "DSC 75.1 ± 10.0 %, PPV 80.0 ± 10.0 %, SEN 70.0 ± 10.0 %, ASSD 1.5 mm, HD95 unknown",
         "B, test: withheld (2 cases, fewer than the site's min_cases 3)",
+        "C, test (n = 2): DSC 50.0",
+        "note: The target is a tumour bed. note: Phantoms alone. intended:",
         "Not for clinical use",
     ):
         assert words in text
@@ -72,6 +82,14 @@ def test_what_is_not_known_is_said_to_be_unknown():
         "measured: nowhere yet, or not known",
     ):
         assert words in text
+
+
+def test_a_card_of_an_earlier_release_has_no_notes_and_is_read():
+    text = text_of(
+        Card.model_validate_json('{"model": "m", "results": [{"site": "A", "part": "test", "num_cases": 3}]}')
+    )
+    assert "A, test (n = 3): DSC unknown" in text
+    assert "note:" not in text
 
 
 def test_a_file_without_card_has_its_name_alone(tmp_path, write_model):

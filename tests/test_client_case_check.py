@@ -22,7 +22,14 @@ def cases(tmp_path, make_site):
 
 def checks(cases, config=CONFIG, entry=None):
     entry = entry or read_index(cases)[0]
-    return {(f.severity, f.check) for f in check_case(cases, entry, config).findings}
+    found = check_case(cases, entry, config).findings
+    return {(f.severity, f.check) for f in found if f.check != "case"}
+
+
+def told(cases, entry=None):
+    """The line that says what the case is."""
+    (finding,) = (f for f in check_case(cases, entry or read_index(cases)[0], CONFIG).findings if f.check == "case")
+    return finding.severity, finding.what
 
 
 def rewrite(path, change, **geometry):
@@ -34,6 +41,7 @@ def test_facts_of_a_good_case(cases):
     case = check_case(cases, read_index(cases)[0], CONFIG)
     assert [(f.severity, f.check) for f in case.findings] == [("ok", "case")]
     assert (case.facts.spacing_mm, case.facts.voxels) == ((4.0, 4.0, 4.0), 16 * 24 * 24)
+    assert told(cases) == ("ok", "target of 4.1 ml on 4 slices; image of 16 slices of 4 x 4 x 4 mm")
     assert case.facts.thumbnail.shape == (32, 32, 32)
     assert case.picture.startswith(b"\xff\xd8")
 
@@ -62,6 +70,29 @@ def test_each_fault_is_found_in_files(cases, name, change, geometry, expected):
     assert checks(cases) == {expected}
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("image", lambda a: a + np.int16(1000), "target of 4.1 ml on 4 slices; image of 16 slices of 4 x 4 x 4 mm"),
+        ("label", lambda a: np.roll(a, -6, 2), "target of 4.1 ml on 4 slices; image of 16 slices of 4 x 4 x 4 mm"),
+        ("label", np.zeros_like, "image of 16 slices of 4 x 4 x 4 mm"),
+    ],
+)
+def test_what_a_case_is_stands_beside_its_faults(cases, name, change, expected):
+    rewrite(cases / f"A-0001/{name}.nii.gz", change)
+    assert told(cases) == ("info", expected)
+
+
+def test_a_second_image_is_told_with_its_slices_for_it_is_not_drawn(cases):
+    (entry,) = read_index(cases)
+    first = read_nifti(cases / entry.images[0])
+    second = Volume(first.array[2:, :, ::2].copy(), Geometry((14, 24, 12), (4.0, 4.0, 8.0), (-46.0, -46.0, 8.0)))
+    write_nifti(second, cases / "second.nii.gz")
+    two = replace(entry, images=(*entry.images, "second.nii.gz"))
+    first_told = "target of 4.1 ml on 4 slices; image of 16 slices of 4 x 4 x 4 mm"
+    assert told(cases, two) == ("ok", f"{first_told}; image 2, not drawn: 14 slices of 4 x 4 x 8 mm")
+
+
 def test_files_that_are_none_are_errors_of_the_case(cases):
     (entry,) = read_index(cases)
     assert ("error", "label-empty") in checks(cases, entry=replace(entry, label=None))
@@ -88,7 +119,7 @@ def test_a_second_image_that_is_no_ct_is_told_with_its_number(cases):
     first = read_nifti(cases / entry.images[0])
     write_nifti(Volume(first.array + np.int16(1024), first.geometry), cases / "second.nii.gz")
     two = replace(entry, images=(*entry.images, "second.nii.gz"))
-    (finding,) = check_case(cases, two, CONFIG).findings
+    finding, _ = check_case(cases, two, CONFIG).findings
     assert (finding.severity, finding.check, finding.what) == ("error", "hu", "image 2: values 24 to 1424 are not HU")
 
 

@@ -20,8 +20,9 @@ ATTACK = '<script>alert(1)</script> & "quoted"'
 
 def case(number, severity, what="words", picture=b"\xff\xd8picture"):
     name = f"A-{number:04d}"
-    finding = Finding(severity, name, "spacing", what, "do this")
-    return CheckedCase(CaseEntry(name, name, ("i.nii.gz",)), (finding,), picture)
+    facts = Finding("ok" if severity == "ok" else "info", name, "case", f"target of {number} ml")
+    findings = (facts,) if severity == "ok" else (facts, Finding(severity, name, "spacing", what, "do this"))
+    return CheckedCase(CaseEntry(name, name, ("i.nii.gz",)), findings, picture)
 
 
 def site_check(*cases):
@@ -57,7 +58,10 @@ def test_every_case_has_its_section_picture_and_findings(page):
     assert page.count("No picture: the image cannot be read.") == 1
     ranks = [(each.get("data-name"), each["data-grave"]) for each in elements.all("li")]
     assert ranks == [("", "-1"), ("A-0001", "2"), ("A-0002", "0"), ("A-0003", "1")]
-    assert "disk: disk is nearly full" in page
+    assert "<td>disk</td><td>disk is nearly full</td>" in page
+    assert "<td>spacing</td>" in page
+    assert [f"<p>Target of {number} ml.</p>" in page for number in (1, 2, 3)] == [True] * 3
+    assert page.count("Nothing was found.") == 1
     assert "3 cases; 1 error, 2 warnings; checked 2026-11-26 08:30 UTC" in page
     assert re.findall(r"(All|Errors|Warnings|No finding) \((\d)\)", page) == [
         ("All", "3"),

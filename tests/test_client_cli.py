@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from pydicom import dcmread
+from safetensors.numpy import save_file
 
 from client.case_store import opened
 from client.cli import main
@@ -235,7 +236,7 @@ def test_check_tells_people_and_scripts_the_same(tmp_path, site, make_site):
     config = make_site(tmp_path / "A")
     people, scripts = site("check", "--config", config), site("check", "--config", config, "--json")
     told = json.loads(scripts.out)
-    site_and_cases = {"device", "memory", "disk", "cases", "A-0001", "A-0002", "A-0003"}
+    site_and_cases = {"device", "memory", "disk", "cases", "audit", "policy", "A-0001", "A-0002", "A-0003"}
     assert {finding["subject"] for finding in told["findings"]} == site_and_cases
     assert all(finding["subject"] in people.out for finding in told["findings"])
     errors, warnings = ([f for f in told["findings"] if f["severity"] == kind] for kind in ("error", "warning"))
@@ -267,7 +268,7 @@ def test_check_against_a_recipe_and_an_experiment(tmp_path, site, make_site):
         assert any(f["what"].startswith(counts) for f in findings)
     assert page.exists()
     assert not (config.parent / "state").exists()
-    recipe.write_text("depth: 3")
+    recipe.write_text("{stage2: null, depth: 3}")
     assert "unknown key 'depth'" in site(*arguments, "--recipe", recipe).err
 
 
@@ -338,12 +339,68 @@ def test_segment_of_many_goes_on_after_a_failure_and_does_nothing_twice(tmp_path
     assert "2 done" in site(*arguments, "--again").out.splitlines()[-1]
 
 
+def test_segment_of_a_case_folder_passes_its_truth_over(tmp_path, site, tiny_hu, tiny_label, write_model, write_ct):
+    """One scan: its results go to --out itself, and the exit code is that of the scan."""
+    write_ct(tmp_path / "case" / "dicom", tiny_hu, spacing_mm=(4.0, 4.0, 4.0))
+    write_nifti(Volume(tiny_label, Geometry(tiny_label.shape, (4.0, 4.0, 4.0))), tmp_path / "case" / "truth.nii.gz")
+    model, out = write_model(tmp_path / "m.safetensors", bias=4.0), tmp_path / "out"
+    ended = site("segment", tmp_path / "case", "--model", model, "--out", out, "--device", "cpu")
+    assert ended.code == 0
+    assert sorted(files_below(out)) == ["mask.nii.gz", "overlay.png", "report.json", "rtstruct.dcm"]
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, site, make_site, write_model, monkeypatch):
+    config, model = make_site(tmp_path / "A"), write_model(tmp_path / "m.safetensors")
+    case = tmp_path / "A" / "cases" / "A-0001"
+    monkeypatch.setattr("client.quality.check_site", lambda *_: 1 / 0)
+    monkeypatch.setattr("client.segment.Segmenter.run", lambda *_: 1 / 0)
+    for arguments, words in (
+        (("check", "--config", config, "--page", case), "A-0001: is a folder; expected a file's name"),
+        (("check", "--config", config, "--page", model / "p.html"), "m.safetensors is a file; expected a folder"),
+        (("segment", case, "--model", model, "--out", model), "m.safetensors is a file; expected a folder"),
+        (("segment", case, "--model", model, "--out", model / "a" / "b"), "m.safetensors is a file; expected a folder"),
+    ):
+        ended = site(*arguments)
+        assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+        assert words in ended.err
+
+
+@pytest.mark.parametrize("name", ["card", "evaluate", "segment"])
+def test_what_is_no_model_is_one_line_and_code_2(tmp_path, site, make_site, write_model, name):
+    config, good = make_site(tmp_path / "A"), write_model(tmp_path / "m.safetensors").read_bytes()
+    (tmp_path / "folder").mkdir()
+    for file, data in {"text": b"words", "head": good[:100], "cut": good[:-8]}.items():
+        (tmp_path / file).write_bytes(data)
+    save_file({"weight": np.zeros(1)}, tmp_path / "foreign")
+    told = {
+        "folder": "it is a folder",
+        "none": "no such file",
+        "text": "other contents, or cut short",
+        "head": "other contents, or cut short",
+        "cut": "other contents, or cut short",
+        "foreign": "format is 'not stated'; expected 'fedgtv-2'",
+    }
+    rest = {
+        "card": (),
+        "evaluate": ("--config", config),
+        "segment": (tmp_path / "A" / "cases" / "A-0001", "--out", tmp_path / "out"),
+    }[name]
+    for file, words in told.items():
+        model = (tmp_path / file,) if name == "card" else ("--model", tmp_path / file)
+        ended = site(name, *rest, *model)
+        assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+        assert ended.err.startswith(f"error: {tmp_path / file}: ")
+        assert words in ended.err
+        assert "a run's models folder" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_segment_of_nothing_is_code_2(tmp_path, site, write_model):
     (tmp_path / "empty").mkdir()
     model = write_model(tmp_path / "m.safetensors")
     ended = site("segment", tmp_path / "empty", "--model", model, "--out", tmp_path / "out")
     assert ended.code == 2
-    assert "no CT series and no NIfTI file" in ended.err
+    assert "no CT series and no NIfTI image" in ended.err
     assert not (tmp_path / "out").exists()
 
 

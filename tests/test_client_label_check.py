@@ -35,7 +35,7 @@ CUBE = ((10, 20), (30, 40), (30, 40))
 
 def test_a_good_target_has_no_finding(patient):
     assert told(mask(CUBE), patient) == []
-    assert target_ml(mask(CUBE), patient) == pytest.approx(1.0)
+    assert target_ml(mask(CUBE), patient.lps.geometry) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,7 @@ def test_a_target_below_the_neck_is_cut_and_inside_the_patient():
 
 def test_a_body_outline_is_no_tumour(patient):
     large = find_patient(Volume(patient.lps.array, Geometry(SHAPE, (3.0, 3.0, 3.0))), RoiConfig(crop_at_neck=False))
-    assert told(mask(((5, 35), (25, 55), (25, 55))), large) == [("warning", "label-size")]
+    huge = mask(((5, 35), (25, 55), (25, 55)))
+    assert told(huge, large) == [("warning", "label-size")]
+    (finding,) = check_label("A-0001", huge, large)
+    assert "ml, expected 0.5 to 500 (limits for gross tumours of head and neck)" in finding.what

@@ -12,8 +12,6 @@ from common.dataset import read_index, write_index
 from common.errors import ConfigError
 from common.volume import Volume, read_nifti, write_nifti
 
-GOOD = ("ok", "target of 4.1 ml on 4 slices", "")
-
 
 @pytest.fixture
 def config(tmp_path, make_site):
@@ -28,7 +26,7 @@ def no_likeness(monkeypatch):
 
 def findings_of(config, subject, **options):
     found = check_site(Site.open(config), SplitConfig(), **options)
-    own = [f for f in found.about(subject) if (f.subject, f.check) != ("cases", "spacing")]
+    own = [f for f in found.about(subject) if f.check != "case" and (f.subject, f.check) != ("cases", "spacing")]
     return [(f.severity, f.what, f.remedy) for f in own]
 
 
@@ -42,10 +40,16 @@ def test_a_good_site_has_no_error(config):
     found = check_site(Site.open(config), SplitConfig(), progress=lambda *counts: progress.append(counts))
     assert found.count("error") == 0
     assert [(f.what, f.remedy) for f in found.about("cases")] == [("1 to train, 1 to validate, 1 to test", "")]
-    assert [f.check for f in found.about("A-0001")] == ["field-of-view", "spacing"]  # a box has no neck; voxels of 4 mm
+    told = found.about("A-0001")  # a box has no neck; voxels of 4 mm
+    assert [(f.severity, f.check) for f in told] == [
+        ("info", "case"),
+        ("warning", "field-of-view"),
+        ("warning", "spacing"),
+    ]
+    assert told[0].what == "target of 4.1 ml on 4 slices; image of 16 slices of 4 x 4 x 4 mm"
     assert progress == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert [case.picture[:2] for case in found.cases] == [b"\xff\xd8"] * 3
-    ranks = [["ok", "warning", "error"].index(finding.severity) for finding in found.findings]
+    ranks = [["info", "ok", "warning", "error"].index(finding.severity) for finding in found.findings]
     assert ranks == sorted(ranks)
 
 
@@ -76,7 +80,7 @@ def test_a_copy_is_no_longer_well(config):
     folder = config.parent / "cases"
     (folder / "A-0003/image.nii.gz").write_bytes((folder / "A-0001/image.nii.gz").read_bytes())
     checks = {f.check: f.severity for f in check_site(Site.open(config), SplitConfig()).about("A-0003")}
-    assert checks == {"duplicate": "error", "field-of-view": "warning", "spacing": "warning"}
+    assert checks == {"case": "info", "duplicate": "error", "field-of-view": "warning", "spacing": "warning"}
 
 
 def test_many_cases_are_checked_in_processes_as_in_one(tmp_path, make_site):
@@ -135,6 +139,11 @@ def test_what_to_check_against_comes_from_a_recipe_or_an_experiment(tmp_path):
     )
     path.write_text(experiment.model_dump_json())
     assert check_against(path) == (Recipe(stage2=None), SplitConfig(seed=3))
+    path.write_text("{site: A, device: cpu}")
+    with pytest.raises(
+        ConfigError, match=r"neither a recipe nor an experiment, by its keys site, device; expected .*stage1"
+    ):
+        check_against(path)
     path.write_text("[1]")
     with pytest.raises(ConfigError, match="expected a mapping"):
         check_against(path)

@@ -7,12 +7,14 @@ from client.scans import find_scans
 from common.errors import ImageError
 from common.volume import Geometry, Volume, write_nifti
 
+AIR = np.full((2, 3, 4), -1000, np.int16)
+
 
 @pytest.fixture
 def nifti():
-    def write(path):
+    def write(path, array=AIR):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_nifti(Volume(np.zeros((2, 3, 4), np.int16), Geometry((2, 3, 4), (1.0, 1.0, 1.0))), path)
+        write_nifti(Volume(array, Geometry(array.shape, (1.0, 1.0, 1.0))), path)
 
     return write
 
@@ -42,6 +44,43 @@ def test_beside_a_case_folders_image_nothing_is_a_scan(tmp_path, nifti):
     ]
 
 
+@pytest.mark.parametrize(
+    "label",
+    [
+        np.zeros((2, 3, 4), np.uint8),
+        np.eye(3, 4, dtype=np.int16)[None].repeat(2, axis=0),
+        np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+    ],
+    ids=["empty", "binary", "many organs, as floats"],
+)
+def test_label_maps_are_no_scans(tmp_path, write_ct, tiny_hu, nifti, caplog, label):
+    """A phantom's folder: its truth lies beside the CT's folder, and would fail a run in which all scans worked."""
+    write_ct(tmp_path / "case-000" / "dicom", tiny_hu)
+    nifti(tmp_path / "case-000" / "truth.nii.gz", label)
+    assert names(tmp_path) == ["case-000/dicom"]
+    told = "no CT, passed over: 1 label map (case-000/truth.nii.gz)"
+    assert [record.getMessage() for record in caplog.records] == [told]
+
+
+@pytest.mark.parametrize(
+    "image", [np.arange(130, dtype=np.uint8).reshape(2, 5, 13), np.full((2, 3, 4), 0.5, np.float32)],
+    ids=["MR in a byte", "probabilities"],
+)  # fmt: skip
+def test_what_is_neither_ct_nor_label_map_stays_a_scan_and_fails_by_name(tmp_path, nifti, image):
+    nifti(tmp_path / "p1.nii.gz")
+    nifti(tmp_path / "p2.nii.gz", image)
+    (tmp_path / "p3.nii.gz").write_bytes((tmp_path / "p1.nii.gz").read_bytes()[:-20])
+    assert names(tmp_path) == ["p1", "p2", "p3"]
+
+
+def test_label_maps_alone_are_told_by_number_and_first_names(tmp_path, nifti):
+    for number in range(5):
+        nifti(tmp_path / f"p{number}.nii.gz", np.zeros((2, 3, 4), np.uint8))
+    told = r"no CT series and no NIfTI image, but 5 label maps \(p0.nii.gz, .*, p2.nii.gz, \.\.\.\); export"
+    with pytest.raises(ImageError, match=told):
+        find_scans(tmp_path)
+
+
 def test_two_series_of_one_folder_are_told_apart_and_keep_their_names(tmp_path, write_ct, tiny_hu):
     write_ct(tmp_path / "mixed" / "a", tiny_hu)
     write_ct(tmp_path / "mixed" / "b", tiny_hu)
@@ -67,11 +106,9 @@ def test_a_file_is_one_scan_by_its_own_name(tmp_path, nifti):
     nifti(tmp_path / "patient.nii.gz")
     (scan,) = find_scans(tmp_path / "patient.nii.gz")
     assert (str(scan.name), scan.is_dicom) == ("patient", False)
-    (tmp_path / "other.dcm").write_text("x")
-    (other,) = find_scans(tmp_path / "other.dcm")
-    assert other.is_dicom
-    with pytest.raises(ImageError, match="is no DICOM file"):
-        other.read()
+    (tmp_path / "slice.dcm").write_text("x")
+    with pytest.raises(ImageError, match=r"slice\.dcm: is a single file, .*; give the folder"):
+        find_scans(tmp_path / "slice.dcm")
 
 
 def test_a_folder_of_one_series_counts_by_its_own_name(tmp_path, write_ct, tiny_hu):
@@ -111,7 +148,7 @@ def test_a_damaged_file_apart_is_told_and_fails_nothing(tmp_path, write_ct, tiny
 
 
 def test_nothing_is_refused(tmp_path):
-    with pytest.raises(ImageError, match="no CT series and no NIfTI file"):
+    with pytest.raises(ImageError, match="no CT series and no NIfTI image; export"):
         find_scans(tmp_path)
     with pytest.raises(ImageError, match="does not exist"):
         find_scans(tmp_path / "none")

@@ -1,5 +1,6 @@
 """A model file and a scan become mask, picture and RTSTRUCT, together or not at all."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from common.body import COUCH_CUT, MASK_SHELL, PRONE, TRUNCATED
 from common.cascade import EXCEEDS_CROP, STAGE1_EMPTY
 from common.checkpoint import load_weights, save_weights
 from common.dicom import read_ct_series
-from common.errors import CheckpointError, ConfigError, ImageError
+from common.errors import CheckpointError, ConfigError, ImageError, WorkError
 from common.preprocess import FEET_FIRST
 from common.region import CHEST_IN_VIEW, NO_HEAD, NO_SHOULDERS
 from common.segmentation import TOUCHES_CROP, Segmentation
@@ -176,10 +177,10 @@ def test_a_failure_while_writing_leaves_the_earlier_result(tmp_path, scan, write
     before = {path.name: path.read_bytes() for path in out.iterdir()}
 
     def full_disk(*_):
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("client.segment.write_rtstruct", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(WorkError, match=r"out: cannot be written \(No space left on device\); free space"):
         segment_scan(folder, model, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import ImageError
-from common.nifti_file import DTYPES, read_voxels
+from common.nifti_file import DTYPES, read_slices, read_voxels
 
 ARRAY = np.arange(2 * 3 * 4).reshape(2, 3, 4)
 
@@ -77,3 +77,13 @@ def test_rescaled_voxels_are_floats(tmp_path):
     read = read_voxels(path)
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, ARRAY * 0.5 - 10)
+    np.testing.assert_array_equal(np.stack(list(read_slices(path))), ARRAY * 0.5 - 10)
+
+
+def test_slices_are_read_no_further_than_asked_for(tmp_path):
+    path = write(tmp_path / "a.nii", ARRAY.astype(np.int16))
+    path.write_bytes(path.read_bytes()[:-2])
+    slices = read_slices(path)
+    np.testing.assert_array_equal(next(slices), ARRAY[0])
+    with pytest.raises(ImageError, match="cut short"):
+        next(slices)

@@ -97,6 +97,28 @@ def test_planes_share_one_scale_in_mm():
         assert height / pixels_per_mm == pytest.approx(height_mm)
 
 
+def test_planes_are_named_and_a_bar_tells_the_scale():
+    wide = np.full((20, 40, 60), -1000.0, np.float32)  # 120 mm across
+    figure = overlay_figure(wide, SPACING_MM, None, None, "")
+    for axis, plane in zip(figure.axes, PLANES, strict=True):
+        words = [text.get_text() for text in axis.texts]
+        assert words[:5] == [*plane.sides, plane.name]
+    (bar,) = figure.axes[0].lines
+    assert np.ptp(bar.get_xdata()) == pytest.approx(50)
+    assert not overlay_figure(air(), SPACING_MM, None, None, "").axes[0].lines  # 60 mm: no room
+
+
+def test_a_contour_is_seen_on_bone_as_in_air():
+    """White bone, a light line: the black rim stands between them."""
+    picture = pixels(overlay_png(np.full(SHAPE, 1000.0, np.float32), SPACING_MM, box(), None, ""))
+    drawn = near(picture, TRUTH_COLOUR)
+    rim = near(picture, "black", 0.3)
+    rows, columns = panel(overlay_figure(air(), SPACING_MM, box(), None, ""), 0)
+    middle = (rows.start + rows.stop) // 2
+    line = np.flatnonzero(drawn[middle, columns])
+    assert rim[middle, columns][line[0] - 4 : line[0]].any()
+
+
 def test_window_is_level_40_width_400():
     limits = [axis.images[0].get_clim() for axis in overlay_figure(air(), SPACING_MM, box(), None, "").axes]
     assert limits == [(-160.0, 240.0)] * 3

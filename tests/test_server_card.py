@@ -1,5 +1,7 @@
 """Cards of a run's models: who took part, how training went, and results once they are measured."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,8 +42,8 @@ def round_line(model, number, **cases):
     }
 
 
-def cell(dsc, n=4):
-    return {"n": n, "num_undefined": 0, "metrics": {"dsc": {"mean": dsc, "sd": 0.1}}, "withheld": None}
+def cell(dsc, n=4, num_undefined=0):
+    return {"n": n, "num_undefined": num_undefined, "metrics": {"dsc": {"mean": dsc, "sd": 0.1}}, "withheld": None}
 
 
 def test_a_federated_models_card(run):
@@ -51,7 +53,7 @@ def test_a_federated_models_card(run):
     assert (card.rounds, card.local_epochs, card.kept_round) == (3, 2, 3)
     assert (card.strategy, card.lr0) == ("fedprox", 0.01)
     assert card.trained_on == (TrainedOn(site="A", num_cases=5), TrainedOn(site="B", num_cases=6))
-    assert card.results == ()
+    assert (card.results, card.notes) == ((), ())
 
 
 def test_trained_on_are_the_sites_whose_weights_came_in_by_the_kept_round(run):
@@ -82,7 +84,7 @@ def test_measured_models_carry_their_last_results(run):
         run.ledger.save_model(model, weights, run.metadata(model, kept, sites))
     withheld = {"n": None, "num_undefined": None, "metrics": {}, "withheld": "too few"}
     for dsc in (0.1, 0.8):
-        matrix = {"federated": {"A": cell(dsc), "B": withheld}, "alone-B": {"A": cell(0.3)}}
+        matrix = {"federated": {"A": cell(dsc), "B": withheld}, "alone-B": {"A": cell(0.3, num_undefined=2)}}
         run.ledger.append({"kind": "evaluation", "split": "test", "matrix": matrix})
     refresh_cards(run, ["federated", "alone-B"])
     cards = [read_card(load_metadata(run.ledger.model_path(model)), model) for model in ("federated", "alone-B")]
@@ -91,9 +93,17 @@ def test_measured_models_carry_their_last_results(run):
         Result(site="A", part="test", num_cases=4, num_undefined=0, metrics=metrics),
         Result(site="B", part="test", withheld="too few"),
     )
-    assert [result.metrics["dsc"].mean for result in cards[1].results] == [0.3]
+    assert [(result.metrics["dsc"].mean, result.num_undefined) for result in cards[1].results] == [(0.3, 2)]
     assert (cards[0].kept_round, cards[1].kept_round, cards[1].trained_on[0].site) == (3, 2, "B")
     assert run.ledger.load_model("federated")["stage1.w"].tolist() == [0, 1, 2]
+
+
+def test_the_experiments_notes_travel_with_the_model_however_long_they_are(run):
+    notes = ["The target is a tumour bed.", "x" * 3000, *["n"] * 200]
+    experiment = Experiment.model_validate({**run.experiment.model_dump(), "notes": notes})
+    metadata = replace(run, experiment=experiment).metadata("federated", 1, ("A", "B"))
+    told = read_card(metadata, "m").notes
+    assert (told[0], len(told[1]), len(told)) == (notes[0], 2000, 100)
 
 
 def test_metadata_hold_the_card_and_the_same_facts_give_the_same_bytes(run):

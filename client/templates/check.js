@@ -54,7 +54,10 @@
       show(location.hash);
     });
   });
-  document.getElementById("order").addEventListener("change", (event) => sort(event.target.value));
+  document.getElementById("order").addEventListener("change", (event) => {
+    sort(event.target.value);
+    main.focus(); // else the arrow keys would go on changing the order
+  });
   document.getElementById("next").addEventListener("click", next);
   document.getElementById("previous").addEventListener("click", previous);
   window.addEventListener("hashchange", () => show(location.hash));
@@ -63,8 +66,10 @@
     const steps = { ArrowRight: next, ArrowLeft: previous, Home: () => go(() => 0), End: () => go((all) => all.length - 1) };
     if (!(event.key in steps)) return;
     event.preventDefault();
+    main.focus({ preventScroll: true }); // so that Page Down and the space bar scroll what is shown
     steps[event.key]();
   });
   document.body.classList.add("js");
   sort("grave");
+  main.focus({ preventScroll: true });
 })();
