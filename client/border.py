@@ -28,6 +28,8 @@ from common.tasks import EvaluateResult, EvaluateTask, SiteStatistics, Statistic
 
 log = logging.getLogger("fedgtv.site")
 TASK, DECISION = "task", "decision"
+UNASKED = "unasked-reply"
+"""The decision on a reply that answers no task; it is no code, for nothing is sent."""
 ADMITTED = "admitted"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -126,6 +128,11 @@ class Border:
         """Returns a reply with an error's code alone, once the audit log holds it; the error's words stay here."""
         log.warning("%s refused: %s", _where(message)["kind"], _line(error))
         return self._send(message, _Leaving(wire.error_reply(error)))
+
+    def hold_back(self, reply: Message) -> None:
+        """Writes to the audit log that a reply was made which answers no task, and that it is not sent."""
+        why = "a reply to no task that is being worked on"
+        self.audit.append(DECISION, **_where(reply), decision=UNASKED, why=why)
 
     def _send(self, message: Message, leaving: _Leaving) -> Message:
         for what in leaving.withheld.what:

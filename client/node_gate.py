@@ -13,6 +13,7 @@ Whatever is refused is answered with a code. No process is started for it and no
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,15 @@ class Gate:
         self._config = config
         self._own = own
         self._pull, self._push, self._insert = (getattr(flower, name) for name in (PULL, PUSH, INSERT))
-        self._asked: dict[str, tuple[Message, Entry | None]] = {}
-        """Messages that are being worked on, by id; None: refused, so the reply that waits is the border's own."""
+        self._border: Border | None = None
+        """Of the site.yaml that could be read last: a later one that cannot be read is refused in the same log."""
+        self._asked: dict[str, tuple[Message, Entry]] = {}
+        """Messages that are being worked on, by id."""
+        self._refused: dict[str, Message] = {}
+        """Replies to messages that are not, by the message's id. What is sent is this object: the store that Flower
+        keeps a copy in is open to the training code."""
+        with suppress(FedgtvError):
+            self._open()
 
     def pull(self, *, state: Any, object_store: Any, receive: Any, get_run: Any, get_fab: Any, pull_object: Any,
              confirm_message_received: Any, **others: Any) -> int | None:  # fmt: skip
@@ -80,7 +88,7 @@ class Gate:
             return None
         refusal = self._judge(message, run, fab, contents)
         if refusal is not None:
-            self._asked[message_id] = (message, None)
+            self._refused[message_id] = refusal
             self._insert(refusal, state, object_store)
             return run_id
         done: int | None = self._pull(
@@ -92,17 +100,31 @@ class Gate:
 
     def _judge(self, message: Message, run: Run, fab: Fab | None, contents: dict[str, bytes]) -> Message | None:
         """Returns the reply to a message that may not be worked on, or None."""
-        border = None
         try:
-            border = Border.open(self._config)
-            border.receive(message, sum(map(len, contents.values())))
+            border = self._received(message, sum(map(len, contents.values())))
             if fab is not None:
                 self._check_code(border, run, fab)
             inflated = _inflate(message, contents)
             self._asked[message.metadata.message_id] = (inflated, border.enter(inflated))
             return None
         except Exception as error:
-            return _refusal(border, message, error)
+            return _refusal(self._border, message, error)
+
+    def _received(self, message: Message, num_bytes: int) -> Border:
+        """Writes to the audit log that a message came, also where site.yaml cannot be read, and returns the border."""
+        try:
+            border = self._open()
+        except FedgtvError:
+            if self._border is not None:
+                self._border.receive(message, num_bytes)
+            raise
+        border.receive(message, num_bytes)
+        return border
+
+    def _open(self) -> Border:
+        """Returns the border by site.yaml as it is now (ConfigError: it cannot be read)."""
+        self._border = Border.open(self._config)
+        return self._border
 
     def _check_code(self, border: Border, run: Run, fab: Fab) -> None:
         """Writes to the audit log which code came and whether it may run (ApprovalError: it may not)."""
@@ -120,6 +142,8 @@ class Gate:
 
         def send_what_may_leave(reply: Message, tree: Any, seconds: float) -> tuple[set[str], str]:
             leaving = self._leaving(reply, tree, object_store.get)
+            if leaving is None:
+                return set(), ""
             with no_object_id_recompute():
                 leaving.metadata.__dict__["_message_id"] = leaving.object_id  # as Flower's own step does
                 objects, tree_of_it = get_all_nested_objects(leaving), get_object_tree(leaving)
@@ -130,16 +154,27 @@ class Gate:
 
         self._push(state=state, object_store=object_store, send=send_what_may_leave, push_object=push_object)
 
-    def _leaving(self, reply: Message, tree: Any, get: Callable[[str], bytes | None]) -> Message:
-        message, entry = self._asked.pop(reply.metadata.reply_to_message_id)
-        border = None
+    def _leaving(self, reply: Message, tree: Any, get: Callable[[str], bytes | None]) -> Message | None:
+        """Returns what is sent for a reply that waits; None for one that answers nothing that is being worked on."""
+        answered = reply.metadata.reply_to_message_id
+        if answered in self._refused:
+            return self._refused.pop(answered)
+        if answered not in self._asked:
+            self._hold_back(reply)
+            return None
+        message, entry = self._asked.pop(answered)
         try:
-            if entry is None:
-                return _inflate(reply, _contents(tree, get))
-            border = Border.open(self._config)
+            border = self._open()
             return border.leave(message, entry, reply if reply.has_error() else _inflate(reply, _contents(tree, get)))
         except Exception as error:
-            return _refusal(border, message, error)
+            return _refusal(self._border, message, error)
+
+    def _hold_back(self, reply: Message) -> None:
+        """Notes a reply that nobody asked for: the training code made it, for it alone can put one there."""
+        log.warning("a reply to no message that is being worked on was held back")
+        if self._border is not None:
+            with suppress(AuditError):
+                self._border.hold_back(reply)
 
 
 def _refusal(border: Border | None, message: Message, error: Exception) -> Message:

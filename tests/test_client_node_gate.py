@@ -225,6 +225,53 @@ def test_words_of_the_work_do_not_reach_the_coordinator(config: Path, own_bundle
     assert b"Erika" not in everything
 
 
+def forge(node: Node, message_id: str) -> None:
+    """What hostile code that is still alive can do: put a reply to any message beside Flower's own."""
+    asked = Message(RecordDict(), 1, wire.STATISTICS)
+    asked.metadata.__dict__["_message_id"] = message_id
+    forged = Message(RecordDict({SECRET: ConfigRecord({"text": SECRET})}), reply_to=asked)
+    flower._insert_message(forged, node.state, node.store)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before the refusal", "after it"])
+def test_a_forged_reply_to_a_refused_message_does_not_leave(
+    config: Path, own_bundle: bytes, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    side = Coordinator(own_bundle, content=RecordDict({"x": ConfigRecord({"a": 1})}))
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    insert = node.gate._insert
+    order = [insert, lambda *_: forge(node, side.message.metadata.message_id)]
+    monkeypatch.setattr(node.gate, "_insert", lambda *given: [each(*given) for each in order[:: -1 if first else 1]])
+    node.take(side)
+    node.give(side)
+    assert wire.read_error(side.reply) == "bad-task"
+    assert len(side.sent) == 1
+    assert b"Mustermann" not in side.bytes_received + repr(side.sent).encode()
+    assert events(config)[-2:] == [("outgoing", "bad-task"), ("decision", "unasked-reply")]
+
+
+def test_a_reply_that_answers_nothing_is_held_back_and_noted(config: Path, own_bundle: bytes) -> None:
+    side = Coordinator(own_bundle)
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+    forge(node, "f" * 64)
+    node.work(side, done())
+    node.give(side)
+    assert [each.metadata.reply_to_message_id for each in side.sent] == [side.message.metadata.message_id]
+    assert b"Mustermann" not in side.bytes_received + repr(side.sent).encode()
+    assert ("decision", "unasked-reply") in events(config)
+
+
+def test_a_task_is_on_record_also_when_site_yaml_cannot_be_read(config: Path, own_bundle: bytes) -> None:
+    side = Coordinator(own_bundle)
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    config.write_text("{site: A, policy: {quiet_hour: []}}")
+    node.take(side)
+    node.give(side)
+    assert wire.read_error(side.reply) == "bad-config"
+    assert events(config) == [("task", ""), ("outgoing", "bad-config")]
+
+
 def test_a_broken_message_is_answered_and_the_node_lives(config: Path, own_bundle: bytes) -> None:
     side = Coordinator(own_bundle, content=RecordDict({"x": ConfigRecord({"a": 1})}))
     node = Node(config, hashlib.sha256(own_bundle).hexdigest())
@@ -250,6 +297,7 @@ def test_a_site_whose_files_are_broken_answers_by_code_alone(config: Path, own_b
     node.take(side)
     node.give(side)
     assert wire.read_error(side.reply) == "audit"
+    (config.parent / "state").unlink()
     config.write_text(f"site: [{SECRET}")
     node.take(side)
     node.give(side)
