@@ -16,7 +16,8 @@ from common.errors import ImageError, LabelError
 from common.volume import Volume, read_nifti
 
 log = logging.getLogger("fedgtv.site")
-CACHE = "cache"
+CACHE, OWN = "cache", "own"
+"""Below the work folder: prepared cases. Below the state, where another account trains: a work folder of the node's."""
 WORTH_TELLING_S = 1.0
 """A case that is in the cache opens in a hundredth of it."""
 

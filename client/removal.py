@@ -3,11 +3,13 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 
 from client.case_store import CaseStore, opened
-from client.cases import CACHE
+from client.cases import CACHE, OWN
 from common.cache import forget_case
+from common.config import SiteConfig
 from common.dataset import INDEX_NAME
 from common.errors import InputError, WorkError
 
@@ -18,9 +20,16 @@ class CasePlaces:
 
     site: str
     cases: Path
-    work: Path
+    caches: tuple[Path, ...]
+    """Where prepared cases lie."""
     page: Path
     """The check's pictures of all cases."""
+
+    @classmethod
+    def of(cls, site: SiteConfig, folder: Path, page: Path) -> "CasePlaces":
+        """Returns those of `site`, whose relative paths start at `folder`."""
+        caches = (folder / site.work / CACHE, folder / site.state / OWN / CACHE)
+        return cls(site.site, folder / site.cases, caches, page)
 
 
 def check_removable(places: CasePlaces, case_ids: Sequence[str]) -> None:
@@ -45,8 +54,8 @@ def remove_cases(places: CasePlaces, case_ids: Sequence[str]) -> tuple[str, ...]
     with opened(places.cases, places.site) as store:
         try:
             unknown = tuple(case_id for case_id in case_ids if not store.remove(case_id))
-            for case_id in case_ids:
-                forget_case(places.work / CACHE, case_id)
+            for cache, case_id in product(places.caches, case_ids):
+                forget_case(cache, case_id)
             places.page.unlink(missing_ok=True)
         except OSError as error:
             raise WorkError(

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.cases import Cases, OpenCase, open_cases
+from client.cases import OWN, Cases, OpenCase, open_cases
 from client.local_layers import last_layers, load_layers, save_layers
 from client.measuring import LoadedModel, measure, summary
 from client.momentum import load_momentum, save_momentum
 from client.policy import local_names
+from client.splits import adopt_split
 from common.checkpoint import Weights
 from common.config import SiteConfig, load_yaml
 from common.device import choose_device
@@ -45,7 +46,7 @@ class Site:
         """Relative paths of `config` start at `folder`."""
         self.config = config
         self.cases_folder = folder / config.cases
-        self.work_folder = folder / config.work
+        self.work_folder = self.prepared_folder = folder / config.work
         self.state_folder = folder / config.state
 
     @classmethod
@@ -54,10 +55,17 @@ class Site:
         return cls(load_yaml(path, SiteConfig), path.parent)
 
     def for_own_eyes(self) -> "Site":
-        """Returns the site without a least number of cases, for results that do not leave."""
+        """Returns the site without a least number of cases, for results that do not leave.
+
+        Where another account trains, cases are prepared anew in a folder that it cannot reach: it could put links into
+        its own, and this account would follow them.
+        """
         policy = self.config.policy.model_copy(update={"min_cases": 1})
         site = Site(self.config.model_copy(update={"policy": policy}), Path())
-        site.cases_folder, site.work_folder, site.state_folder = self.cases_folder, self.work_folder, self.state_folder
+        site.cases_folder, site.state_folder = self.cases_folder, self.state_folder
+        site.work_folder = site.prepared_folder = self.work_folder
+        if self.config.worker is not None:
+            site.prepared_folder = self.state_folder / OWN
         return site
 
     def device(self) -> torch.device:
@@ -68,7 +76,9 @@ class Site:
 
     def open_cases(self, task: StatisticsTask | TrainTask | EvaluateTask) -> Cases:
         """Returns the cases as the task's recipe prepares and its split parts them."""
-        return open_cases(self.cases_folder, self.work_folder, task.recipe, task.split)
+        if self.prepared_folder != self.work_folder:
+            adopt_split(task.split, self.work_folder, self.prepared_folder)
+        return open_cases(self.cases_folder, self.prepared_folder, task.recipe, task.split)
 
     def statistics(self, task: StatisticsTask) -> tuple[SiteStatistics, NDArray[np.int64] | None]:
         """Returns case counts and the HU histogram of the training cases' body voxels.

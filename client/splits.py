@@ -7,7 +7,7 @@ WORK/splits/<fingerprint of the split>.json names every patient, by pseudonym, t
 import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -42,9 +42,22 @@ def keep_split(entries: Sequence[CaseEntry], config: SplitConfig, work: Path) ->
         earlier = kept_parts(config, work)
         parts = assign_patients(entries, config, earlier)
         if parts != earlier:
-            kept = _Kept(split=config, patients=dict(sorted(parts.items())))
-            write_text_atomically(_path(config, work), kept.model_dump_json(indent=1) + "\n", private_mode(folder))
+            _write(config, parts, work)
     return split_cases(entries, config, parts)
+
+
+def adopt_split(config: SplitConfig, source: Path, work: Path) -> None:
+    """Notes in `work` the parts that are kept in `source`; they take the place of others given there.
+
+    Raises:
+        InputError: one of the files is damaged.
+    """
+    adopted = kept_parts(config, source)
+    folder = private_folder(work / FOLDER)
+    with _alone(folder):
+        earlier = kept_parts(config, work)
+        if not adopted.items() <= earlier.items():
+            _write(config, {**earlier, **adopted}, work)
 
 
 def kept_parts(config: SplitConfig, work: Path) -> Mapping[str, Part]:
@@ -61,15 +74,21 @@ def kept_parts(config: SplitConfig, work: Path) -> Mapping[str, Part]:
         ) from error
 
 
+def _write(config: SplitConfig, parts: Mapping[str, Part], work: Path) -> None:
+    kept = _Kept(split=config, patients=dict(sorted(parts.items())))
+    path = _path(config, work)
+    write_text_atomically(path, kept.model_dump_json(indent=1) + "\n", private_mode(path.parent))
+
+
 def _path(config: SplitConfig, work: Path) -> Path:
     return work / FOLDER / f"{fingerprint(config)}.json"
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, private_mode(folder))
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, private_mode(folder))
     try:
-        with suppress(PermissionError):  # another account made it, and shared it
+        if os.fstat(handle).st_uid == os.geteuid():  # else another account made it, and shared it
             os.fchmod(handle, private_mode(folder))
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -62,21 +62,18 @@ def make_secret(work: Path) -> Path:
     return path
 
 
-def check_apart(site: SiteConfig, folder: Path) -> None:
-    """Returns if this account can neither reach what the node keeps nor change what was imported.
+def check_apart(site: SiteConfig, config: Path) -> None:
+    """Returns if this account can neither reach what the node keeps nor change it, its site.yaml or its cases.
 
     Raises:
         SiteError: it can; the first such path is named.
     """
-    cases, state = folder / site.cases, folder / site.state
-    forbidden = {
-        key_files(site.site, folder / "keys").private: os.R_OK,
-        cases / PSEUDONYMS: os.R_OK,
-        state: os.X_OK,
-        cases: os.W_OK,
-    }
+    folder = config.parent
+    cases, state, key = folder / site.cases, folder / site.state, key_files(site.site, folder / "keys").private
+    forbidden = [(key, os.R_OK), (cases / PSEUDONYMS, os.R_OK), (state, os.X_OK)]
+    forbidden += [(path, os.W_OK) for path in (cases, folder, config, key.parent)]
     done = {os.R_OK: "read", os.X_OK: "enter", os.W_OK: "write"}
-    for path, access in forbidden.items():
+    for path, access in forbidden:
         if os.access(path, access):
             raise SiteError(
                 f"{path}: the account that trains can {done[access]} it; expected another account than the node's, in "

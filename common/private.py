@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
+NO_LINK = os.O_PATH | os.O_NOFOLLOW
 
 
 def private_folder(path: Path) -> Path:
@@ -63,17 +64,18 @@ def close_to_others(folder: Path) -> tuple[Path, ...]:
     return tuple(entry.path for entry in _folder_and_below(folder) if _stays_open(entry))
 
 
-def share(folder: Path, group: int, rights: int, only: Collection[str] | None = None) -> None:
+def share(folder: Path, group: int, rights: int, only: Collection[str] | None = None, *, follow: bool = True) -> None:
     """Gives group id `group` the `rights` (0o050 to read, 0o070 to write too) to `folder` and all below it.
 
     With `only`, of what lies in `folder` to those names alone. What is made there later gets them as well. What another
-    account made is left; that account shares it. No link below is followed, whatever the other account puts there.
+    account made is left; that account shares it. No link below is followed, whatever the other account puts there, nor
+    `folder` itself without `follow`.
 
     Raises:
         PermissionError: the folder is another account's, or this account is not in the group.
     """
     wanted = None if only is None else {folder / name for name in only}
-    for entry in _folder_and_below(folder):
+    for entry in _folder_and_below(folder, follow):
         if wanted is not None and entry.path != folder and wanted.isdisjoint((entry.path, *entry.path.parents)):
             continue
         try:
@@ -87,7 +89,7 @@ def share(folder: Path, group: int, rights: int, only: Collection[str] | None = 
 def share_like(folder: Path, parent: Path) -> None:
     """Gives `folder` and all below it, just written by this account, the rights that `parent` gives its group."""
     if _shared(parent):
-        share(folder, parent.stat().st_gid, _shared(parent))
+        share(folder, parent.stat().st_gid, _shared(parent), follow=False)
 
 
 @dataclass(frozen=True)
@@ -106,19 +108,24 @@ class _Entry:
         return f"/proc/self/fd/{self.handle}"
 
 
-def _folder_and_below(folder: Path) -> Iterator[_Entry]:
-    """Gives `folder`, which may be a link, and all below it but links."""
-    with suppress(FileNotFoundError), _held(folder, os.O_PATH) as handle:
-        yield _Entry(folder, handle, _rights(os.fstat(handle).st_mode))
-    real = os.path.realpath(folder)
-    for where, folders, files, parent in os.fwalk(real) if os.path.isdir(real) else ():
-        inside = folder / os.path.relpath(where, real)
-        for name in (*folders, *files):
-            with suppress(FileNotFoundError), _held(name, os.O_PATH | os.O_NOFOLLOW, parent) as handle:
-                mode = os.fstat(handle).st_mode
-                if not stat.S_ISLNK(mode):
-                    of_folder = mode if stat.S_ISDIR(mode) else os.fstat(parent).st_mode
-                    yield _Entry(inside / name, handle, _rights(of_folder))
+def _folder_and_below(folder: Path, follow: bool = True) -> Iterator[_Entry]:
+    """Gives `folder`, which may be a link if `follow`, and all below it but links; nothing of what is not there."""
+    with suppress(FileNotFoundError), _held(folder, os.O_PATH if follow else NO_LINK) as top:
+        mode = os.fstat(top).st_mode
+        if not stat.S_ISLNK(mode):
+            yield _Entry(folder, top, _rights(mode))
+        for where, folders, files, parent in os.fwalk(".", dir_fd=top) if stat.S_ISDIR(mode) else ():
+            for name in (*folders, *files):
+                yield from _entry(folder / where, name, parent)
+
+
+def _entry(folder: Path, name: str, parent: int) -> Iterator[_Entry]:
+    """Gives what `name` is in the folder held as `parent`, unless it is a link or gone."""
+    with suppress(FileNotFoundError), _held(name, NO_LINK, parent) as handle:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISLNK(mode):
+            of_folder = mode if stat.S_ISDIR(mode) else os.fstat(parent).st_mode
+            yield _Entry(folder / name, handle, _rights(of_folder))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 from client.cases import open_cases
 from client.ingest import import_folder
 from client.removal import CasePlaces, readmit_cases, remove_cases
-from common.config import IngestConfig, SplitConfig
+from common.config import IngestConfig, SiteConfig, SplitConfig
 from common.dataset import read_index
 from common.errors import InputError, WorkError
 from common.volume import Geometry, Volume, write_nifti
@@ -42,18 +42,20 @@ def places(tmp_path, write_case, run):
     for number, name in enumerate(("p1", "p2", "p3")):
         write_case(name, number)
     assert run().imported == ("A-0001", "A-0002", "A-0003")
-    return CasePlaces("A", tmp_path / "cases", tmp_path / "work", tmp_path / "check.html")
+    return CasePlaces.of(SiteConfig(site="A"), tmp_path, tmp_path / "check.html")
 
 
 def test_nothing_of_a_removed_case_stays_but_its_pseudonym(tmp_path, places, tiny_recipe):
-    open_cases(places.cases, places.work, tiny_recipe, SPLIT)
+    work, own = tmp_path / "work", tmp_path / "state" / "own"
+    for folder in (work, own):
+        open_cases(places.cases, folder, tiny_recipe, SPLIT)
     places.page.write_text("pictures")
-    assert len(list(places.work.rglob("A-0002-*"))) == 1
+    assert len([*work.rglob("A-0002-*"), *own.rglob("A-0002-*")]) == 2
     assert remove_cases(places, ["A-0002"]) == ()
     assert [entry.case_id for entry in read_index(places.cases)] == ["A-0001", "A-0003"]
-    left = [path for folder in (places.cases, places.work) for path in folder.rglob("*") if "A-0002" in path.name]
+    left = [path for folder in (places.cases, work, own) for path in folder.rglob("*") if "A-0002" in path.name]
     assert (left, places.page.exists()) == ([], False)
-    assert len([*places.work.rglob("A-0001-*"), *places.work.rglob("A-0003-*")]) == 2
+    assert len([*work.rglob("A-0001-*"), *work.rglob("A-0003-*")]) == 2
     known = json.loads((places.cases / "pseudonyms.json").read_text())["cases"]["p2"]
     assert (known["case_id"], known["removed"]) == ("A-0002", True)
 
@@ -130,6 +132,6 @@ def test_only_removed_cases_are_let_in_again(places, tmp_path):
 
 def test_cases_that_no_import_made_are_removed_and_told(tmp_path, make_site):
     make_site(tmp_path / "A")
-    places = CasePlaces("A", tmp_path / "A" / "cases", tmp_path / "A" / "work", tmp_path / "A" / "check.html")
+    places = CasePlaces.of(SiteConfig(site="A"), tmp_path / "A", tmp_path / "A" / "check.html")
     assert remove_cases(places, ["A-0002"]) == ("A-0002",)
     assert [entry.case_id for entry in read_index(places.cases)] == ["A-0001", "A-0003"]

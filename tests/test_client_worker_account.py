@@ -8,12 +8,15 @@ import pytest
 
 from client.keys import make_key
 from client.pseudonyms import FILE_NAME as PSEUDONYMS
+from client.site import Site
+from client.splits import keep_split
 from client.worker_account import SECRET, SECRET_BYTES, check_apart, make_secret, share_with_worker
 from common.cache import CaseCache
-from common.config import PreprocessConfig, SiteConfig
+from common.config import PreprocessConfig, Recipe, SiteConfig, SplitConfig
 from common.dataset import read_index, write_index
 from common.errors import ConfigError, SiteError
 from common.private import close_to_others, private_folder
+from common.tasks import EvaluateTask
 
 GROUP = os.getgid()
 SITE = SiteConfig.model_validate({"site": "A", "worker": {"group": str(GROUP)}})
@@ -89,6 +92,22 @@ def test_a_folder_that_cannot_be_given_is_named(home: Path, monkeypatch: pytest.
         share_with_worker(site, home)
 
 
+def test_a_case_that_the_node_s_account_prepares_for_itself_is_not_in_the_worker_s_folder(
+    home: Path, tiny_recipe: Recipe
+) -> None:
+    (home / "site.yaml").write_text(SITE.model_dump_json())
+    share_with_worker(SITE, home)
+    split = SplitConfig(test_fraction=0.5, validation_fraction=0.0)
+    given = keep_split(read_index(home / "cases"), split, home / "work")
+    before = modes(home / "work")
+    fields = {"experiment": "local", "recipe": tiny_recipe, "split": split, "models": ("m",), "part": "test"}
+    task = EvaluateTask.model_validate({**fields, "normalisation": {"mean": 0.0, "sd": 1.0}})
+    cases = Site.open(home / "site.yaml").for_own_eyes().open_cases(task)
+    assert modes(home / "work") == before
+    assert [case.cached.case_id for case in cases.test] == [entry.case_id for entry in given.test]
+    assert {path.stat().st_mode & 0o077 for path in (home / "state" / "own").rglob("*")} == {0}
+
+
 def test_the_secret_is_made_once_and_read_by_the_group(home: Path) -> None:
     share_with_worker(SITE, home)
     path = make_secret(home / "work")
@@ -97,7 +116,7 @@ def test_the_secret_is_made_once_and_read_by_the_group(home: Path) -> None:
     assert make_secret(home / "work").read_bytes() == secret
 
 
-@pytest.mark.parametrize("reach", ["keys/site.key", f"cases/{PSEUDONYMS}", "state", "cases"])
+@pytest.mark.parametrize("reach", ["keys/site.key", f"cases/{PSEUDONYMS}", "state", "cases", ".", "site.yaml", "keys"])
 def test_an_account_that_can_reach_what_the_node_keeps_does_not_train(
     home: Path, monkeypatch: pytest.MonkeyPatch, reach: str
 ) -> None:
@@ -105,6 +124,6 @@ def test_an_account_that_can_reach_what_the_node_keeps_does_not_train(
     private_folder(home / "state")
     monkeypatch.setattr(os, "access", lambda path, _: path == home / reach)
     with pytest.raises(SiteError, match=f"{home / reach}: the account that trains can (read|enter|write) it"):
-        check_apart(SITE, home)
+        check_apart(SITE, home / "site.yaml")
     monkeypatch.setattr(os, "access", lambda *_: False)
-    check_apart(SITE, home)
+    check_apart(SITE, home / "site.yaml")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.private import close_to_others, private_files, private_folder, share
+from common.private import close_to_others, private_files, private_folder, share, share_like
 
 
 def mode(path: Path) -> int:
@@ -63,6 +63,16 @@ def test_what_cannot_be_closed_is_returned(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "chmod", refuse)
     assert close_to_others(tmp_path / "image") == (tmp_path / "image",)
+
+
+def test_a_new_folder_whose_place_a_link_took_is_not_shared(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir(mode=0o700)
+    (tmp_path / "keys" / "site.key").touch(0o600)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work").chmod(0o2770)
+    (tmp_path / "work" / "made").symlink_to(tmp_path / "keys")
+    share_like(tmp_path / "work" / "made", tmp_path / "work")
+    assert [mode(tmp_path / "keys"), mode(tmp_path / "keys" / "site.key")] == [0o700, 0o600]
 
 
 def test_a_folder_that_is_not_there_is_closed(tmp_path: Path) -> None:
