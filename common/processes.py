@@ -5,6 +5,7 @@ process started here carries one environment variable, `FEDGTV_PROCESS`, which i
 then names them all, also after their parent has died. Linux only, as the product is.
 """
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -22,6 +23,7 @@ MARK = "FEDGTV_PROCESS"
 STARTS = "== started by fedgtv =="
 """The log's line before those of each start; what stands above it is of an earlier process."""
 POLL_S = 0.05
+TRIES = 5
 
 
 class ProcessTree:
@@ -49,8 +51,7 @@ class ProcessTree:
         Raises:
             WorkError: another live process owns the folder, or the command cannot be started.
         """
-        self._own()
-        self._end_members()
+        self.claim()
         marked = dict(environment) | {MARK: self._mark()}
         with self.log.open("ab") as log:
             log.write(f"{STARTS}\n".encode())
@@ -68,8 +69,22 @@ class ProcessTree:
             except OSError as error:
                 raise WorkError(f"{command[0]}: cannot be started ({error.strerror}); install fedgtv anew") from error
 
+    def claim(self) -> None:
+        """Takes the folder for this process, and ends what an owner that was killed left running there.
+
+        Raises:
+            WorkError: another live process owns the folder; nothing of its is touched.
+        """
+        self._own()
+        self._end_members()
+
     def stop(self, grace_s: float = 15.0) -> int | None:
-        """Ends the whole tree, asking first; returns the first process's exit code, None if it never ran."""
+        """Ends the whole tree, asking first; returns the first process's exit code, None if it never ran.
+
+        Without the folder, which another process may own, nothing is ended.
+        """
+        if self._lock is None:
+            return None
         code = None
         if self.process is not None:
             if self.running:
@@ -80,9 +95,8 @@ class ProcessTree:
                 self.process.kill()
                 code = self.process.wait()
         self._end_members()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
+        self._lock = None
         return code
 
     def owned(self) -> bool:
@@ -90,11 +104,13 @@ class ProcessTree:
         path = self._lock_path()
         if self._lock is not None or not path.exists():
             return self._lock is not None
-        with path.open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
         return False
 
     def members(self) -> list[int]:
@@ -119,11 +135,9 @@ class ProcessTree:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = self._lock_path().open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not _taken(lock):
             lock.close()
-            raise WorkError(f"{self.folder}: {self.name} runs here already; stop it, or use another folder") from error
+            raise WorkError(f"{self.folder}: {self.name} runs here already; stop it, or use another folder")
         self._lock = lock
 
     def _mark(self) -> str:
@@ -142,6 +156,16 @@ class ProcessTree:
             deadline = time.monotonic() + grace_s
             while self.members() and time.monotonic() < deadline:
                 time.sleep(POLL_S)
+
+
+def _taken(lock: IO[str]) -> bool:
+    """Takes a lock unless an owner keeps it; whoever only looks (`owned`) holds it for less than the tries last."""
+    for _ in range(TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(POLL_S)
+    return False
 
 
 def flower_environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:

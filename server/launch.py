@@ -23,6 +23,8 @@ STOPPING_S = 20.0
 STOPPED = "finished:stopped"
 STATUS_EVERY_S = 20.0
 """Asking starts a process of Flower's; the ledger's last line says sooner how a run ended."""
+TAKEN_UP_S = 60.0
+"""A run whose ledger holds nothing by then is told of, once; Flower takes some 10 s, a busy machine more."""
 ERRORS = {error.code: error for error in (InputError, ConfigError, CheckpointError, SiteError)}
 """What the ServerApp's failure is here, by the code in its ledger; any other code: WorkError."""
 
@@ -90,7 +92,8 @@ def _watch(
     waiting: Callable[[], None],
 ) -> None:
     last: dict[str, Any] = {}
-    checked = time.monotonic()
+    started = checked = time.monotonic()
+    patient = True
     while True:
         finished = None
         if time.monotonic() - checked > STATUS_EVERY_S or last.get("kind") in {"end", "failed"}:
@@ -101,6 +104,11 @@ def _watch(
             last = record
             if record["kind"] != "failed":
                 tell(record)
+        if patient and not last and time.monotonic() - started > TAKEN_UP_S:
+            patient = False
+            log.warning(
+                "run %d: nothing has begun in %.0f s; see that `fedgtv-coordinator up` runs well", run_id, TAKEN_UP_S
+            )
         if finished is not None:
             _conclude(last, finished.completed, finished.status)
             return

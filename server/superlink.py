@@ -77,12 +77,13 @@ class Superlink:
         Raises:
             WorkError: the port is taken, another coordinator owns the folder, or Flower ends; the log's end is quoted.
         """
-        self.launcher.stop()  # with the ServerApps of a SuperLink that died
-        self.runs_folder.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomically(self.secret, secrets.token_bytes(32), OWNERS)
-        environment = self._environment()
-        start_daemon(self.tree, self._command(), environment, self.port, self.certificates.authority, timeout_s)
         try:
+            self.tree.claim()
+            self.launcher.claim()  # and ends the ServerApps of a SuperLink that died
+            self.runs_folder.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomically(self.secret, secrets.token_bytes(32), OWNERS)
+            environment = self._environment()
+            start_daemon(self.tree, self._command(), environment, self.port, self.certificates.authority, timeout_s)
             self.control.configure(self.address, self.certificates.authority)
             self.launcher.start(self._launcher_command(), environment)
         except BaseException:

@@ -245,3 +245,13 @@ def test_node_and_launcher_end_together(tmp_path: Path, ending: str) -> None:
             time.sleep(0.05)
     finally:
         tree.stop()
+
+
+def test_a_second_node_in_the_folder_is_refused_and_the_first_goes_on(make_node: MakeNode) -> None:
+    first, second = make_node({"say": ONLINE, "stay": True}), make_node({"say": ONLINE, "stay": True})
+    with first:
+        first.wait_online(10.0)
+        with pytest.raises(WorkError, match="supernode runs here already"):
+            second.run(threading.Event())
+        assert first.tree.running
+        assert first.num_starts == 1

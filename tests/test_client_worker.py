@@ -1,11 +1,13 @@
 """The worker: it waits for the node's secret, is started again, passes lines on, and starts code unpacked anew."""
 
+import importlib
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flwr.common.args import try_obtain_flwr_app_token
 from flwr.common.constant import APP_DIR
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import factory
@@ -16,6 +18,8 @@ from client.worker_account import SECRET
 from client.worker_process import FreshCode
 from common.errors import WorkError
 
+flwr_clientapp = importlib.import_module("flwr.supernode.cli.flwr_clientapp")
+SECRET_TOKEN = "a-task-s-token"
 EPOCH = "2026-11-24 01:48:54,098 fedgtv.site federated round 5, stage2 epoch 56 of 91: loss 0.3179"
 
 
@@ -87,14 +91,21 @@ def test_a_secret_that_it_may_not_read_is_named(tmp_path: Path, monkeypatch: pyt
         Worker(tmp_path, "node:9094")._command()
 
 
-def test_a_task_finds_nothing_that_an_earlier_one_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_finds_nothing_unpacked_and_shows_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
     (tmp_path / APP_DIR / "fedgtv.fedgtv.0.1.0.12345678").mkdir(parents=True)  # the right 8 digits, whatever is in it
-    found = []
-    monkeypatch.setattr("subprocess.Popen", lambda words: found.append((words[0], (tmp_path / APP_DIR).exists())))
-    spec = ExecutionSpec(TaskType.CLIENT_APP, "node:9094", "token", True, None, False, None, False, 1)
-    FreshCode().launch(spec)
-    assert found == [("flwr-clientapp", False)]
+    found: list[tuple[list[str], bool]] = []
+    monkeypatch.setattr("subprocess.Popen", lambda words: found.append((words, (tmp_path / APP_DIR).exists())))
+    FreshCode().launch(ExecutionSpec(TaskType.CLIENT_APP, "node:9094", SECRET_TOKEN, True, None, False, 7, False, 1))
+    ((words, left),) = found
+    assert not left
+    assert not any(SECRET_TOKEN in word for word in words)  # every user can read a command line
+    told = flwr_clientapp._parse_args_run_flwr_clientapp().parse_args(words[1:])
+    assert (words[0], told.runtime_api_address, told.insecure, told.parent_pid) == (
+        "flwr-clientapp", "node:9094", True, 7,
+    )  # fmt: skip
+    assert try_obtain_flwr_app_token(told) == SECRET_TOKEN
+    assert Path(told.token_file).stat().st_mode & 0o777 == 0o600
 
 
 def test_flower_takes_its_executor_from_where_ours_is_put(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,26 @@ def test_another_folder_that_has_the_same_path_elsewhere_is_not_touched(tmp_path
     first.stop()
 
 
+def test_who_was_refused_ends_nothing(tmp_path):
+    first, second = ProcessTree("probe", tmp_path), ProcessTree("probe", tmp_path)
+    start(first)
+    for refused in (second.claim, lambda: second.start([sys.executable, "-V"], os.environ)):
+        with pytest.raises(WorkError, match="probe runs here already"):
+            refused()
+    assert second.stop() is None
+    assert len(first.members()) == 2
+    first.stop()
+
+
+def test_looking_at_an_owner_takes_nothing(tmp_path):
+    tree = ProcessTree("probe", tmp_path)
+    assert not tree.owned()
+    start(tree)
+    assert ProcessTree("probe", tmp_path).owned()
+    tree.stop()
+    assert not ProcessTree("probe", tmp_path).owned()
+
+
 def test_what_a_dead_first_process_left_is_ended_by_the_next_start(tmp_path):
     tree = ProcessTree("probe", tmp_path)
     start(tree)
