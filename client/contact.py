@@ -15,7 +15,7 @@ import httpx
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from common.errors import ConfigError, SiteError, WorkError
+from common.errors import SiteError, WorkError
 from common.kit import Kit
 from common.validity import warning
 
@@ -44,7 +44,6 @@ def contact(kit: Kit) -> Contact:
     """Calls the coordinator of `kit` and returns what there is to know.
 
     Raises:
-        ConfigError: the kit's authority is no certificate.
         WorkError: the other end is not the coordinator: another authority's certificate (a proxy that inspects TLS),
             another name's, an expired one, or no TLS at all.
         SiteError: the clocks differ too much for any call to be accepted.
@@ -179,10 +178,7 @@ def _proxy() -> str | None:
 
 def _trust(kit: Kit) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_verify_locations(cadata=kit.authority)
-    except (ssl.SSLError, ValueError) as error:
-        raise ConfigError(f"kit of site {kit.site}: its authority is no certificate; ask for the kit again") from error
+    context.load_verify_locations(cadata=kit.authority)
     return context
 
 

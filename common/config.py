@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
@@ -21,6 +22,8 @@ Positive = Annotated[int, Field(gt=0)]
 Sizes = tuple[Positive, Positive, Positive]
 TripleMm = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+SHOWN = 120
+"""Letters of a value in an error."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME)]
 """Names of sites, models and experiments: they become file names."""
@@ -639,7 +642,7 @@ def _first_fault(error: ValidationError, model: type[Frozen]) -> str:
         return f"key {key!r} is missing; add it{more}"
     message = _in_words(fault["type"], fault.get("ctx", {})) or fault["msg"].removeprefix("Value error, ")
     value = fault.get("input")
-    shown = "" if isinstance(value, dict | BaseModel) else f" (given: {value!r})"
+    shown = "" if isinstance(value, dict | BaseModel) else f" (given: {shorten(repr(value), SHOWN)})"
     return f"{key}: {message}{shown}{more}"
 
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from common.config import Frozen, Name, validate
 from common.errors import ConfigError
@@ -24,13 +24,23 @@ Address = Annotated[str, AfterValidator(_checked)]
 """host:port; an IPv6 address stands in brackets."""
 
 
+def _certificates(text: str) -> str:
+    from cryptography import x509
+
+    try:
+        x509.load_pem_x509_certificates(text.encode())
+    except ValueError as error:
+        raise ValueError("expected certificates in PEM; the kit was damaged on its way, ask for it again") from error
+    return text
+
+
 class Kit(Frozen):
     """The file `SITE.kit.json`."""
 
     site: Name
     coordinator: Address
-    authority: str = Field(pattern=r"-----BEGIN CERTIFICATE-----")
-    """PEM."""
+    authority: Annotated[str, AfterValidator(_certificates)]
+    """PEM, one certificate or, after a renewal, more."""
 
 
 def write_kit(kit: Kit, path: Path) -> None:

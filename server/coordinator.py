@@ -11,6 +11,7 @@ from common.validity import stage
 from server.federation import Federation
 from server.gateway import find_nginx, only_loopback
 from server.provision import expiry
+from server.served import check_served
 
 
 @dataclass
@@ -37,9 +38,11 @@ class Coordinator:
         """Keeps the daemons up until `stop` is set, and warns once at each stage of a certificate's end.
 
         Raises:
+            InputError: the server certificate is missing or damaged.
             WorkError: nginx is not installed, a port is taken, or a daemon ends at once.
         """
         federation, with_gateway = self.federation, self.has_gateway
+        check_served(federation.certificates)
         if with_gateway:
             find_nginx()
         superlink = federation.superlink(federation.config.superlink_port or free_port() if with_gateway else 0)

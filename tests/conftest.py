@@ -33,6 +33,7 @@ from common.dataset import CaseEntry, write_index
 from common.logs import LOGGER
 from common.model import build_model, model_weights
 from common.volume import Geometry, Volume, write_nifti
+from server.provision import make_certificates
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -54,6 +55,12 @@ def own_bundle() -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return build_bundle()
+
+
+@pytest.fixture(scope="session")
+def authority_pem(tmp_path_factory) -> str:
+    """A true authority's certificate, as a kit holds it."""
+    return make_certificates(tmp_path_factory.mktemp("authority"), ["localhost"]).authority.read_text()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from client.contact import contact
 from client.contact_check import check_contact
 from client.kit_place import place_kit
-from common.errors import ConfigError, SiteError, WorkError
+from common.errors import SiteError, WorkError
 from common.kit import Kit, write_kit
 from common.processes import free_port
 from server import provision
@@ -257,5 +257,3 @@ def test_a_kit_of_another_site_is_not_put_in_place(files, tmp_path):
     write_kit(kit_for(files, "localhost:1"), tmp_path / "A.kit.json")
     with pytest.raises(SiteError, match="is site 'A''s kit"):
         place_kit(tmp_path / "A.kit.json", tmp_path / "site.yaml")
-    with pytest.raises(ConfigError, match="its authority is no certificate"):
-        contact(Kit(site="A", coordinator="localhost:1", authority="-----BEGIN CERTIFICATE-----"))

@@ -8,28 +8,30 @@ import pytest
 from common.errors import ConfigError
 from common.kit import Kit, read_kit, write_kit
 
-PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
-KIT = Kit(site="A", coordinator="coordinator.example.org:8443", authority=PEM)
+
+@pytest.fixture
+def kit(authority_pem: str) -> Kit:
+    return Kit(site="A", coordinator="coordinator.example.org:8443", authority=authority_pem)
 
 
-def test_there_and_back(tmp_path: Path) -> None:
+def test_there_and_back(tmp_path: Path, kit: Kit) -> None:
     path = tmp_path / "A.kit.json"
-    write_kit(KIT, path)
-    assert read_kit(path) == KIT
+    write_kit(kit, path)
+    assert read_kit(path) == kit
     assert set(json.loads(path.read_text())) == {"site", "coordinator", "authority"}
 
 
 @pytest.mark.parametrize("address", ["localhost:1", "10.0.0.7:8443", "[::1]:8443"])
-def test_addresses(address: str) -> None:
-    assert Kit(site="A", coordinator=address, authority=PEM).coordinator == address
+def test_addresses(address: str, authority_pem: str) -> None:
+    assert Kit(site="A", coordinator=address, authority=authority_pem).coordinator == address
 
 
 @pytest.mark.parametrize(
     "address", ["", "host", "host:", ":8443", "host:x", "host:0", "host:65536", "a b:1", "http://host:1"]
 )
-def test_what_is_no_address_is_told_with_the_form_that_is_expected(tmp_path: Path, address: str) -> None:
+def test_what_is_no_address_is_told_with_the_form_that_is_expected(tmp_path: Path, address: str, kit: Kit) -> None:
     path = tmp_path / "A.kit.json"
-    path.write_text(json.dumps(KIT.model_dump() | {"coordinator": address}))
+    path.write_text(json.dumps(kit.model_dump() | {"coordinator": address}))
     with pytest.raises(ConfigError, match=r"A\.kit\.json: coordinator: expected host:port with a port") as error:
         read_kit(path)
     assert str(error.value).endswith(f"(given: {address!r})")
@@ -47,14 +49,15 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> No
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"authority": "no certificate"}, "authority"),
+        ({"authority": "no certificate"}, "authority: expected certificates in PEM"),
+        ({"authority": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"}, "damaged on its way"),
         ({"site": "../A"}, "site"),
         ({"private_key": "x"}, "unknown key 'private_key'"),
     ],
 )
-def test_a_kit_at_fault_is_told_in_one_line(tmp_path: Path, change: dict[str, str], words: str) -> None:
+def test_a_kit_at_fault_is_told_in_one_line(tmp_path: Path, change: dict[str, str], words: str, kit: Kit) -> None:
     path = tmp_path / "A.kit.json"
-    path.write_text(json.dumps(KIT.model_dump() | change))
+    path.write_text(json.dumps(kit.model_dump() | change))
     with pytest.raises(ConfigError) as caught:
         read_kit(path)
     assert words in str(caught.value)
