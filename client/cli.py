@@ -64,16 +64,24 @@ def _make_site(site: str, folder: Path, worker: dict[str, str]) -> None:
     from client.keys import make_key
     from client.worker_account import make_folders
     from common.atomic import write_text_atomically
-    from common.config import SiteConfig, validate
+    from common.config import SiteConfig, load_yaml, validate
     from common.enrolment import read_join_request
+    from common.errors import ConfigError
 
     config = validate({"site": site, "worker": worker or None}, SiteConfig, f"site {site!r}")
-    files = make_key(site, folder / "keys")
     path = folder / SITE_YAML
-    if worker:
-        make_folders(config, folder)
-    if not path.exists():
-        write_text_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    known = load_yaml(path, SiteConfig).site if path.exists() else site
+    if known != site:
+        raise ConfigError(f"{path}: is site {known!r}'s, not {site!r}'s; give that name, or another --folder")
+    try:
+        if worker:
+            make_folders(config, folder)
+        files = make_key(site, folder / "keys")
+        if not path.exists():
+            write_text_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    except PermissionError as error:
+        told = f"{error.filename}: cannot be written (permission denied); give a folder of your own with --folder"
+        raise ConfigError(told) from error
     typer.echo(f"configuration: {path}")
     typer.echo(f"private key:   {files.private} (stays here)")
     typer.echo(f"join request:  {files.request} (send it to the coordinator)")
@@ -202,8 +210,8 @@ def remove(
     from common.config import SiteConfig, load_yaml
 
     site = load_yaml(config, SiteConfig)
-    folders = [config.parent / each for each in (site.cases, site.work, site.state / CHECK_PAGE)]
-    places, named = CasePlaces(site.site, *folders), list(dict.fromkeys(cases))
+    places = CasePlaces.of(site, config.parent, config.parent / site.state / CHECK_PAGE)
+    named = list(dict.fromkeys(cases))
     if undo:
         readmit_cases(places, named)
         typer.echo(f"{', '.join(named)}: the next `fedgtv-site import` of their export brings them back")
@@ -226,6 +234,7 @@ def _print_removed(named: list[str], unknown: tuple[str, ...]) -> None:
             else (f"to have it back: `fedgtv-site remove --undo {case_id}`, then import again")
         )
         typer.echo(f"removed: {case_id}; {told}")
+    typer.echo("what `check --page` and `segment` wrote elsewhere, and the export, still show it: delete those by hand")
 
 
 @app.command()

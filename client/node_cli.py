@@ -128,11 +128,12 @@ def _signer(data: bytes, signature: Path, trusted: tuple[str, ...]) -> str:
 
 
 def _approve(approvals: "Approvals", data: bytes, state: Path) -> None:
+    from client.archive import read_bundle
     from client.audit import AuditLog
 
+    bundle = read_bundle(data)
+    AuditLog(state).append(APPROVAL, sha256=bundle.sha256, name=bundle.name, version=bundle.version)
     line = approvals.approve(data)
-    told = {"sha256": line.sha256, "name": line.name, "version": line.version}
-    AuditLog(state).append(APPROVAL, **told)
     typer.echo(f"approved: {line.name} {line.version} {line.sha256[:12]}; the coordinator can run it again now")
 
 
@@ -189,7 +190,7 @@ def work(
     site = load_yaml(config, SiteConfig)
     if site.worker is None:
         raise ConfigError(f"{config}: names no worker; the node's account trains here, so `fedgtv-site join` is enough")
-    check_apart(site, config.parent)
+    check_apart(site, config)
     os.umask(UMASK)
     Worker(config.parent / site.work, node or site.worker.address, typer.echo).run(threading.Event())
 

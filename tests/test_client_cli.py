@@ -211,6 +211,7 @@ def test_remove_takes_cases_out_for_good_until_it_is_undone(tmp_path, site, expo
     assert ended.out.splitlines() == [
         "will be deleted: images, contours, cache and index line of A-0001, and the check's page",
         "removed: A-0001; to have it back: `fedgtv-site remove --undo A-0001`, then import again",
+        "what `check --page` and `segment` wrote elsewhere, and the export, still show it: delete those by hand",
     ]
     again = site("import", export, *config)
     assert (again.code, again.out.splitlines()[0]) == (2, "0 imported, 0 unchanged, 1 removed on purpose, 1 refused")
@@ -416,11 +417,10 @@ def test_card_of_a_file_that_says_little(tmp_path, site, write_model):
     assert site("card", tmp_path / "none").code == 2
 
 
-def test_join_refuses_another_sites_kit_before_it_writes(tmp_path, site):
+def test_join_refuses_another_sites_kit_before_it_writes(tmp_path, site, authority_pem):
     site("init", "A", "--folder", tmp_path)
     before = files_below(tmp_path)
-    certificate = "-----BEGIN CERTIFICATE-----"
-    kit = {"site": "B", "coordinator": "host:443", "authority": certificate}
+    kit = {"site": "B", "coordinator": "host:443", "authority": authority_pem}
     (tmp_path / "B.kit.json").write_text(json.dumps(kit))
     ended = site("join", "--kit", tmp_path / "B.kit.json", "--config", tmp_path / "site.yaml")
     assert ended.code == 2
@@ -429,7 +429,7 @@ def test_join_refuses_another_sites_kit_before_it_writes(tmp_path, site):
     assert files_below(tmp_path) == before
 
 
-def test_join_with_a_key_that_is_not_enrolled_is_one_line_and_code_2(tmp_path, site, monkeypatch):
+def test_join_with_a_key_that_is_not_enrolled_is_one_line_and_code_2(tmp_path, site, monkeypatch, authority_pem):
     """A stand-in for Flower's SuperNode says what that one says of a key that the coordinator does not know."""
     said = "print('2026-11-24 01:48:54,098 fedgtv.site at work'); print('[code: 2004] Failed to activate SuperNode.')"
     (tmp_path / "supernode").write_text(f"#!{sys.executable}\n{said}\n")
@@ -438,7 +438,7 @@ def test_join_with_a_key_that_is_not_enrolled_is_one_line_and_code_2(tmp_path, s
     monkeypatch.setattr("client.contact.contact", lambda _: Contact(False, None, None, ()))
     made = site("init", "A", "--folder", tmp_path)
     fingerprint = re.search(r"SHA256:\S+", made.out)[0]
-    kit = {"site": "A", "coordinator": "host:443", "authority": "-----BEGIN CERTIFICATE-----"}
+    kit = {"site": "A", "coordinator": "host:443", "authority": authority_pem}
     (tmp_path / "A.kit.json").write_text(json.dumps(kit))
     before = os.umask(0o022)
     try:
@@ -457,27 +457,29 @@ def test_join_with_a_key_that_is_not_enrolled_is_one_line_and_code_2(tmp_path, s
     assert [path for path in made if path.stat().st_mode & 0o077] == []
 
 
-def test_init_puts_the_kit_where_join_finds_it(tmp_path, site, monkeypatch):
+def test_init_puts_the_kit_where_join_finds_it(tmp_path, site, authority_pem):
     site("init", "A", "--folder", tmp_path)
     early = site("join", "--config", tmp_path / "site.yaml")
     assert early.code == 2
     assert "no kit yet; when the coordinator has sent SITE.kit.json" in early.err
-    kit = {"site": "A", "coordinator": "host:443", "authority": "-----BEGIN CERTIFICATE-----"}
+    kit = {"site": "A", "coordinator": "host:443", "authority": authority_pem}
     (tmp_path / "A.kit.json").write_text(json.dumps(kit))
     ended = site("init", "--kit", tmp_path / "A.kit.json", "--folder", tmp_path)
     assert ended.out.startswith(f"kit: {tmp_path / 'kit.json'}, for the coordinator at host:443\n")
-    broken = site("join", "--config", tmp_path / "site.yaml")
+    (tmp_path / "A.kit.json").write_text(json.dumps(kit | {"authority": authority_pem[:200]}))
+    broken = site("init", "--kit", tmp_path / "A.kit.json", "--folder", tmp_path)
     assert (broken.code, broken.out) == (2, "")
-    assert "its authority is no certificate; ask for the kit again" in broken.err
+    assert "authority: expected certificates in PEM; the kit was damaged on its way, ask for it again" in broken.err
+    assert json.loads((tmp_path / "kit.json").read_text()) == kit
     (tmp_path / "B.kit.json").write_text(json.dumps(kit | {"site": "B"}))
     assert site("init", "--kit", tmp_path / "B.kit.json", "--folder", tmp_path).code == 2
     assert json.loads((tmp_path / "kit.json").read_text())["site"] == "A"
     assert site("init").code == 2
 
 
-def test_join_without_a_key_writes_nothing(tmp_path, site):
+def test_join_without_a_key_writes_nothing(tmp_path, site, authority_pem):
     (tmp_path / "site.yaml").write_text("site: A")
-    kit = {"site": "A", "coordinator": "host:443", "authority": "-----BEGIN CERTIFICATE-----"}
+    kit = {"site": "A", "coordinator": "host:443", "authority": authority_pem}
     (tmp_path / "A.kit.json").write_text(json.dumps(kit))
     before = files_below(tmp_path)
     ended = site("join", "--kit", tmp_path / "A.kit.json", "--config", tmp_path / "site.yaml")
