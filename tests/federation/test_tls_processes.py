@@ -94,12 +94,18 @@ def probe_app(folder: Path) -> Path:
 
 
 def peaks_kib(process_ids: list[int]) -> dict[str, int]:
+    """Peak memory by name and id of the federation's own processes; what ends meanwhile or starts just now is left."""
     found = {}
     for process_id in process_ids:
-        lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
-        command = Path(f"/proc/{process_id}/cmdline").read_bytes().split(b"\0")
-        name = next(Path(part.decode()).name for part in command if b"flower-" in part or b"superlink_process" in part)
-        found[f"{name}-{process_id}"] = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        try:
+            lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
+            command = Path(f"/proc/{process_id}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        names = [Path(part.decode()).name for part in command if b"flower-" in part or b"superlink_process" in part]
+        peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+        if names and peaks:
+            found[f"{names[0]}-{process_id}"] = peaks[0]
     return found
 
 
