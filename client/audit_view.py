@@ -9,9 +9,8 @@ from rich.text import Text
 from client.audit import Record
 from common.errors import InputError
 
-SHOWN = ("n", "time", "event", "run", "kind", "bytes", "sha256")
-HIDDEN = frozenset({*SHOWN, "prev", "message"})
-SHORT = 12
+HIDDEN = frozenset({"n", "time", "event", "kind", "prev", "message"})
+SHORT, RUN_SHORT = 12, 6
 
 
 def records_since(records: Sequence[Record], since: str | None) -> list[Record]:
@@ -27,16 +26,25 @@ def records_since(records: Sequence[Record], since: str | None) -> list[Record]:
 
 
 def table(records: Sequence[Record]) -> Table:
-    """Returns one row a record: number, time (UTC), what happened, size, hash, and whatever else it tells."""
-    made = Table("n", "time (UTC)", "event", "run", "kind", "bytes", "hash", "details")
+    """Returns one row a record: number, time (UTC), what happened of which kind, and whatever else it tells.
+
+    It is made for terminals of 80 columns: only the last column wraps.
+    """
+    made = Table()
+    for name in ("n", "time (UTC)", "event"):
+        made.add_column(name, no_wrap=True)
+    made.add_column("details")
     for record in records:
-        details = ", ".join(f"{key} {_plain(value)}" for key, value in record.items() if key not in HIDDEN)
-        cells = [str(record.get(key, "")) for key in SHOWN]
-        cells[1], cells[3], cells[6] = cells[1][:19].replace("T", " "), cells[3][-6:], cells[6][:SHORT]
-        cells[4] = cells[4].removeprefix("query.")
-        made.add_row(*(Text(cell) for cell in (*cells, details)))
+        event = f"{record.get('event', '')} {str(record.get('kind', '')).removeprefix('query.')}".rstrip()
+        told = ", ".join(f"{key} {_plain(key, value)}" for key, value in record.items() if key not in HIDDEN)
+        cells = (str(record.get("n", "")), str(record.get("time", ""))[:19].replace("T", " "), event, told)
+        made.add_row(*(Text(cell) for cell in cells))
     return made
 
 
-def _plain(value: object) -> str:
+def _plain(key: str, value: object) -> str:
+    if key == "run":
+        return str(value)[-RUN_SHORT:]
+    if key == "sha256":
+        return str(value)[:SHORT]
     return " ".join(str(each) for each in value) if isinstance(value, list) else str(value)

@@ -34,8 +34,21 @@ def test_the_table_shows_what_happened_and_takes_no_orders_from_it() -> None:
         console.print(table(RECORDS))
     shown = captured.get()
     assert "2026-11-29 23:59:59" in shown
-    assert "abababababab " in shown
+    assert "task train" in shown
+    assert "run 758768, sha256 abababababab, bytes 15776" in shown
     assert "cases 5, withheld 2 pictures [red]x[/]" in shown
+
+
+def test_the_table_keeps_times_and_events_whole_at_80_columns() -> None:
+    longest = {**RECORDS[0], "n": 12345, "event": "decision", "kind": "query.evaluate-split"}
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(table([longest]))
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(
+        "12345" in line and "2026-11-29 23:59:59" in line and "decision evaluate-split" in line for line in lines
+    )
 
 
 @pytest.fixture
