@@ -3,6 +3,9 @@
 import ssl
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
 from common.errors import InputError
 from server.provision import Certificates
 
@@ -11,7 +14,7 @@ def check_served(files: Certificates) -> None:
     """Returns if the server certificate and its key can be served.
 
     Raises:
-        InputError: one is missing or damaged, or they do not belong together.
+        InputError: one is missing or damaged, they do not belong together, or another authority signed them.
     """
     for path in (files.authority, files.certificate, files.key):
         if not path.is_file():
@@ -25,6 +28,18 @@ def check_served(files: Certificates) -> None:
     except ssl.SSLError as error:
         remedy = _remedy(files.certificate, files)
         raise InputError(f"{files.certificate}: no certificate that fits {files.key.name}; {remedy}") from error
+    _check_issuer(files)
+
+
+def _check_issuer(files: Certificates) -> None:
+    served, authority = (
+        x509.load_pem_x509_certificate(path.read_bytes()) for path in (files.certificate, files.authority)
+    )
+    try:
+        served.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError) as error:
+        told = f"{files.authority}: another authority than the one that signed {files.certificate.name}"
+        raise InputError(f"{told}; {_remedy(files.authority, files)}") from error
 
 
 def _remedy(path: Path, files: Certificates) -> str:
