@@ -214,3 +214,11 @@ def test_approve_lists_shows_checks_and_asks(site, other, key, command, monkeypa
     (line,) = AuditLog(tmp_path / "state").read().records
     assert (line["event"], line["sha256"]) == ("approval", digest(other))
     assert "nothing waits" in command(main, "approve", "--config", site).out
+
+
+def test_without_an_audit_line_nothing_is_approved(site, other, command, tmp_path):
+    AuditLog(tmp_path / "state").append("task", run="1")
+    path = tmp_path / "state" / "audit.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"run":"1"', b'"run":"2"'))
+    ended = command(main, "approve", digest(other)[:12], "--config", site, "--yes")
+    assert (ended.code, Approvals(tmp_path / "state").approved()) == (1, ())

@@ -477,6 +477,33 @@ def test_init_puts_the_kit_where_join_finds_it(tmp_path, site, authority_pem):
     assert site("init").code == 2
 
 
+def test_init_beside_another_sites_configuration_makes_nothing(tmp_path, site):
+    (tmp_path / "site.yaml").write_text("site: A\n")
+    before = files_below(tmp_path)
+    ended = site("init", "B", "--folder", tmp_path)
+    assert (ended.code, files_below(tmp_path)) == (2, before)
+    assert "site.yaml: is site 'A''s, not 'B''s; give that name, or another --folder" in ended.err
+
+
+def test_init_with_a_group_that_is_not_there_makes_no_key_and_can_be_done_again(tmp_path, site):
+    ended = site("init", "A", "--folder", tmp_path, "--worker-group", "no-such-group")
+    assert ended.code == 2
+    assert "no-such-group" in ended.err
+    assert not (tmp_path / "keys").exists()
+    assert site("init", "A", "--folder", tmp_path).code == 0
+
+
+def test_init_in_a_folder_that_cannot_be_written_is_one_line(tmp_path, site, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "keys"))
+
+    monkeypatch.setattr("client.keys.make_key", refuse)  # as root, no folder refuses
+    ended = site("init", "A", "--folder", tmp_path)
+    assert ended.code == 2
+    assert f"{tmp_path / 'keys'}: cannot be written (permission denied); give a folder of your own" in ended.err
+    assert ended.err.count("\n") == 1
+
+
 def test_join_without_a_key_writes_nothing(tmp_path, site, authority_pem):
     (tmp_path / "site.yaml").write_text("site: A")
     kit = {"site": "A", "coordinator": "host:443", "authority": authority_pem}
