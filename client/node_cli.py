@@ -112,9 +112,13 @@ def _print_bundle(approvals: "Approvals", data: bytes) -> None:
     typer.echo(f"files:       {len(bundle.files)}")
     for name, content in sorted(bundle.files.items()):
         typer.echo(f"  {len(content):8}  {name}" + (f"  ({changed[name]})" if name in changed else ""))
-    typer.echo(f"\ncompared with {title}: " + (f"{len(found)} files differ" if found else "the same files"))
+    typer.echo(f"\ncompared with {title}: " + (_differ(len(found)) if found else "the same files"))
     for change in found:
         typer.echo(f"\n{change.kind}: {change.name}\n{change.text}")
+
+
+def _differ(count: int) -> str:
+    return "1 file differs" if count == 1 else f"{count} files differ"
 
 
 def _signer(data: bytes, signature: Path, trusted: tuple[str, ...]) -> str:

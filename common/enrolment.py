@@ -17,6 +17,7 @@ from common.errors import InputError, SiteError
 
 KEY_TYPE = "ecdsa-sha2-nistp384"
 """The only kind of key in use; Flower 1.41 refuses ed25519."""
+EXPECTED = "give the file SITE.join.json that fedgtv-site init wrote"
 
 
 class JoinRequest(Frozen):
@@ -66,10 +67,12 @@ def read_join_request(path: Path) -> JoinRequest:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no join request ({error}); give the file that fedgtv-site init wrote") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; {EXPECTED}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: no join request; {EXPECTED}") from error
     if not isinstance(record, dict):
-        raise InputError(f"{path}: holds {type(record).__name__}; expected the file that fedgtv-site init wrote")
+        raise InputError(f"{path}: no join request; {EXPECTED}")
     stated = record.pop("fingerprint", None)
     request = validate(record, JoinRequest, str(path))
     if stated != request.fingerprint:

@@ -223,6 +223,16 @@ def test_a_site_enrolled_twice(tmp_path, refused, federation):
     assert "revoke it first" in line
 
 
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b"\xff"])
+def test_what_is_no_join_request(tmp_path, refused, federation, content):
+    path = tmp_path / "B.join.json"
+    if content is not None:
+        path.write_bytes(content)
+    told = "No such file or directory" if content is None else "no join request"
+    line = refused(coordinator_main, "enrol", path)
+    assert f"{path}: {told}; give the file SITE.join.json that fedgtv-site init wrote" in line
+
+
 def test_a_site_that_is_not_enrolled(refused, experiment, federation):
     assert "site 'B' is not enrolled (enrolled: A)" in refused(coordinator_main, "run", experiment())
 
