@@ -74,6 +74,9 @@ def _check_limits(config: SiteConfig, folder: Path, noises: tuple[float, ...]) -
     if all(is_quiet(policy, minute) for minute in MINUTES):
         what = f"quiet hours are all day: {', '.join(policy.quiet_hours)}"
         yield Finding("error", POLICY, POLICY, what, "no task is begun; leave hours free in policy.quiet_hours")
+    if "*" in policy.local_layers:
+        remedy = "name layers in policy.local_layers, such as stage1.head.*, or norm"
+        yield Finding("warning", POLICY, POLICY, "no layer leaves: the site adds nothing to the common model", remedy)
     used_gb = (bytes_below(folder / config.work) + bytes_below(folder / config.state)) / 1e9
     if policy.max_disk_gb is not None and used_gb > policy.max_disk_gb:
         what = f"work and state take {used_gb:.2f} GB of {policy.max_disk_gb:g}"

@@ -69,6 +69,7 @@ def test_what_leaves_is_said_in_a_line(policy, words):
         ({"tasks": ["statistics", "evaluate"]}, "warning", "refuses tasks of kind train"),
         ({"quiet_hours": ["06:00-22:00", "21:30-06:00"]}, "error", "quiet hours are all day: 06:00-22:00, 21:30-06:00"),
         ({"quiet_hours": ["05:00-05:00"]}, "error", "quiet hours are all day: 05:00-05:00"),
+        ({"local_layers": ["*"]}, "warning", "no layer leaves: the site adds nothing to the common model"),
         ({"max_disk_gb": 1e-6}, "error", "work and state take 0.00 GB of 1e-06"),
         ({"clip_norm": 1, "noise_multiplier": 1, "max_epsilon": 0.1}, "error", "one more update would make epsilon"),
     ],
