@@ -5,6 +5,7 @@ Runs in processes of its own, so it stays free of torch.
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from client.cases import with_images
 from client.finding import CASE, Finding, Severity, gravest
-from client.image_check import check_grid, check_patient, check_range, no_hu, show_grid
+from client.image_check import check_grid, check_patient, check_range, show_grid
 from client.label_check import check_label, target_ml
 from common.alignment import label_on
 from common.config import PreprocessConfig
 from common.dataset import CaseEntry
-from common.errors import FedgtvError, LabelError
+from common.errors import FedgtvError, ImageError, LabelError
+from common.fitness import no_hu
 from common.pictures import overlay_jpeg
 from common.preprocess import Patient, PreparedCase, find_patient, prepare_patient
 from common.resample import resample_linear
@@ -30,6 +33,7 @@ from common.volume import Geometry, Volume, lps_geometry, read_nifti, to_lps
 log = logging.getLogger("fedgtv.site")
 THUMBNAIL = (32, 32, 32)
 THUMBNAIL_HU = (-200.0, 300.0)
+AGAIN = "import it again"
 
 
 def start_worker() -> None:
@@ -70,34 +74,52 @@ class CheckedCase:
         return self.entry.case_id
 
 
-def check_case(folder: Path, entry: CaseEntry, config: PreprocessConfig) -> CheckedCase:
+def check_case(folder: Path, entry: CaseEntry, config: PreprocessConfig, num_images: int) -> CheckedCase:
     """Returns what there is to say of a case of `folder`, under the region of interest and grid of `config`.
 
-    Nothing that is wrong with a case is raised: one such case must not keep the others from being checked.
+    Nothing that is wrong with a case is raised: one such case must not keep the others from being checked. Its own
+    errors are those for which `open_cases` leaves it out.
+
+    Args:
+        folder: the site's cases.
+        entry: which of them.
+        config: how the recipe prepares it.
+        num_images: that the recipe's networks see; what is wrong with further ones is a warning.
     """
     try:
-        return _Check(folder, entry, config).run()
+        return _Check(folder, entry, config, num_images).run()
     except FedgtvError as error:
-        return CheckedCase(entry, (Finding("error", entry.case_id, "file", str(error), "import it again"),))
+        return CheckedCase(entry, (Finding.of("error", entry.case_id, "file", str(error), AGAIN),))
     except Exception as error:
         log.exception("case %s could not be checked", entry.case_id)
         what = f"could not be checked ({type(error).__name__}: {error})"
-        return CheckedCase(entry, (Finding("error", entry.case_id, "file", what, "import it again"),))
+        return CheckedCase(entry, (Finding("error", entry.case_id, "file", what, AGAIN),))
 
 
 class _Check:
     """One case under way: every step adds its findings."""
 
-    def __init__(self, folder: Path, entry: CaseEntry, config: PreprocessConfig) -> None:
+    def __init__(self, folder: Path, entry: CaseEntry, config: PreprocessConfig, num_images: int) -> None:
+        self.folder = folder
         self.entry = entry
         self.config = config
-        self.images = [read_nifti(folder / name) for name in entry.images]
+        self.num_images = num_images
         self.label_path = None if entry.label is None else folder / entry.label
         self.findings: list[Finding] = []
+        self.images = [read_nifti(folder / name) for name in entry.images[:num_images]]
+        self.unseen = dict(self._unseen())
+
+    def _unseen(self) -> Iterator[tuple[int, Volume]]:
+        """Gives the images that the recipe does not see, by number; a damaged one keeps the case from nothing."""
+        for number, name in enumerate(self.entry.images[self.num_images :], self.num_images + 1):
+            try:
+                yield number, read_nifti(self.folder / name)
+            except ImageError as error:
+                self.findings.append(Finding.of("warning", self.entry.case_id, "file", str(error), AGAIN))
 
     def run(self) -> CheckedCase:
-        for number, image in enumerate(self.images, 1):
-            self.findings += check_range(self.entry.case_id, image.array, number)
+        for number, image in (*enumerate(self.images, 1), *self.unseen.items()):
+            self.findings += check_range(self.entry.case_id, image.array, number, number <= self.num_images)
         self.findings += check_grid(self.entry.case_id, self.images[0].geometry)
         label = self._label()
         patient = self._found()
@@ -114,7 +136,7 @@ class _Check:
         return self._facts(patient, self._prepared(patient, label))
 
     def _error(self, check: str, error: FedgtvError, remedy: str) -> None:
-        self.findings.append(Finding("error", self.entry.case_id, check, str(error), remedy))
+        self.findings.append(Finding.of("error", self.entry.case_id, check, str(error), remedy))
 
     def _label(self) -> Volume | None:
         if self.label_path is None:
@@ -126,7 +148,7 @@ class _Check:
         try:
             return read_nifti(self.label_path)
         except FedgtvError as error:
-            self._error("file", error, "import it again")
+            self._error("file", error, AGAIN)
             return None
 
     def _found(self) -> Patient | None:
@@ -141,7 +163,7 @@ class _Check:
         try:
             return None if label is None else label_on(label, lps.geometry)
         except LabelError as error:
-            self._error("label-grid", error, "import it again")
+            self._error("label-grid", error, AGAIN)
             return None
 
     def _prepared(self, patient: Patient, label: Volume | None) -> PreparedCase | None:
@@ -149,6 +171,7 @@ class _Check:
         if gravest(self.findings) == "error":
             return None
         try:
+            with_images(self.entry, self.num_images)
             return prepare_patient(patient, self.images, label, self.config)
         except FedgtvError as error:
             self._error("preparation", error, "the case will be left out")
@@ -160,10 +183,12 @@ class _Check:
         target = ""
         if mask is not None and mask.any():
             num_slices = int(mask.any(axis=(1, 2)).sum())
-            target = f"target of {target_ml(mask, geometry):.1f} ml on {num_slices} slices; "
-        first, *others = [lps_geometry(image.geometry) for image in self.images]
-        rest = [f"; image {number}, not drawn: {show_grid(each)}" for number, each in enumerate(others, 2)]
-        return Finding(severity, self.entry.case_id, CASE, f"{target}image of {show_grid(first)}{''.join(rest)}")
+            plural = "" if num_slices == 1 else "s"
+            target = f"target of {target_ml(mask, geometry):.1f} ml on {num_slices} slice{plural}; "
+        first, *others = self.images
+        further = [*enumerate(others, 2), *self.unseen.items()]
+        rest = [f"; image {number}, not drawn: {_grid(each)}" for number, each in further]
+        return Finding(severity, self.entry.case_id, CASE, f"{target}image of {_grid(first)}{''.join(rest)}")
 
     def _picture(self, lps: Volume, mask: NDArray[np.bool_] | None) -> bytes:
         return overlay_jpeg(lps.array, lps.geometry.spacing_mm, mask, None, self.entry.case_id)
@@ -176,6 +201,10 @@ class _Check:
             content=content_hash(patient.lps.array),
             thumbnail=thumbnail(patient),
         )
+
+
+def _grid(image: Volume) -> str:
+    return show_grid(lps_geometry(image.geometry))
 
 
 def cached_bytes(prepared: PreparedCase) -> int:

@@ -76,7 +76,7 @@ def _cache_folder(work: Path, num_images: int) -> Path:
 def _open(cache: CaseCache, folder: Path, entry: CaseEntry, num_images: int) -> OpenCase | None:
     started = time.monotonic()
     try:
-        case = OpenCase(cache.open(folder, _with_images(entry, num_images)), folder)
+        case = OpenCase(cache.open(folder, with_images(entry, num_images)), folder)
     except (ImageError, LabelError) as error:
         log.warning("case %s is left out: %s", entry.case_id, error)
         return None
@@ -86,8 +86,8 @@ def _open(cache: CaseCache, folder: Path, entry: CaseEntry, num_images: int) -> 
     return case
 
 
-def _with_images(entry: CaseEntry, num_images: int) -> CaseEntry:
-    """Returns the entry with as many images as the networks see, or raises an ImageError."""
+def with_images(entry: CaseEntry, num_images: int) -> CaseEntry:
+    """Returns the entry with as many images as the networks see (ImageError: it has fewer)."""
     if len(entry.images) < num_images:
         raise ImageError(
             f"has {len(entry.images)} image; expected {num_images} as in the recipe's in_channels; "

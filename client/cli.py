@@ -251,7 +251,8 @@ def check(
 ) -> None:
     """Check data and machine, and draw every case on one page; exit code 2 if there is an error.
 
-    An error keeps the site or a case from training. The page shows patients and stays at the site.
+    An error keeps the site or a case from training, but for a duplicate, which trains until it is removed. The page
+    shows patients and stays at the site.
     """
     from common.config import SiteConfig, load_yaml
 

@@ -1,6 +1,6 @@
 """Pre-flight check of a site's cases against each other: duplicates, odd ones out, enough of them for the split."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,21 +92,36 @@ def _check_unlike(known: Sequence[Known]) -> Iterator[Finding]:
 
 
 def check_split(
-    entries: Sequence[CaseEntry], split: SplitConfig, work_folder: Path, min_cases: int
+    entries: Sequence[CaseEntry], split: SplitConfig, work_folder: Path, min_cases: int, left_out: Collection[str] = ()
 ) -> Iterator[Finding]:
-    """Counts the parts as a task of this split would find them; nothing is drawn for good."""
+    """Counts the parts as a task of this split would find them; nothing is drawn for good.
+
+    Args:
+        entries: all of the site's.
+        split: parts them.
+        work_folder: keeps earlier parts.
+        min_cases: of the site's policy.
+        left_out: cases that cannot be prepared: they have a part, and no task sees them.
+    """
     try:
         parts = split_cases(entries, split, kept_parts(split, work_folder))
     except FedgtvError as error:
-        yield Finding("error", "cases", "split", str(error), "restore the file")
+        yield Finding.of("error", "cases", "split", str(error), "restore the file")
         return
-    counts = f"{len(parts.train)} to train, {len(parts.validation)} to validate, {len(parts.test)} to test"
-    if not parts.train:
+    num_train, num_validation, num_test = (
+        sum(entry.case_id not in left_out for entry in part) for part in (parts.train, parts.validation, parts.test)
+    )
+    counts = f"{num_train} to train, {num_validation} to validate, {num_test} to test"
+    if left_out:
+        counts += f"; {len(left_out)} left out for their errors"
+    if not num_train and left_out:
+        yield Finding("error", "cases", "split", counts, "mend what the errors name, and import again")
+    elif not num_train:
         yield Finding("error", "cases", "split", counts, "import cases with contours")
-    elif len(parts.train) < min_cases:
+    elif num_train < min_cases:
         remedy = f"fewer than {min_cases} training cases: statistics stay here (policy.min_cases)"
         yield Finding("warning", "cases", "split", counts, remedy)
-    elif len(parts.test) < min_cases:
+    elif num_test < min_cases:
         remedy = f"fewer than {min_cases} test cases: metrics stay here (policy.min_cases)"
         yield Finding("warning", "cases", "split", counts, remedy)
     else:

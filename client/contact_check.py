@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from client.contact import contact
-from client.finding import Finding, Severity
+from client.finding import Finding
 from client.kit_place import placed_kit
 from common.errors import FedgtvError
 
@@ -18,15 +18,9 @@ def check_contact(config: Path) -> list[Finding]:
             return []
         found = contact(kit)
     except FedgtvError as error:
-        return [_finding("error", str(error))]
+        return [Finding.of("error", SUBJECT, CHECK, str(error))]
     if found.warnings:
-        return [_finding("warning", line) for line in found.warnings]
+        return [Finding.of("warning", SUBJECT, CHECK, line) for line in found.warnings]
     clock = "" if found.clock_s is None else f", clocks {abs(found.clock_s):.0f} s apart"
     until = "" if found.until is None else f", certificate valid until {found.until:%Y-%m-%d}"
     return [Finding("ok", SUBJECT, CHECK, f"{kit.coordinator} answers{clock}{until}")]
-
-
-def _finding(severity: Severity, line: str) -> Finding:
-    """Splits a message at its last semicolon, behind which the remedy stands."""
-    what, _, remedy = line.rpartition("; ")
-    return Finding(severity, SUBJECT, CHECK, what or remedy, remedy if what else "")

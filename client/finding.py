@@ -15,7 +15,8 @@ CASE = "case"
 class Finding:
     """One line: an error keeps the site or the case from training; a warning wants a look; the rest is well.
 
-    An `info` tells facts of what has other findings.
+    A `duplicate` alone is an error that trains all the same: which of the two goes, only the site can know. An
+    `info` tells facts of what has other findings.
     """
 
     severity: Severity
@@ -25,6 +26,14 @@ class Finding:
     """What was checked, in a word that a script can rely on."""
     what: str
     remedy: str = ""
+
+    @classmethod
+    def of(cls, severity: Severity, subject: str, check: str, line: str, remedy: str = "") -> "Finding":
+        """Returns an error's message as a finding: the remedy stands behind its last semicolon; else it is `remedy`."""
+        what, _, last = line.rpartition("; ")
+        if not what or last.startswith("expected"):
+            return cls(severity, subject, check, line, remedy)
+        return cls(severity, subject, check, what, last)
 
 
 def gravest(findings: Iterable[Finding]) -> Severity:

@@ -8,16 +8,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from client.finding import Finding
+from client.finding import Finding, Severity
 from common.body import PRONE, TRUNCATED
+from common.fitness import no_hu, no_soft_tissue
 from common.preprocess import FEET_FIRST, Patient
 from common.region import CHEST_IN_VIEW, NO_HEAD, NO_SHOULDERS
 from common.volume import Geometry, lps_geometry
 
-PLAUSIBLE_AIR_HU = -500.0
-PLAUSIBLE_BONE_HU = 200.0
-MOST_MEDIAN_HU = 250.0
-"""The middle of all HU in a body is that of fat or muscle, -100 to 60."""
 OBLIQUE_DEG = 1.0
 PIXEL_MM = (0.3, 2.0)
 SLICE_MM = (0.5, 5.0)
@@ -77,26 +74,21 @@ def check_patient(case_id: str, patient: Patient) -> Iterator[Finding]:
         if flag in ABOUT_FLAGS:
             check, what, remedy = ABOUT_FLAGS[flag]
             yield Finding("warning", case_id, check, what, remedy)
-    median = float(np.median(patient.lps.array[patient.body.mask]))
-    if abs(median) > MOST_MEDIAN_HU:
-        what = f"half of the body lies above {median:.0f} HU; soft tissue has -100 to 60"
-        yield Finding("error", case_id, "hu", what, "is it CT, with the right rescale slope and intercept?")
+    fault = no_soft_tissue(patient)
+    if fault:
+        yield Finding("error", case_id, "hu", fault, "is it CT, with the right rescale slope and intercept?")
 
 
-def check_range(case_id: str, hu: NDArray[np.generic], number: int = 1) -> Iterator[Finding]:
-    """Gives an error where the values of a case's image are not HU; the first, the plain CT, is told without number."""
+def check_range(case_id: str, hu: NDArray[np.generic], number: int, is_seen: bool) -> Iterator[Finding]:
+    """Gives a finding where the values of a case's image are not HU; the first, the plain CT, is told without number.
+
+    It is an error in an image that the recipe's networks see, else a warning.
+    """
     fault = no_hu(hu)
     if fault:
+        severity: Severity = "error" if is_seen else "warning"
         what = fault if number == 1 else f"image {number}: {fault}"
-        yield Finding("error", case_id, "hu", what, "is it CT, and rescaled?")
-
-
-def no_hu(hu: NDArray[np.generic]) -> str:
-    """Says so where there is no air or no bone in the values, as in MR, in a mask, or without rescale; else empty."""
-    low, high = float(hu.min()), float(hu.max())
-    if low <= PLAUSIBLE_AIR_HU and high >= PLAUSIBLE_BONE_HU:
-        return ""
-    return f"values {low:.0f} to {high:.0f} are not HU"
+        yield Finding(severity, case_id, "hu", what, "is it CT, and rescaled?")
 
 
 def obliquity_deg(geometry: Geometry) -> float:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from client.finding import Finding
 from client.result_check import piece_sizes
 from common.alignment import what_is_cut
+from common.fitness import NO_TARGET, no_target, share_outside
 from common.gaps import num_empty_slices
 from common.preprocess import Patient
 from common.volume import Geometry
@@ -20,8 +21,6 @@ MOST_LABEL_ML = 500.0
 """No gross tumour of the head and neck is as large; a planning volume or a body outline is."""
 OUTSIDE_SHARE = 0.05
 """Of the target outside the body mask; a mask whose rim is smoothed misses less."""
-WRONG_PATIENT_SHARE = 0.5
-"""Of the target outside the body mask: not a rim, but another place."""
 
 Mask = NDArray[np.bool_]
 
@@ -29,7 +28,7 @@ Mask = NDArray[np.bool_]
 def check_label(case_id: str, mask: Mask, patient: Patient) -> Iterator[Finding]:
     """Gives findings on a target (z, y, x) on the grid of `patient.lps`; none for a good one."""
     if not mask.any():
-        yield Finding("error", case_id, "label-empty", "the target is empty", "import it again with its contour")
+        yield Finding("error", case_id, "label-empty", NO_TARGET, "import it again with its contour")
         return
     yield from _check_size(case_id, target_ml(mask, patient.lps.geometry))
     yield from _check_place(case_id, mask, patient)
@@ -52,12 +51,12 @@ def _check_size(case_id: str, volume_ml: float) -> Iterator[Finding]:
 
 def _check_place(case_id: str, mask: Mask, patient: Patient) -> Iterator[Finding]:
     """Outside the patient comes first: no region of interest could hold such a target."""
-    outside = float(np.count_nonzero(mask & ~patient.body.mask) / np.count_nonzero(mask))
-    if outside > WRONG_PATIENT_SHARE:
-        what = f"{100 * outside:.0f} % of the target lies outside the patient"
+    fault = no_target(mask, patient)
+    if fault:
         remedy = "is it this patient's structure set, drawn on this CT? export both anew and import again"
-        yield Finding("error", case_id, "label-outside", what, remedy)
+        yield Finding("error", case_id, "label-outside", fault, remedy)
         return
+    outside = share_outside(mask, patient)
     if outside > OUTSIDE_SHARE:
         what = f"{100 * outside:.0f} % of the target lies outside the patient"
         yield Finding("warning", case_id, "label-outside", what, "see in the picture whether the contour is shifted")
@@ -82,7 +81,11 @@ def _check_gaps(case_id: str, mask: Mask) -> Iterator[Finding]:
         else f"{num_empty} of the {span} slices that the target spans have no contour"
     )
     yield Finding(
-        "warning", case_id, "label-gaps", what, "draw what was skipped and import again; two targets are fine"
+        "warning",
+        case_id,
+        "label-gaps",
+        what,
+        "draw what was skipped, or set ingest.interpolate_gaps in site.yaml, and import again; two targets are fine",
     )
 
 

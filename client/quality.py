@@ -7,11 +7,11 @@ from pathlib import Path
 
 from client.case_check import CheckedCase, check_case, start_worker
 from client.cohort_check import check_cohort, check_split
-from client.finding import GRAVEST_LAST, Finding, Severity
+from client.finding import GRAVEST_LAST, Finding, Severity, gravest
 from client.machine_check import check_machine
 from client.site import Site
 from client.worker_pool import num_workers, worker_pool
-from common.config import PreprocessConfig, Recipe, SplitConfig, load_experiment, load_mapping, load_yaml
+from common.config import Recipe, SplitConfig, load_experiment, load_mapping, load_yaml
 from common.dataset import CaseEntry, read_index
 from common.errors import ConfigError, FedgtvError
 
@@ -64,10 +64,13 @@ def check_site(
     try:
         entries = read_index(site.cases_folder)
     except FedgtvError as error:
-        entries, index = (), [Finding("error", "cases", "index", str(error), "run `fedgtv-site import`")]
+        entries, index = (), [Finding.of("error", "cases", "index", str(error), "run `fedgtv-site import`")]
     else:
-        index = list(check_split(entries, split, site.work_folder, site.config.policy.min_cases))
-    cases = _check_cases(site.cases_folder, entries, recipe.preprocess, progress or (lambda done, total: None))
+        index = []
+    cases = _check_cases(site.cases_folder, entries, recipe, progress or (lambda done, total: None))
+    if not index:
+        left_out = {case.case_id for case in cases if gravest(case.findings) == "error"}
+        index += check_split(entries, split, site.work_folder, site.config.policy.min_cases, left_out)
     facts = [case.facts for case in cases if case.facts is not None]
     machine = check_machine(site.config.device, site.work_folder, facts, recipe)
     compared = tuple(check_cohort(cases))
@@ -108,22 +111,23 @@ def _with(case: CheckedCase, compared: Sequence[Finding]) -> CheckedCase:
 
 
 def _check_cases(
-    folder: Path, entries: Sequence[CaseEntry], config: PreprocessConfig, progress: Progress
+    folder: Path, entries: Sequence[CaseEntry], recipe: Recipe, progress: Progress
 ) -> tuple[CheckedCase, ...]:
     """Returns the cases in the index's order, checked in this process or, where they are many, one on each core."""
     checked: dict[str, CheckedCase] = {}
     progress(0, len(entries))
-    for case in _checked(folder, entries, config):
+    for case in _checked(folder, entries, recipe):
         checked[case.case_id] = case
         progress(len(checked), len(entries))
     return tuple(checked[entry.case_id] for entry in entries)
 
 
-def _checked(folder: Path, entries: Sequence[CaseEntry], config: PreprocessConfig) -> Iterator[CheckedCase]:
+def _checked(folder: Path, entries: Sequence[CaseEntry], recipe: Recipe) -> Iterator[CheckedCase]:
     """Gives the cases as they get done."""
     if len(entries) < WORTH_PROCESSES:
-        yield from (check_case(folder, entry, config) for entry in entries)
+        yield from (check_case(folder, entry, recipe.preprocess, recipe.num_images) for entry in entries)
         return
     with worker_pool(num_workers(WORKER_BYTES), ENDED, start_worker) as pool:
-        for job in as_completed([pool.submit(check_case, folder, entry, config) for entry in entries]):
+        arguments = [(folder, entry, recipe.preprocess, recipe.num_images) for entry in entries]
+        for job in as_completed([pool.submit(check_case, *each) for each in arguments]):
             yield job.result()

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.image_check import no_hu
 from client.model_package import ModelPackage
 from client.result_check import NOTHING_FOUND, result_flags
 from client.result_place import writing
@@ -20,6 +19,7 @@ from common.atomic import put_in_place
 from common.device import choose_device
 from common.dicom import CtSeries
 from common.errors import CheckpointError, ImageError
+from common.fitness import no_hu
 from common.pictures import overlay_png
 from common.preprocess import LABEL_THRESHOLD, prepare, restore
 from common.private import close_to_others, private_folder

@@ -38,7 +38,7 @@ def _check_audit(audit: Audit) -> Finding:
         remedy = "the site does nothing so; find out by whom, then move audit.jsonl and audit.head away together"
         return Finding("error", AUDIT, AUDIT, f"the log has been changed: {audit.faults[0]}", remedy)
     if not audit.records:
-        return Finding("ok", AUDIT, AUDIT, "not begun; it is with the first task")
+        return Finding("ok", AUDIT, AUDIT, "not begun yet; the first task begins it")
     what = f"unbroken to line {len(audit.records)}, whose hash is {audit.head}"
     return Finding("ok", AUDIT, AUDIT, what)
 
@@ -99,7 +99,6 @@ def _check_keys(keys: tuple[str, ...]) -> Iterator[Finding]:
         try:
             shown = key_fingerprint(public_key(text))
         except FedgtvError as error:
-            what, _, remedy = str(error).rpartition("; ")
-            yield Finding("warning", "keys", KEYS, what, remedy)
+            yield Finding.of("warning", "keys", KEYS, str(error))
         else:
             yield Finding("ok", "keys", KEYS, f"{shown}: a bundle's signature by it is told, and approves nothing")

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from common.config import PreprocessConfig, fingerprint
 from common.dataset import CaseEntry
-from common.errors import InputError, WorkError
-from common.preprocess import PreparedCase, PreprocessRecord, prepare
+from common.errors import ImageError, LabelError, WorkError
+from common.fitness import prepare_fit
+from common.preprocess import PreparedCase, PreprocessRecord
 from common.private import close_to_others, private_folder, share_like
 from common.volume import read_nifti
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Raised when preprocessing computes something else from the same recipe: every cache is then made again."""
 CHECKSUMS_NAME = "checksums.json"
 FINGERPRINT_DIGITS = 16
@@ -122,7 +123,7 @@ class CaseCache:
         Every file is read once for its checksum (about 10 ms a case); what it maps is then trusted.
 
         Raises:
-            InputError: a file of the entry is missing; ImageError or LabelError as `prepare` says.
+            ImageError, LabelError: a file of the entry is missing, or as `prepare_fit` says.
         """
         folder = self.folder / f"{entry.case_id}-{_source_fingerprint(Path(cases_folder), entry)}"
         case = load_case(folder, entry)
@@ -130,7 +131,7 @@ class CaseCache:
             return case
         images = [read_nifti(Path(cases_folder) / name) for name in entry.images]
         label = None if entry.label is None else read_nifti(Path(cases_folder) / entry.label)
-        prepared = prepare(images, label, self.config)
+        prepared = prepare_fit(images, label, self.config)
         return load_case(folder, entry) or self._replace(folder, entry, prepared)  # another process may have made it
 
     def _replace(self, folder: Path, entry: CaseEntry, prepared: PreparedCase) -> CachedCase:
@@ -154,7 +155,8 @@ def _source_fingerprint(cases_folder: Path, entry: CaseEntry) -> str:
         try:
             status = path.stat()
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); import case {entry.case_id} again") from error
+            kind = LabelError if name == entry.label else ImageError
+            raise kind(f"{path}: cannot be read ({error.strerror}); import case {entry.case_id} again") from error
         parts += [name, status.st_size, status.st_mtime_ns]
     return fingerprint(*parts, str(entry.label))
 

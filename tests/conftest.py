@@ -308,7 +308,7 @@ def tiny_recipe() -> Recipe:
 
 @pytest.fixture(scope="session")
 def tiny_cases(tmp_path_factory) -> Path:
-    """An imported cases folder: ten patients, each a cylinder of water with a block of brighter target."""
+    """An imported cases folder: ten patients, each a cylinder of water with a bone and a block of brighter target."""
     folder = tmp_path_factory.mktemp("tiny") / "cases"
     noise = np.random.default_rng(0)
     _, y, x = np.mgrid[:16, :32, :32]
@@ -318,6 +318,7 @@ def tiny_cases(tmp_path_factory) -> Path:
         label = np.zeros(hu.shape, np.uint8)
         label[6:10, 12 + number % 3 : 18, 12 : 18 + number % 3] = 1
         hu[label == 1] += 60
+        hu[:, 24, 20:22] = 400
         name, geometry = f"T-{number:04d}", Geometry(hu.shape, (6.0, 6.0, 6.0))
         (folder / name).mkdir(parents=True)
         write_nifti(Volume(hu.astype(np.int16), geometry), folder / name / "ct.nii.gz")

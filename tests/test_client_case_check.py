@@ -20,15 +20,15 @@ def cases(tmp_path, make_site):
     return make_site(tmp_path / "A", num_cases=1).parent / "cases"
 
 
-def checks(cases, config=CONFIG, entry=None):
+def checks(cases, config=CONFIG, entry=None, num_images=None):
     entry = entry or read_index(cases)[0]
-    found = check_case(cases, entry, config).findings
+    found = check_case(cases, entry, config, num_images or len(entry.images)).findings
     return {(f.severity, f.check) for f in found if f.check != "case"}
 
 
 def told(cases, entry=None):
     """The line that says what the case is."""
-    (finding,) = (f for f in check_case(cases, entry or read_index(cases)[0], CONFIG).findings if f.check == "case")
+    (finding,) = (f for f in check_case(cases, entry or read_index(cases)[0], CONFIG, 1).findings if f.check == "case")
     return finding.severity, finding.what
 
 
@@ -38,7 +38,7 @@ def rewrite(path, change, **geometry):
 
 
 def test_facts_of_a_good_case(cases):
-    case = check_case(cases, read_index(cases)[0], CONFIG)
+    case = check_case(cases, read_index(cases)[0], CONFIG, 1)
     assert [(f.severity, f.check) for f in case.findings] == [("ok", "case")]
     assert (case.facts.spacing_mm, case.facts.voxels) == ((4.0, 4.0, 4.0), 16 * 24 * 24)
     assert told(cases) == ("ok", "target of 4.1 ml on 4 slices; image of 16 slices of 4 x 4 x 4 mm")
@@ -52,7 +52,7 @@ def test_cached_bytes_are_those_on_disk(cases, tmp_path):
     arrays = sum(getattr(cached, name).nbytes for name in ("image", "body", "label"))
     images = [read_nifti(cases / name) for name in entry.images]
     assert cached_bytes(prepare(images, read_nifti(cases / entry.label), CONFIG)) == arrays
-    assert check_case(cases, entry, CONFIG).facts.cached_bytes == arrays
+    assert check_case(cases, entry, CONFIG, 1).facts.cached_bytes == arrays
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_files_that_are_none_are_errors_of_the_case(cases):
     (cases / entry.label).write_text("x")
     assert ("error", "file") in checks(cases)
     (cases / entry.images[0]).unlink()
-    case = check_case(cases, entry, CONFIG)
+    case = check_case(cases, entry, CONFIG, 1)
     assert ([f.check for f in case.findings], case.picture, case.facts) == (["file"], None, None)
 
 
@@ -119,13 +119,13 @@ def test_a_second_image_that_is_no_ct_is_told_with_its_number(cases):
     first = read_nifti(cases / entry.images[0])
     write_nifti(Volume(first.array + np.int16(1024), first.geometry), cases / "second.nii.gz")
     two = replace(entry, images=(*entry.images, "second.nii.gz"))
-    finding, _ = check_case(cases, two, CONFIG).findings
+    finding, _ = check_case(cases, two, CONFIG, 2).findings
     assert (finding.severity, finding.check, finding.what) == ("error", "hu", "image 2: values 24 to 1424 are not HU")
 
 
 def test_a_fault_of_our_own_does_not_stop_the_others(cases, monkeypatch, caplog):
     monkeypatch.setattr("client.case_check.check_range", lambda *_: 1 / 0)
-    (finding,) = check_case(cases, read_index(cases)[0], CONFIG).findings
+    (finding,) = check_case(cases, read_index(cases)[0], CONFIG, 1).findings
     assert (finding.severity, "ZeroDivisionError" in finding.what) == ("error", True)
     assert "could not be checked" in caplog.text
 

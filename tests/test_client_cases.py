@@ -2,19 +2,22 @@
 
 import logging
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from client.case_check import check_case
 from client.cases import open_cases
 from client.ingest import import_folder
 from client.site import Site
-from common.config import IngestConfig, Recipe, SiteConfig, SplitConfig, StageConfig
+from common.config import IngestConfig, Recipe, RoiConfig, SiteConfig, SplitConfig, StageConfig
 from common.dataset import read_index
 from common.errors import WorkError
 from common.model import build_model, model_weights
 from common.tasks import EvaluateTask, NormalisationRecord, StatisticsTask, TrainTask
-from common.volume import Geometry, Volume, write_nifti
+from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 SPLIT = SplitConfig(test_fraction=0.3, validation_fraction=0.0)
 GRID = Geometry((16, 24, 24), (4.0, 4.0, 4.0), (-46.0, -46.0, 0.0))
@@ -40,7 +43,9 @@ def site(tmp_path, tiny_hu, tiny_label):
         write_nifti(Volume(tiny_hu, GRID), folder / "ct.nii.gz")
         write_nifti(Volume(tiny_label, GRID), folder / "gtv.nii.gz")
         if name != "p3":
-            write_nifti(Volume(np.full(FINER.size, 90, np.int16), FINER), folder / "contrast.nii.gz")
+            contrast = np.full(FINER.size, 90, np.int16)
+            contrast[0, 0, :2] = -1000, 400
+            write_nifti(Volume(contrast, FINER), folder / "contrast.nii.gz")
     report = import_folder(tmp_path / "export", tmp_path / "cases", CONFIG, "A")
     assert report.imported == ("A-0001", "A-0002", "A-0003")
     assert [warning.partition(":")[0] for warning in report.warnings] == ["p3"]
@@ -59,7 +64,7 @@ def test_a_case_without_the_second_image_is_left_out_by_name(site, tiny_recipe, 
 
 
 def test_the_second_image_lies_on_the_first_ones_grid(site, tiny_recipe):
-    """It is 90 HU all over, at half of the spacing."""
+    """It is 90 HU all over but in a corner, at half of the spacing."""
     cases = open_cases(site.cases_folder, site.work_folder, two_channels(tiny_recipe), SPLIT)
     image = cases.train[0].cached.image
     assert image.shape == (2, *cases.train[0].cached.shape)
@@ -113,3 +118,116 @@ def test_both_stages_see_the_same_images(tiny_recipe):
     fields = tiny_recipe.model_dump() | {"stage1": stage1.model_dump()}
     with pytest.raises(ValueError, match=r"stage2.network.in_channels: 1; expected 2 as in stage1"):
         Recipe.model_validate(fields)
+
+
+def rewritten(name, change, **geometry):
+    """A fault: the image or label of a case, changed."""
+
+    def plant(folder):
+        old = read_nifti(folder / f"{name}.nii.gz")
+        write_nifti(Volume(change(old.array), replace(old.geometry, **geometry)), folder / f"{name}.nii.gz")
+
+    return plant
+
+
+def lost(name):
+    return lambda folder: (folder / f"{name}.nii.gz").unlink()
+
+
+def damaged(name):
+    return lambda folder: (folder / f"{name}.nii.gz").write_bytes(b"x")
+
+
+def scattered(hu):
+    """A body so hard that half of it lies above 600 HU, in air."""
+    return np.where(hu == 40, 600, hu).astype(np.int16)
+
+
+def at(z, y, x):
+    """A change that draws one voxel as the target."""
+
+    def draw(label):
+        drawn = np.zeros_like(label)
+        drawn[z, y, x] = 1
+        return drawn
+
+    return draw
+
+
+FAULTS = {
+    "image lost": ("file", lost("image")),
+    "label lost": ("file", lost("label")),
+    "image damaged": ("file", damaged("image")),
+    "label damaged": ("file", damaged("label")),
+    "no rescale": ("hu", rewritten("image", lambda hu: hu + np.int16(1000))),
+    "no bone": ("hu", rewritten("image", lambda hu: np.minimum(hu, 100))),
+    "no body": ("hu", rewritten("image", lambda hu: np.full_like(hu, -1000))),
+    "no soft tissue": ("hu", rewritten("image", scattered)),
+    "empty label": ("label-empty", rewritten("label", np.zeros_like)),
+    "label elsewhere": ("label-grid", rewritten("label", lambda label: label, origin_mm=(0.0, 0.0, 0.0))),
+    "label beside the body": ("label-outside", rewritten("label", lambda label: np.roll(label, -5, 2))),
+    "label in the margin": ("label-outside", rewritten("label", at(8, 12, 3))),
+    "label of a voxel": ("preparation", rewritten("label", at(8, 8, 8))),
+}
+
+
+def labels_of(folder, entries, recipe):
+    """The checks by which each case has an error."""
+    found = [check_case(folder, entry, recipe.preprocess, recipe.num_images) for entry in entries]
+    return {case.case_id: {f.check for f in case.findings if f.severity == "error"} for case in found}
+
+
+@pytest.mark.parametrize(("check", "plant"), FAULTS.values(), ids=FAULTS)
+def test_what_the_check_calls_an_error_of_a_case_is_left_out(tmp_path, make_site, tiny_recipe, check, plant):
+    site = Site.open(make_site(tmp_path / "A"))
+    plant(site.cases_folder / "A-0002")
+    told = labels_of(site.cases_folder, read_index(site.cases_folder), tiny_recipe)
+    assert told == {"A-0001": set(), "A-0002": {check}, "A-0003": set()}
+    cases = open_cases(site.cases_folder, site.work_folder, tiny_recipe, SPLIT)
+    assert sorted(case.cached.case_id for case in (*cases.train, *cases.test)) == ["A-0001", "A-0003"]
+    assert cases.num_refused == 1
+
+
+def test_a_label_that_the_region_cuts_is_told_and_left_out(tmp_path, make_site, tiny_recipe):
+    """A patient of head, neck and shoulders, of 4 mm; the target lies in the shoulders."""
+    site = Site.open(make_site(tmp_path / "A"))
+    hu = np.full((60, 60, 60), -1000, np.int16)
+    hu[:20, 15:45, 1:59] = 40
+    hu[20:35, 22:38, 22:38] = 40
+    hu[35:58, 12:48, 12:48] = 40
+    hu[:, 30, 30] = 400
+    label = np.zeros(hu.shape, np.uint8)
+    label[3:6, 25:30, 25:30] = 1
+    for name, array in (("image", hu), ("label", label)):
+        write_nifti(Volume(array, Geometry(hu.shape, (4.0, 4.0, 4.0))), site.cases_folder / f"A-0002/{name}.nii.gz")
+    recipe = tiny_recipe.model_copy(
+        update={"preprocess": tiny_recipe.preprocess.model_copy(update={"roi": RoiConfig()})}
+    )
+    told = labels_of(site.cases_folder, read_index(site.cases_folder), recipe)
+    assert told["A-0002"] == {"label-cut"}
+    assert open_cases(site.cases_folder, site.work_folder, recipe, SPLIT).num_refused == 1
+
+
+def test_every_error_of_a_case_is_planted_here():
+    docs = (Path(__file__).parents[1] / "docs" / "joining.md").read_text(encoding="utf-8")
+    table = docs[docs.index("| check | an error | a warning |") :].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in table.splitlines()[2:]]
+    named = {name for checks, error in rows if error for name in checks.split("`")[1::2]}
+    of_the_site = {"duplicate", "index", "split", "contact", "audit", "policy", "device", "memory", "disk", "case"}
+    assert named - of_the_site - {"label-size"} == {check for check, _ in FAULTS.values()} | {"label-cut"}
+
+
+def test_what_is_wrong_with_an_image_that_the_recipe_does_not_see_is_a_warning(site, tiny_recipe):
+    """A contrast image without rescale, one that is damaged, and none at all, for recipes of one image and of two."""
+    rewritten("contrast", lambda hu: hu + np.int16(2000))(site.cases_folder / "A-0001")
+    damaged("contrast")(site.cases_folder / "A-0002")
+    entries, two = read_index(site.cases_folder), two_channels(tiny_recipe)
+    assert labels_of(site.cases_folder, entries, tiny_recipe) == {entry.case_id: set() for entry in entries}
+    assert open_cases(site.cases_folder, site.work_folder, tiny_recipe, SPLIT).num_refused == 0
+    assert labels_of(site.cases_folder, entries, two) == {
+        "A-0001": {"hu"}, "A-0002": {"file"}, "A-0003": {"preparation"}
+    }  # fmt: skip
+    assert open_cases(site.cases_folder, site.work_folder, two, SPLIT).num_refused == 3
+    for entry, check in zip(entries, ("hu", "file"), strict=False):
+        found = check_case(site.cases_folder, entry, tiny_recipe.preprocess, 1).findings
+        assert ("warning", check) in {(each.severity, each.check) for each in found}

@@ -84,4 +84,4 @@ def test_a_body_that_fills_the_image_is_told():
 
 @pytest.mark.parametrize(("values", "good"), [((-1000, 1000), True), ((0, 3000), False), ((-1000, 100), False)])
 def test_a_ct_has_air_and_bone(values, good):
-    assert [f.severity for f in check_range("A-0001", np.array(values))] == ([] if good else ["error"])
+    assert [f.severity for f in check_range("A-0001", np.array(values), 1, True)] == ([] if good else ["error"])

@@ -20,7 +20,7 @@ def findings(folder, **fields):
 
 def test_a_new_site_is_well_and_nothing_is_written(tmp_path):
     audit, policy = findings(tmp_path)
-    assert audit[:3] == ("ok", "audit", "not begun; it is with the first task")
+    assert audit[:3] == ("ok", "audit", "not begun yet; the first task begins it")
     assert policy[:2] == ("ok", "policy")
     assert list(tmp_path.iterdir()) == []
 

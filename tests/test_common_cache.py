@@ -14,7 +14,8 @@ from common.cache import CachedCase, CaseCache, load_case, store_case
 from common.config import PreprocessConfig
 from common.dataset import CaseEntry
 from common.errors import InputError
-from common.preprocess import PreparedCase, PreprocessRecord, prepare
+from common.fitness import prepare_fit
+from common.preprocess import PreparedCase, PreprocessRecord
 from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 LABELLED = CaseEntry("case-001", "p1", ("ct.nii.gz",), "gtv.nii.gz")
@@ -26,6 +27,7 @@ def cases(tmp_path: Path) -> Path:
     """A folder with one case: a cylinder of water in air with a block of target."""
     _, y, x = np.mgrid[:20, :48, :48]
     hu = np.where((y - 24) ** 2 + (x - 24) ** 2 < 18**2, 40, -1000).astype(np.int16)
+    hu[:, 24, 30:33] = 400
     label = np.zeros(hu.shape, np.uint8)
     label[14:17, 20:26, 22:28] = 1
     geometry = Geometry(hu.shape, (3.0, 4.0, 4.0))
@@ -40,10 +42,10 @@ def test_a_cached_case_is_what_preprocessing_made(cases: Path, tmp_path: Path, m
     made: list[PreparedCase] = []
 
     def recorded(*args: object) -> PreparedCase:
-        made.append(prepare(*args))  # type: ignore[arg-type]
+        made.append(prepare_fit(*args))  # type: ignore[arg-type]
         return made[-1]
 
-    monkeypatch.setattr(cache_module, "prepare", recorded)
+    monkeypatch.setattr(cache_module, "prepare_fit", recorded)
     cache = CaseCache(tmp_path / "cache", CONFIG)
     first, again = cache.open(cases, LABELLED), cache.open(cases, LABELLED)
     assert len(made) == 1
@@ -147,7 +149,7 @@ def test_a_case_whose_file_is_missing_is_refused(cases: Path, tmp_path: Path) ->
 def test_arrays_are_mapped_as_they_lie_in_memory(cases: Path, tmp_path: Path) -> None:
     """An array that comes column by column is stored so, and read no other way."""
     volumes = [read_nifti(cases / name) for name in ("ct.nii.gz", "gtv.nii.gz")]
-    prepared = prepare(volumes[:1], volumes[1], CONFIG)
+    prepared = prepare_fit(volumes[:1], volumes[1], CONFIG)
     turned = replace(prepared, image=np.asfortranarray(prepared.image), body=np.asfortranarray(prepared.body))
     case = store_case(tmp_path / "case", LABELLED, turned)
     np.testing.assert_array_equal(case.image, np.rint(prepared.image))
@@ -164,11 +166,11 @@ def test_what_another_process_made_meanwhile_is_taken(
     theirs: list[int] = []
 
     def prepare_while_another_does(*args: object) -> PreparedCase:
-        monkeypatch.setattr(cache_module, "prepare", prepare)
+        monkeypatch.setattr(cache_module, "prepare_fit", prepare_fit)
         theirs.append(cache.open(cases, LABELLED).folder.stat().st_ino)
-        return prepare(*args)  # type: ignore[arg-type]
+        return prepare_fit(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cache_module, "prepare", prepare_while_another_does)
+    monkeypatch.setattr(cache_module, "prepare_fit", prepare_while_another_does)
     assert [cache.open(cases, LABELLED).folder.stat().st_ino] == theirs
 
 
