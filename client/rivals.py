@@ -1,6 +1,7 @@
 """Several structure sets of one CT that hold a target: what tells them apart, for the person who must choose."""
 
 from collections.abc import Sequence
+from itertools import count
 
 import numpy as np
 
@@ -18,7 +19,8 @@ Rival = tuple[RtStruct, Sequence[Structure]]
 
 def rivals_refusal(rivals: Sequence[Rival]) -> str:
     """Returns the line with which a case of several rivals is refused: each with file, names, volumes and approval."""
-    shown = ", ".join(f"{place(each)} ({_facts(each, found)})" for each, found in rivals)
+    named = zip(places([each for each, _ in rivals]), rivals, strict=True)
+    shown = ", ".join(f"{place} ({_facts(each, found)})" for place, (each, found) in named)
     names = {structure.name for _, found in rivals for structure in found}
     remedies = ["leave out of the export what is outdated"]
     if sum(each.is_approved for each, _ in rivals) == 1:
@@ -28,9 +30,14 @@ def rivals_refusal(rivals: Sequence[Rival]) -> str:
     return f"{len(rivals)} structure sets of this CT hold a target: {shown}; expected one; " + ", or ".join(remedies)
 
 
-def place(structure_set: RtStruct) -> str:
-    """Returns the file with its folder: exports often name all files of a kind alike."""
-    return "/".join(structure_set.path.parts[-2:])
+def places(sets: Sequence[RtStruct]) -> list[str]:
+    """Returns each file with its folder, and with as many above it as tell all of them apart.
+
+    Exports often name all files of a kind alike, and all folders of a kind too.
+    """
+    paths = [each.path.parts for each in sets]
+    num_parts = next(num for num in count(2) if len({parts[-num:] for parts in paths}) == len(set(paths)))
+    return ["/".join(parts[-num_parts:]) for parts in paths]
 
 
 def volume_ml(structure: Structure) -> float | None:

@@ -127,7 +127,7 @@ class Segmenter:
             "model_version": self.version,
             "model_origin": self.model.origin or None,
             "software": release(),
-            "volume_ml": round(volume_ml, 2),
+            "volume_ml": volume_ml,
             "flags": list(flags),
             "note": "not for clinical use",
             "made_from": self._made_from(scan),

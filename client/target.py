@@ -7,7 +7,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from client.rivals import place, rivals_refusal
+from client.rivals import places, rivals_refusal
 from common.config import fingerprint
 from common.errors import LabelError
 from common.rtstruct import RtStruct, Structure, choose_structure, name_matches
@@ -57,7 +57,8 @@ def without_copies(sets: Sequence[RtStruct]) -> tuple[tuple[RtStruct, ...], tupl
         if first is None:
             kept.append(each)
         else:
-            notes.append(f"{place(each)} is a copy of {place(first)} and counts once; leave it out of the export")
+            copy, original = places([each, first])
+            notes.append(f"{copy} is a copy of {original} and counts once; leave it out of the export")
     return tuple(kept), tuple(notes)
 
 
@@ -80,7 +81,7 @@ def choose_target(
         raise LabelError(rivals_refusal([(each, candidates(each.structures, patterns)) for each in holding]))
     if holding and holding[0].by_model:
         raise LabelError(
-            f"{place(holding[0])} was written by fedgtv-site segment, and a model's output is no truth; expected "
+            f"{places(holding)[0]} was written by fedgtv-site segment, and a model's output is no truth; expected "
             "contours that a physician drew or approved; export the structure set from the planning system"
         )
     structures = [each for each_set in holding or sets for each in each_set.structures]

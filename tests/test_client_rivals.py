@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.rivals import rivals_refusal, volume_ml
+from client.rivals import places, rivals_refusal, volume_ml
 from common.rtstruct import RtStruct, Structure
 
 SQUARE = np.array([[0.0, 0, 0], [20, 0, 0], [20, 10, 0], [0, 10, 0]])  # 2 cm2
@@ -50,3 +50,16 @@ def test_only_remedies_that_apply_are_named():
     assert "; leave out of the export what is outdated, or set ingest.prefer_approved: true in site.yaml to " in other
     assert other.endswith(" the approved one, or name the target exactly under ingest.structures in site.yaml")
     assert "prefer_approved" not in refusal((stacked(SQUARE), True), (stacked(SQUARE), True))
+
+
+def test_files_are_told_apart_by_as_many_folders_as_it_takes():
+    def named(*paths):
+        return places([RtStruct(Path(path), ()) for path in paths])
+
+    assert named("e/p1/a.dcm", "e/p1/b.dcm") == ["p1/a.dcm", "p1/b.dcm"]
+    assert named("e/p1/dicom/rs.dcm", "e/p2/dicom/rs.dcm") == ["p1/dicom/rs.dcm", "p2/dicom/rs.dcm"]
+    assert named("e/old/a/b/rs.dcm", "e/new/a/b/rs.dcm", "c.dcm") == ["old/a/b/rs.dcm", "new/a/b/rs.dcm", "c.dcm"]
+    assert named("rs.dcm", "p/rs.dcm") == ["rs.dcm", "p/rs.dcm"]
+    assert named("e/p/rs.dcm", "e/p/rs.dcm") == ["p/rs.dcm", "p/rs.dcm"]
+    rivals = [(RtStruct(Path(f"e/{name}/dicom/rs.dcm"), ()), [stacked(SQUARE)]) for name in ("p1", "p2")]
+    assert "target: p1/dicom/rs.dcm (GTV of about 2.0 ml, not approved), p2/dicom/rs.dcm (" in rivals_refusal(rivals)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from client.scans import find_scans
 from client.segment import Segmenter
 from client.segment_many import segment_all, segment_one
 from common.errors import ImageError
+from common.segmentation import Segmentation
 
 torch.set_num_threads(1)
 
@@ -45,6 +47,17 @@ def test_what_is_done_is_done_again_only_if_something_changed(tmp_path, scans, s
     assert statuses(scans, segmenter, out, again=True) == ["done", "done"]
     other = Segmenter(read_model(write_model(tmp_path / "other.safetensors", bias=5.0)), "cpu")
     assert statuses(scans, other, out) == ["done", "done"]
+
+
+def test_a_volume_is_the_same_when_nothing_is_done(tmp_path, scans, segmenter, monkeypatch):
+    """Seven voxels of 0.064 ml are 0.4 ml; rounded to 0.45 in between, they were 0.5 the second time."""
+    mask = np.zeros((16, 24, 24), bool)
+    mask[8, 8, 8:15] = True
+    monkeypatch.setattr("client.segment.segment", lambda *_: Segmentation(mask, mask.astype(np.float32), ()))
+    done, unchanged = (segment_one(scans[0], segmenter, tmp_path / "out") for _ in range(2))
+    assert (done.status, unchanged.status) == ("done", "unchanged")
+    assert done.volume_ml == unchanged.volume_ml == pytest.approx(0.448)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["volume_ml"] == done.volume_ml
 
 
 def test_a_result_that_was_stopped_while_it_took_its_place_is_made_anew(
