@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.dicom import CtSeries, read_ct_series, scan_folder
+from common.dicom import CtSeries, DicomFolder, read_ct_series, scan_folder
 from common.errors import ImageError
 from common.nifti_file import read_slices
 from common.text import clean_text
@@ -24,7 +24,7 @@ IMAGES = ("ct.nii.gz", "image.nii.gz")
 MOST_LABELS = 128
 """Different values in a label map; models that label all organs of the body give 117."""
 SHOWN = 3
-"""Names of label maps in a message."""
+"""Names of what is passed over, in a message."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def find_scans(source: Path) -> tuple[Scan, ...]:
     """Returns the scans at or anywhere below `source`, by name.
 
     Every CT series is one; so is every NIfTI file, but in a folder with a `ct.nii.gz` or `image.nii.gz` that one alone.
-    Label maps, whatever they are called, are none, and a line is logged that names them; nor is a `mask.nii.gz` beside
+    Label maps, whatever they are called, are none, nor are MR and PET series, and a line is logged that names them; nor is a `mask.nii.gz` beside
     a `report.json`, an earlier result. A DICOM file that cannot be read is told of by every series in its folder, or
     else logged.
 
@@ -80,17 +80,19 @@ def find_scans(source: Path) -> tuple[Scan, ...]:
     if source.is_file():
         return (Scan(Path(_stem(source)), (source,), False),)
     images, label_maps = _niftis(source)
-    found = [*_series(source), *images]
+    dicom = scan_folder(source)
+    found = [*_series(source, dicom), *images]
+    others = [_below(source, folder) for folder in sorted({path.parent for path in dicom.other_images})]
+    told = " and ".join((*_listed(label_maps, "label map"), *_listed(others, "folder", " of MR or PET")))
     if not found:
-        told = f", but {_listed(label_maps)}" if label_maps else ""
-        raise ImageError(f"{source}: no CT series and no NIfTI image{told}; export the planning CT into this folder")
-    if label_maps:
-        log.warning("no CT, passed over: %s", _listed(label_maps))
+        beside = f", but {told}" if told else ""
+        raise ImageError(f"{source}: no CT series and no NIfTI image{beside}; export the planning CT into this folder")
+    if told:
+        log.warning("passed over as no CT: %s", told)
     return tuple(sorted(_apart(found), key=lambda scan: scan.name))
 
 
-def _series(source: Path) -> Iterator[Scan]:
-    found = scan_folder(source)
+def _series(source: Path, found: DicomFolder) -> Iterator[Scan]:
     folders = {path.parent for files in found.ct_series.values() for path in files}
     for path, reason in found.unreadable:
         if path.parent not in folders:
@@ -114,11 +116,12 @@ def _niftis(source: Path) -> tuple[list[Scan], list[Path]]:
     return scans, [path.relative_to(source) for path in label_maps]
 
 
-def _listed(label_maps: list[Path]) -> str:
-    """Returns how many there are, and the first of them by name."""
-    names = ", ".join(clean_text(str(name), None) for name in label_maps[:SHOWN])
-    rest = ", ..." if len(label_maps) > SHOWN else ""
-    return f"{len(label_maps)} label map{'' if len(label_maps) == 1 else 's'} ({names}{rest})"
+def _listed(places: list[Path], noun: str, of: str = "") -> Iterator[str]:
+    """Gives how many there are, and the first of them by name; nothing for none."""
+    if places:
+        names = ", ".join(clean_text(str(name), None) for name in places[:SHOWN])
+        rest = ", ..." if len(places) > SHOWN else ""
+        yield f"{len(places)} {noun}{'' if len(places) == 1 else 's'}{of} ({names}{rest})"
 
 
 def _is_label_map(path: Path) -> bool:

@@ -15,6 +15,7 @@ from pydicom import Dataset
 
 from common.dicom_files import NoDicomError, open_dicom, reading
 from common.dicom_slices import (
+    MR_AND_PET_CLASSES,
     RT_STRUCTURE_SET,
     TAGS,
     Slice,
@@ -58,6 +59,8 @@ class DicomFolder:
     structure_sets: tuple[Path, ...]
     headers: Mapping[Path, Dataset]
     """`TAGS` of each of these files, as far as it has them."""
+    other_images: tuple[Path, ...]
+    """Slices of MR and PET."""
     files: tuple[Path, ...]
     """All files below the folder, DICOM or not, sorted."""
     unreadable: tuple[tuple[Path, str], ...] = ()
@@ -126,7 +129,7 @@ def _scan(folder: Path) -> tuple[DicomFolder, dict[str, list[Slice]]]:
     """Returns what is below `folder`, and its CT slices by series."""
     tree = list_files(Path(folder))
     series: dict[str, list[Slice]] = {}
-    structure_sets = []
+    structure_sets, other_images = [], []
     unreadable = [(path, f"{path}: {reason}") for path, reason in tree.closed]
     denied = {path for path, _ in tree.closed}
     for path in tree.files:
@@ -144,10 +147,13 @@ def _scan(folder: Path) -> tuple[DicomFolder, dict[str, list[Slice]]]:
             structure_sets.append((path, header))
         elif is_ct:
             series.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
+        elif header.get("SOPClassUID") in MR_AND_PET_CLASSES:
+            other_images.append(path)
     files = {uid: tuple(path for path, _ in slices) for uid, slices in series.items()}
     headers = dict(structure_sets) | dict(each for slices in series.values() for each in slices)
     sets = tuple(path for path, _ in structure_sets)
-    return DicomFolder(files, sets, headers, tree.files, tuple(unreadable), frozenset(denied)), series
+    others = tuple(other_images)
+    return DicomFolder(files, sets, headers, others, tree.files, tuple(unreadable), frozenset(denied)), series
 
 
 def _ct_series(folder: Path) -> dict[str, list[Slice]]:

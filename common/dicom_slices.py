@@ -22,6 +22,11 @@ CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"  # SOP classes, DICOM PS3.4 B.5
 ENHANCED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.1"
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 CT_CLASSES = (CT_IMAGE, ENHANCED_CT_IMAGE)
+MR_AND_PET_CLASSES = (
+    *("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4"),
+    *("1.2.840.10008.5.1.4.1.1.128", "1.2.840.10008.5.1.4.1.1.128.1", "1.2.840.10008.5.1.4.1.1.130"),
+)
+"""Plain, enhanced and legacy ones: the images that an export holds beside the CT."""
 
 SPACING_TOLERANCE_MM = 0.1  # positions are often written with one decimal
 COSINE_TOLERANCE = 1e-3

@@ -58,7 +58,7 @@ def test_label_maps_are_no_scans(tmp_path, write_ct, tiny_hu, nifti, caplog, lab
     write_ct(tmp_path / "case-000" / "dicom", tiny_hu)
     nifti(tmp_path / "case-000" / "truth.nii.gz", label)
     assert names(tmp_path) == ["case-000/dicom"]
-    told = "no CT, passed over: 1 label map (case-000/truth.nii.gz)"
+    told = "passed over as no CT: 1 label map (case-000/truth.nii.gz)"
     assert [record.getMessage() for record in caplog.records] == [told]
 
 
@@ -161,3 +161,22 @@ def test_content_is_that_of_the_bytes(tmp_path, nifti):
     assert one.content() == same.content()
     (tmp_path / "b.nii").write_bytes((tmp_path / "a.nii").read_bytes() + b"\0")
     assert find_scans(tmp_path / "b.nii")[0].content() != one.content()
+
+
+def test_a_folder_of_mr_or_pet_has_a_line(tmp_path, write_ct, tiny_hu, nifti, caplog):
+    """A batch of a patient whose MR lies beside his CT, and of one who has no CT."""
+
+    def as_class(uid):
+        return lambda dataset, _: setattr(dataset, "SOPClassUID", uid)
+
+    write_ct(tmp_path / "p1" / "CT", tiny_hu)
+    write_ct(tmp_path / "p1" / "MR", tiny_hu, change=as_class("1.2.840.10008.5.1.4.1.1.4"))
+    write_ct(tmp_path / "p2", tiny_hu, change=as_class("1.2.840.10008.5.1.4.1.1.128"))
+    assert names(tmp_path) == ["p1/CT"]
+    told = "2 folders of MR or PET (p1/MR, p2)"
+    assert [record.getMessage() for record in caplog.records] == [f"passed over as no CT: {told}"]
+    nifti(tmp_path / "p2" / "gtv.nii.gz", np.zeros((2, 3, 4), np.uint8))
+    with pytest.raises(
+        ImageError, match=r"no NIfTI image, but 1 label map \(gtv.nii.gz\) and 1 folder of MR or PET \(p2\); "
+    ):
+        find_scans(tmp_path / "p2")
