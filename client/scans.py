@@ -63,8 +63,8 @@ def find_scans(source: Path) -> tuple[Scan, ...]:
     """Returns the scans at or anywhere below `source`, by name.
 
     Every CT series is one; so is every NIfTI file, but in a folder with a `ct.nii.gz` or `image.nii.gz` that one alone.
-    Label maps, whatever they are called, are none, nor are MR and PET series, and a line is logged that names them; nor is a `mask.nii.gz` beside
-    a `report.json`, an earlier result. A DICOM file that cannot be read is told of by every series in its folder, or
+    Label maps, whatever they are called, are none, nor are MR and PET series, and a line is logged that names them; nor
+    is a `mask.nii.gz` beside a `report.json`, an earlier result. A DICOM file that cannot be read is told of by every series in its folder, or
     else logged.
 
     Raises:
