@@ -1,7 +1,7 @@
 """A model's card for people: lines for a terminal, unknown facts said to be unknown."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from client.model_package import check_metadata
@@ -75,8 +75,7 @@ def _results(results: tuple[Result, ...]) -> Iterator[str]:
         if result.withheld or result.num_cases is None:
             yield f"{who}: withheld ({result.withheld or UNKNOWN})"
             continue
-        metrics = [_metric(result, key, 100, "%") for key in PER_CENT] + [_metric(result, key, 1, "mm") for key in MM]
-        yield f"{who} (n = {result.num_cases}{_undefined(result)}): " + ", ".join(metrics)
+        yield f"{who} (n = {result.num_cases}{_undefined(result)}): " + ", ".join(shown_metrics(result.metrics))
 
 
 def _undefined(result: Result) -> str:
@@ -87,8 +86,14 @@ def _undefined(result: Result) -> str:
     return f"; ASSD and HD95 over {over}, undefined for {result.num_undefined} with an empty mask"
 
 
-def _metric(result: Result, key: str, factor: float, unit: str) -> str:
-    value = result.metrics.get(key, MetricSummary(mean=None, sd=None))
+def shown_metrics(metrics: Mapping[str, MetricSummary]) -> Iterator[str]:
+    """Gives means and SDs as `DSC 75.1 ± 10.0 %`, ratios in per cent, then distances in mm."""
+    for keys, factor, unit in ((PER_CENT, 100, "%"), (MM, 1, "mm")):
+        yield from (_metric(metrics, key, factor, unit) for key in keys)
+
+
+def _metric(metrics: Mapping[str, MetricSummary], key: str, factor: float, unit: str) -> str:
+    value = metrics.get(key, MetricSummary(mean=None, sd=None))
     title = key.removesuffix("_mm").upper()
     if value.mean is None:
         return f"{title} {UNKNOWN}"

@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 
 from client.cases import with_images
 from client.finding import CASE, Finding, Severity, gravest
-from client.image_check import check_grid, check_patient, check_range, show_grid
+from client.image_check import ABOUT_FLAGS, check_grid, check_patient, check_range, show_grid
 from client.label_check import check_label, target_ml
 from common.alignment import label_on
 from common.config import PreprocessConfig
@@ -127,7 +127,8 @@ class _Check:
         mask = self._mask(label, lps)
         facts = None if patient is None else self._looked_at(patient, mask, label)
         self.findings.append(self._told(lps.geometry, mask))
-        return CheckedCase(self.entry, tuple(self.findings), self._picture(lps, mask), facts)
+        whole = patient is not None and not ABOUT_FLAGS.keys().isdisjoint(patient.flags)
+        return CheckedCase(self.entry, tuple(self.findings), self._picture(lps, mask, whole), facts)
 
     def _looked_at(self, patient: Patient, mask: NDArray[np.bool_] | None, label: Volume | None) -> Facts:
         self.findings += check_patient(self.entry.case_id, patient)
@@ -190,8 +191,9 @@ class _Check:
         rest = [f"; image {number}, not drawn: {_grid(each)}" for number, each in further]
         return Finding(severity, self.entry.case_id, CASE, f"{target}image of {_grid(first)}{''.join(rest)}")
 
-    def _picture(self, lps: Volume, mask: NDArray[np.bool_] | None) -> bytes:
-        return overlay_jpeg(lps.array, lps.geometry.spacing_mm, mask, None, self.entry.case_id)
+    def _picture(self, lps: Volume, mask: NDArray[np.bool_] | None, whole: bool) -> bytes:
+        """`whole` shows what lies far from the target too: head, chest and the image's border."""
+        return overlay_jpeg(lps.array, lps.geometry.spacing_mm, mask, None, self.entry.case_id, whole)
 
     def _facts(self, patient: Patient, prepared: PreparedCase | None) -> Facts:
         return Facts(

@@ -205,7 +205,7 @@ def remove(
 
     Images, contours, cache and index line are deleted here; the export they came from is not touched.
     """
-    from client.removal import CasePlaces, check_removable, readmit_cases, remove_cases
+    from client.removal import CasePlaces, check_removable, gone, readmit_cases, remove_cases
     from client.worker_account import share_with_worker
     from common.config import SiteConfig, load_yaml
 
@@ -221,19 +221,20 @@ def remove(
     if not yes and not typer.confirm("Remove them? If a training round is under way, it fails here."):
         typer.echo("not removed; nothing changes")
         return
+    before = gone(places, named)
     unknown = remove_cases(places, named)
     share_with_worker(site, config.parent)
-    _print_removed(named, unknown)
+    _print_removed(named, unknown, before)
 
 
-def _print_removed(named: list[str], unknown: tuple[str, ...]) -> None:
+def _print_removed(named: list[str], unknown: tuple[str, ...], before: tuple[str, ...]) -> None:
     for case_id in named:
         told = (
             "no import made it, so one may bring it in under a new name"
             if case_id in unknown
             else (f"to have it back: `fedgtv-site remove --undo {case_id}`, then import again")
         )
-        typer.echo(f"removed: {case_id}; {told}")
+        typer.echo(f"removed{' already' if case_id in before else ''}: {case_id}; {told}")
     typer.echo("what `check --page` and `segment` wrote elsewhere, and the export, still show it: delete those by hand")
 
 
@@ -431,12 +432,12 @@ def _print_summary(name: str, part: str, result: "EvaluateResult") -> None:
     if result.withheld:
         typer.echo(f"no summary: {result.withheld}")
         return
+    from client.card import shown_metrics
+
     summary = result.summaries[name]
     typer.echo(f"{name} on {summary.n} {part} cases ({summary.num_undefined} with undefined distances)")
-    for metric, value in summary.metrics.items():
-        mean = "–" if value.mean is None else f"{value.mean:.3f}"
-        spread = "" if value.sd is None else f" ± {value.sd:.3f}"
-        typer.echo(f"  {metric:8} {mean}{spread}")
+    for shown in shown_metrics(summary.metrics):
+        typer.echo(f"  {shown}")
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ def check_split(
     )
     counts = f"{num_train} to train, {num_validation} to validate, {num_test} to test"
     if left_out:
-        counts += f"; {len(left_out)} left out for their errors"
+        counts += f"; {len(left_out)} left out for errors"
     if not num_train and left_out:
         yield Finding("error", "cases", "split", counts, "mend what the errors name, and import again")
     elif not num_train:

@@ -73,10 +73,17 @@ def check_patient(case_id: str, patient: Patient) -> Iterator[Finding]:
     for flag in patient.flags:
         if flag in ABOUT_FLAGS:
             check, what, remedy = ABOUT_FLAGS[flag]
-            yield Finding("warning", case_id, check, what, remedy)
+            yield Finding("warning", case_id, check, what + _where(flag, patient), remedy)
     fault = no_soft_tissue(patient)
     if fault:
         yield Finding("error", case_id, "hu", fault, "is it CT, with the right rescale slope and intercept?")
+
+
+def _where(flag: str, patient: Patient) -> str:
+    """Tells the slice of what the picture's planes, which go through the target, need not show."""
+    if flag != TRUNCATED or patient.body.border_slice is None:
+        return ""
+    return f", most on slice {patient.body.border_slice + 1} of {len(patient.body.mask)} from the feet"
 
 
 def check_range(case_id: str, hu: NDArray[np.generic], number: int, is_seen: bool) -> Iterator[Finding]:

@@ -40,14 +40,14 @@ def check_machine(device: str, work_folder: Path, facts: Sequence[Facts], recipe
 def _check_device(device: torch.device, need: int) -> Finding:
     if device.type != "cpu":
         return _check_gpu(device, need)
-    what = f"no GPU in use; training the recipe takes one with about {need / GIB:.1f} GiB"
+    what = f"no GPU in use; training the recipe takes one with about {_gib(need)} GiB"
     return Finding("warning", "device", "device", what, "full-size networks need a GPU; small recipes do not")
 
 
 def _check_gpu(device: torch.device, need: int) -> Finding:
     name = torch.cuda.get_device_name(device)
     free, total = torch.cuda.mem_get_info(device)
-    what = f"{device} is {name} with {total / GIB:.0f} GiB, {free / GIB:.0f} free; the recipe needs {need / GIB:.1f}"
+    what = f"{device} is {name} with {total / GIB:.0f} GiB, {free / GIB:.0f} free; the recipe needs {_gib(need)}"
     if total < need:
         return Finding("warning", "device", "device", what, f"use a larger GPU; {SMALLER}")
     if free < need:
@@ -62,8 +62,8 @@ def _check_memory(facts: Sequence[Facts], task_bytes: int) -> Finding:
     prepare = PROCESS_BYTES + PREPARE_BYTES_PER_VOXEL * largest
     train = PROCESS_BYTES + task_bytes
     what = (
-        f"{available / GIB:.1f} GiB available; preparing the largest case takes about {prepare / GIB:.1f}, "
-        f"training the recipe {train / GIB:.1f}"
+        f"{_gib(available)} GiB available; preparing the largest case takes about {_gib(prepare)}, "
+        f"training the recipe {_gib(train)}"
     )
     if available < prepare:
         return Finding("error", "memory", "memory", what, "close other programs, or add memory")
@@ -77,10 +77,15 @@ def _check_disk(work_folder: Path, facts: Sequence[Facts]) -> Finding:
     folder = next(path for path in (work_folder, *work_folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(folder).free
     cache = sum(fact.cached_bytes for fact in facts)
-    what = f"{free / GIB:.1f} GiB free; the cache of these cases takes {cache / GIB:.1f} for each preprocessing"
+    what = f"{_gib(free)} GiB free; the cache of these cases takes {_gib(cache)} for each preprocessing"
     if free < cache:
         return Finding("error", "disk", "disk", what, "free space, or name another disk as `work` in site.yaml")
     if free < cache + SPARE_BYTES:
         remedy = f"keep {SPARE_BYTES / GIB:.0f} GiB more for weights and logs"
         return Finding("warning", "disk", "disk", what, remedy)
     return Finding("ok", "disk", "disk", what)
+
+
+def _gib(num_bytes: float) -> str:
+    """Returns GiB in words: what rounds to 0.0 is no nothing."""
+    return "less than 0.1" if 0 < num_bytes < 0.05 * GIB else f"{num_bytes / GIB:.1f}"

@@ -38,6 +38,14 @@ def check_removable(places: CasePlaces, case_ids: Sequence[str]) -> None:
     _check_known(case_ids, {*store.entries, *_pseudonyms(store)}, places)
 
 
+def gone(places: CasePlaces, case_ids: Sequence[str]) -> tuple[str, ...]:
+    """Returns those of `case_ids` that were taken out before, and of which nothing is left in the cases' folder."""
+    store = _store(places)
+    removed = {known.case_id for known in store.pseudonyms.cases.values() if known.removed}
+    left = {*store.entries, *(path.name for path in places.cases.iterdir())}
+    return tuple(case_id for case_id in case_ids if case_id in removed - left)
+
+
 def remove_cases(places: CasePlaces, case_ids: Sequence[str]) -> tuple[str, ...]:
     """Takes cases out, what was cached of them too, and the page that pictured them.
 

@@ -64,8 +64,8 @@ def find_scans(source: Path) -> tuple[Scan, ...]:
 
     Every CT series is one; so is every NIfTI file, but in a folder with a `ct.nii.gz` or `image.nii.gz` that one alone.
     Label maps, whatever they are called, are none, nor are MR and PET series, and a line is logged that names them; nor
-    is a `mask.nii.gz` beside a `report.json`, an earlier result. A DICOM file that cannot be read is told of by every series in its folder, or
-    else logged.
+    is a `mask.nii.gz` beside a `report.json`, an earlier result. A DICOM file that cannot be read is told of by every
+    series in its folder, or else logged.
 
     Raises:
         ImageError: there is no such file or folder, or no scan in it; one DICOM file is none.

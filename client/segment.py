@@ -163,4 +163,5 @@ def _publish(unfinished: Path, out: Path) -> tuple[Path, ...]:
 
 def _picture(volume: Volume, mask: NDArray[np.bool_], name: str) -> bytes:
     image, drawn = to_lps(volume), to_lps(Volume(mask, volume.geometry))
-    return overlay_png(image.array, image.geometry.spacing_mm, None, drawn.array.astype(bool), f"predicted by {name}")
+    title = f"predicted by {name}; not for clinical use"
+    return overlay_png(image.array, image.geometry.spacing_mm, None, drawn.array.astype(bool), title)

@@ -58,6 +58,8 @@ class BodyMask:
     `mask-shell`: a mask over the face was found and taken off; `chest-in-view`: lungs were seen."""
     padding_hu: float | None = None
     """What stands outside a masked field of view if it is no air (see `padding_value`)."""
+    border_slice: int | None = None
+    """The slice on which most of a `truncated` body lies along the border."""
 
 
 def body_mask(hu_zyx: NDArray[Any], spacing_mm: Spacing, config: RoiConfig) -> BodyMask:
@@ -88,14 +90,15 @@ def body_mask(hu_zyx: NDArray[Any], spacing_mm: Spacing, config: RoiConfig) -> B
     scanned = hu_zyx if padding_hu is None else np.where(hu_zyx == padding_hu, hu_zyx.dtype.type(AIR_HU), hu_zyx)
     if clear_holder(scanned, mask, config.body_threshold_hu, spacing_mm) and PRONE not in flags:
         flags = (*flags, PRONE)
-    if _is_truncated(hu_zyx, mask, spacing_mm[2]):
+    border_slice = _border_slice(hu_zyx, mask, spacing_mm[2])
+    if border_slice is not None:
         flags = (*flags, TRUNCATED)
     if _peeled(hu_zyx, mask, spacing_mm):
         flags = (*flags, MASK_SHELL)
     fill_cavities(mask, spacing_mm)
     if _shows_lungs(hu_zyx, mask, spacing_mm):
         flags = (*flags, CHEST_IN_VIEW)
-    return BodyMask(mask, flags, padding_hu)
+    return BodyMask(mask, flags, padding_hu, border_slice)
 
 
 def _window(tissue: Bytes, spacing_mm: Spacing) -> Slices:
@@ -122,16 +125,20 @@ def _without_couch(tissue: Bytes, spacing_mm: tuple[float, float]) -> tuple[str,
     return ()
 
 
-def _is_truncated(hu_zyx: NDArray[Any], mask: Mask, column_mm: float) -> bool:
-    """Returns whether the body lies along the border of the image, or of a circle outside of which all is filled."""
+def _border_slice(hu_zyx: NDArray[Any], mask: Mask, column_mm: float) -> int | None:
+    """Returns where most of the body lies along the border of the image, or of a circle outside of which all is filled.
+
+    None where it is less than `TRUNCATED_MM` on every slice.
+    """
     corner = hu_zyx[0, 0, 0]
     view = np.any(hu_zyx[:: max(1, len(mask) // 16)] != corner, axis=0)
     if np.count_nonzero(~view) > CIRCLE_OUTSIDE * view.size:  # masked round the body: its outline is no border
         view = np.ones_like(view)
     inner = cv2.erode(view.view(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
     border = np.nonzero(view & (inner == 0))
-    longest = mask[:, border[0], border[1]].sum(axis=1).max()
-    return bool(longest * column_mm >= TRUNCATED_MM)
+    lengths = mask[:, border[0], border[1]].sum(axis=1)
+    longest = int(lengths.argmax())
+    return longest if lengths[longest] * column_mm >= TRUNCATED_MM else None
 
 
 def _peeled(hu_zyx: NDArray[Any], mask: Mask, spacing_mm: Spacing) -> bool:

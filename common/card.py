@@ -15,6 +15,8 @@ from common.text import clean_text
 
 CARD = "card"
 """The metadata key."""
+NO_COORDINATOR = "none (a simulation)"
+"""In place of a coordinator's address."""
 MAX_NOTES, MAX_NOTE = 100, 2000
 """Of an experiment's notes on a card; characters of one, and of any other text."""
 MAX_BYTES = 1_000_000
@@ -65,7 +67,7 @@ class Card(_Part):
     model: Name
     experiment: Name | None = None
     coordinator: Text | None = None
-    """Where the federation's coordinator is reached; a simulation has none."""
+    """Where the federation's coordinator is reached; `NO_COORDINATOR` for a simulation."""
     origin: Text = ""
     """How it came about, such as `fedavg over A, B, C`."""
     initial: Name | None = None

@@ -66,17 +66,27 @@ def overlay_png(
 
 
 def overlay_jpeg(
-    image_hu_zyx: Array, spacing_mm: Sequence[float], truth: Mask | None, prediction: Mask | None, title: str
+    image_hu_zyx: Array,
+    spacing_mm: Sequence[float],
+    truth: Mask | None,
+    prediction: Mask | None,
+    title: str,
+    whole: bool = False,
 ) -> bytes:
     """Returns a JPEG of the case, a third of the PNG's size, for a page of hundreds; see `overlay_figure`."""
-    figure = overlay_figure(image_hu_zyx, spacing_mm, truth, prediction, title)
+    figure = overlay_figure(image_hu_zyx, spacing_mm, truth, prediction, title, whole)
     stream = io.BytesIO()
     figure.savefig(stream, format="jpeg", pil_kwargs={"quality": JPEG_QUALITY, "optimize": True})
     return stream.getvalue()
 
 
 def overlay_figure(
-    image_hu_zyx: Array, spacing_mm: Sequence[float], truth: Mask | None, prediction: Mask | None, title: str
+    image_hu_zyx: Array,
+    spacing_mm: Sequence[float],
+    truth: Mask | None,
+    prediction: Mask | None,
+    title: str,
+    whole: bool = False,
 ) -> Any:
     """Returns a matplotlib Figure with the axial, coronal and sagittal plane side by side, to one scale in mm.
 
@@ -88,6 +98,7 @@ def overlay_figure(
         truth: (z, y, x) bool, or None.
         prediction: (z, y, x) bool, or None.
         title: shown as it is; must not name a patient.
+        whole: shows the whole of each plane, not the field round the target alone.
 
     Raises:
         ImageError: the image is not three-dimensional, a mask has another shape, or a spacing is not positive.
@@ -95,7 +106,8 @@ def overlay_figure(
     masks = {"contour": truth, "prediction": prediction}
     _check(image_hu_zyx, spacing_mm, masks)
     centre = target_centre(image_hu_zyx.shape, truth, prediction)
-    window = _field(image_hu_zyx.shape, spacing_mm, centre, [mask for mask in masks.values() if mask is not None])
+    given = [mask for mask in masks.values() if mask is not None]
+    window = _whole(image_hu_zyx.shape) if whole else _field(image_hu_zyx.shape, spacing_mm, centre, given)
     figure, axes = _panels([_extent(plane, window, spacing_mm) for plane in PLANES])
     for plane, axis in zip(PLANES, axes, strict=True):
         _draw_plane(axis, plane, window, centre, image_hu_zyx, spacing_mm, truth, prediction)
@@ -147,6 +159,11 @@ def _field(shape: Sequence[int], spacing_mm: Sequence[float], centre: Sequence[i
         high = max([high, *(box[axis].stop + 2 for box in boxes)])
         window.append(slice(max(0, low), min(shape[axis], high)))
     return window[0], window[1], window[2]
+
+
+def _whole(shape: Sequence[int]) -> Box:
+    depth, height, width = shape
+    return slice(0, depth), slice(0, height), slice(0, width)
 
 
 def _extent(plane: Plane, window: Box, spacing_mm: Sequence[float]) -> tuple[float, float, float, float]:

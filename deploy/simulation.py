@@ -10,6 +10,7 @@ from rich.console import Console
 
 from client.app import app as client_app
 from client.border import guarded
+from common.card import NO_COORDINATOR
 from common.config import Experiment
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 from deploy.in_process import InProcessGrid
@@ -65,7 +66,7 @@ def _run(experiment: Experiment, folder: Path, sites_folder: Path, console: Cons
     completed = False
     try:
         with ledger.hold(), _quiet_flower(), console.status(what):
-            run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds))
+            run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds), NO_COORDINATOR)
         completed = True
     finally:
         grid.close(wait=completed)

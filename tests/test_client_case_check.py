@@ -160,3 +160,26 @@ def test_thumbnails_of_one_scan_agree_and_those_of_two_do_not():
     noisy = one + rng.normal(0, 8, one.shape)
     assert np.corrcoef(of(one), of(noisy))[0, 1] > 0.99
     assert np.corrcoef(of(one), of(other))[0, 1] < 0.5
+
+
+def test_a_finding_far_from_the_target_has_whole_planes_beside_it(cases, monkeypatch):
+    """The body fills the image's rows from side to side: only the whole plane shows it."""
+    drawn = []
+    monkeypatch.setattr("client.case_check.overlay_jpeg", lambda *arguments: drawn.append(arguments[-1]) or b"")
+    check_case(cases, read_index(cases)[0], CONFIG, 1)
+    rewrite(cases / "A-0001/image.nii.gz", lambda hu: np.where(np.arange(24)[:, None] // 10 == 1, 40, hu))
+    assert ("warning", "field-of-view") in checks(cases)
+    assert drawn == [False, True]
+
+
+def test_one_slice_is_told_as_one(cases):
+    rewrite(cases / "A-0001/label.nii.gz", lambda label: label * (np.arange(16)[:, None, None] == 7).astype(np.uint8))
+    assert told(cases)[1] == "target of 1.0 ml on 1 slice; image of 16 slices of 4 x 4 x 4 mm"
+
+
+def test_a_message_that_holds_its_remedy_gets_no_second_one(cases):
+    """A damaged file says what to do; a lost one does not, and is told to be imported again."""
+    (cases / "A-0001/image.nii.gz").write_bytes(b"x")
+    (finding,) = check_case(cases, read_index(cases)[0], CONFIG, 1).findings
+    assert (finding.check, finding.remedy) == ("file", "export it again")
+    assert "again" not in finding.what

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from client.case_store import opened
 from client.cli import main
 from client.contact import Contact
-from common.volume import Geometry, Volume, write_nifti
+from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 
 @pytest.fixture
@@ -213,6 +213,8 @@ def test_remove_takes_cases_out_for_good_until_it_is_undone(tmp_path, site, expo
         "removed: A-0001; to have it back: `fedgtv-site remove --undo A-0001`, then import again",
         "what `check --page` and `segment` wrote elsewhere, and the export, still show it: delete those by hand",
     ]
+    told = "removed already: A-0001; to have it back: "
+    assert site("remove", "A-0001", *config, "--yes").out.splitlines()[1].startswith(told)
     again = site("import", export, *config)
     assert (again.code, again.out.splitlines()[0]) == (2, "0 imported, 0 unchanged, 1 removed on purpose, 1 refused")
     assert "removed: p1: was taken out on purpose as A-0001; to have it back: " in again.err
@@ -249,18 +251,22 @@ def test_check_tells_people_and_scripts_the_same(tmp_path, site, make_site):
 
 
 def test_check_against_a_recipe_and_an_experiment(tmp_path, site, make_site):
-    """A grid so coarse that the target vanishes; the experiment parts the cases otherwise."""
+    """A grid so coarse that one target of a voxel vanishes; the experiment parts the cases otherwise."""
     config = make_site(tmp_path / "A")
+    path = tmp_path / "A" / "cases" / "A-0001" / "label.nii.gz"
+    label = read_nifti(path)
+    label.array[label.array.cumsum().reshape(label.array.shape) > 1] = 0
+    write_nifti(label, path)
     recipe, experiment = tmp_path / "recipe.yaml", tmp_path / "experiment.yaml"
-    recipe.write_text("preprocess: {spacing_mm: [60, 60, 60]}")
+    recipe.write_text("preprocess: {spacing_mm: [12, 12, 12]}")
     steps = "[{kind: statistics}]"
     experiment.write_text(f"{{name: e, sites: [A], recipe: recipe.yaml, split: {{test_fraction: 0}}, steps: {steps}}}")
     page = tmp_path / "elsewhere" / "page.html"
     arguments = ("check", "--config", config, "--page", page, "--json")
     assert site(*arguments).code == 0
     for path, counts in {
-        recipe: "1 to train, 1 to validate, 1 to test",
-        experiment: "2 to train, 1 to validate",
+        recipe: "1 to train, 1 to validate, 0 to test; 1 left out for errors",
+        experiment: "2 to train, 0 to validate, 0 to test; 1 left out for errors",
     }.items():
         ended = site(*arguments, "--recipe", path)
         findings = json.loads(ended.out)["findings"]
@@ -289,7 +295,7 @@ def test_evaluate_prints_what_a_hand_computes(tmp_path, site, make_site, write_m
     summary = json.loads(scripts.out)["summaries"]["tiny"]
     assert (people.code, scripts.code) == (0, 0)
     assert people.out.startswith("tiny on 1 test cases (0 with undefined distances)\n")
-    assert "  sen      1.000\n" in people.out
+    assert "  SEN 100.0 %\n" in people.out
     assert (summary["n"], summary["metrics"]["sen"]) == (1, {"mean": 1.0, "sd": None})
 
 
@@ -524,8 +530,6 @@ def test_debug_shows_where(tmp_path, monkeypatch):
 
 def test_the_mask_is_that_of_the_scan(tmp_path, site, tiny_hu, write_model):
     """Nothing found: an empty mask on the scan's own grid, no RTSTRUCT, and a flag."""
-    from common.volume import read_nifti
-
     scan = tmp_path / "ct.nii.gz"
     write_nifti(Volume(tiny_hu, Geometry(tiny_hu.shape, (4.0, 4.0, 4.0))), scan)
     model = write_model(tmp_path / "m.safetensors", bias=-4.0)

@@ -82,6 +82,15 @@ def test_a_body_that_fills_the_image_is_told():
     assert "field-of-view" in {f.check for f in found}
 
 
+def test_where_a_body_reaches_the_border_is_told_for_the_picture_need_not_show_it():
+    """40 mm of the border on every slice, 50 on the thirteenth."""
+    volume = body(margin=30)
+    volume.array[:, 30:50] = 40
+    volume.array[12, 25:50] = 40
+    told = [f.what for f in check_patient("A-0001", find_patient(volume, ROI)) if "border" in f.what]
+    assert told == ["the body reaches the border of the image, most on slice 13 of 20 from the feet"]
+
+
 @pytest.mark.parametrize(("values", "good"), [((-1000, 1000), True), ((0, 3000), False), ((-1000, 100), False)])
 def test_a_ct_has_air_and_bone(values, good):
     assert [f.severity for f in check_range("A-0001", np.array(values), 1, True)] == ([] if good else ["error"])

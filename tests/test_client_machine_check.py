@@ -64,3 +64,10 @@ def test_a_gpu_is_held_against_the_recipe(machine, monkeypatch, free, total, sev
     assert (found["device"].severity, "cuda:1 is Card X" in found["device"].what) == (severity, True)
     assert remedy in found["device"].remedy
     assert found["memory"].severity == "ok"  # what the step takes lies on the card
+
+
+def test_a_little_is_not_told_as_nothing(machine):
+    """A case of the tests takes 0.6 MiB of the cache, and one of full size 2 GiB."""
+    small = SimpleNamespace(voxels=10_000, cached_bytes=600_000)
+    assert "the cache of these cases takes less than 0.1 for each preprocessing" in machine(cases=[small])["disk"].what
+    assert "the cache of these cases takes 0.0 for each preprocessing" in machine(cases=[])["disk"].what

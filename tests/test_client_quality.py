@@ -157,12 +157,10 @@ def test_cases_that_are_left_out_are_not_counted(tmp_path, make_site):
     assert (len(split.train), len(split.validation), len(split.test)) == (3, 1, 2)
     change(site.cases_folder / split.train[0].images[0], lambda hu: hu + np.int16(1024))
     change(site.cases_folder / split.train[1].label, np.zeros_like)
-    assert findings_of(config, "cases") == [
-        ("ok", "1 to train, 1 to validate, 2 to test; 2 left out for their errors", "")
-    ]
+    assert findings_of(config, "cases") == [("ok", "1 to train, 1 to validate, 2 to test; 2 left out for errors", "")]
     change(site.cases_folder / split.train[2].label, np.zeros_like)
     ((severity, what, remedy),) = findings_of(config, "cases")
-    assert (severity, what) == ("error", "0 to train, 1 to validate, 2 to test; 3 left out for their errors")
+    assert (severity, what) == ("error", "0 to train, 1 to validate, 2 to test; 3 left out for errors")
     assert remedy == "mend what the errors name, and import again"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from client.cases import open_cases
 from client.ingest import import_folder
-from client.removal import CasePlaces, readmit_cases, remove_cases
+from client.removal import CasePlaces, gone, readmit_cases, remove_cases
 from common.config import IngestConfig, SiteConfig, SplitConfig
 from common.dataset import read_index
 from common.errors import InputError, WorkError
@@ -135,3 +135,11 @@ def test_cases_that_no_import_made_are_removed_and_told(tmp_path, make_site):
     places = CasePlaces.of(SiteConfig(site="A"), tmp_path / "A", tmp_path / "A" / "check.html")
     assert remove_cases(places, ["A-0002"]) == ("A-0002",)
     assert [entry.case_id for entry in read_index(places.cases)] == ["A-0001", "A-0003"]
+
+
+def test_who_is_gone_already_is_known_and_who_was_left_half_way_is_not(places):
+    assert gone(places, ["A-0001", "A-0002"]) == ()
+    remove_cases(places, ["A-0001", "A-0002"])
+    assert gone(places, ["A-0001", "A-0003"]) == ("A-0001",)
+    (places.cases / "A-0002").mkdir()
+    assert gone(places, ["A-0001", "A-0002"]) == ("A-0001",)

@@ -18,6 +18,7 @@ from common.cascade import EXCEEDS_CROP, STAGE1_EMPTY
 from common.checkpoint import load_weights, save_weights
 from common.dicom import read_ct_series
 from common.errors import CheckpointError, ConfigError, ImageError, WorkError
+from common.pictures import overlay_png
 from common.preprocess import FEET_FIRST
 from common.region import CHEST_IN_VIEW, NO_HEAD, NO_SHOULDERS
 from common.segmentation import TOUCHES_CROP, Segmentation
@@ -219,3 +220,15 @@ def test_the_structure_set_names_model_version_and_software(tmp_path, scan, writ
     segment_scan(scan(), model, tmp_path / "out")
     told = dcmread(tmp_path / "out" / "rtstruct.dcm").StructureSetDescription
     assert told.startswith(f"model tiny {model.version()}, round 7 of demo; not for clinical use; fedgtv ")
+
+
+def test_the_picture_says_whose_it_is_and_what_it_is_not_for(tmp_path, scan, write_model, monkeypatch):
+    titles = []
+
+    def recorded(*arguments):
+        titles.append(arguments[-1])
+        return overlay_png(*arguments)
+
+    monkeypatch.setattr("client.segment.overlay_png", recorded)
+    segment_scan(scan(), read_model(write_model(tmp_path / "m.safetensors", bias=4.0)), tmp_path / "out")
+    assert titles == ["predicted by tiny; not for clinical use"]

@@ -207,3 +207,12 @@ def test_a_jpeg_is_the_same_picture_in_fewer_bytes():
     assert np.abs(close - exact).mean() < 0.02
     assert len(jpeg) < len(png) / 2
     assert overlay_jpeg(noisy, SPACING_MM, box(), None, "A-0001") == jpeg
+
+
+def test_the_whole_planes_are_shown_on_demand():
+    """An image of 400 x 300 x 200 mm round a small target: 180 mm of it, or all."""
+    image, mask = np.full((80, 60, 100), -1000.0, np.float32), np.zeros((80, 60, 100), bool)
+    mask[40:42, 30:32, 50:52] = True
+    near_target, whole = (overlay_figure(image, (5.0, 5.0, 2.0), mask, None, "", each) for each in (False, True))
+    heights = [[abs(np.ptp(axis.get_ylim())) for axis in figure.axes] for figure in (near_target, whole)]
+    assert heights == [pytest.approx([185, 185, 185]), pytest.approx([300, 400, 400])]
