@@ -160,19 +160,26 @@ def test_no_identifier_is_found_outside_the_key(
     assert len({path for path, _ in written if path.is_file()}) >= 15
     assert {"check.html", "damaged.html"} <= {path.name for path, _ in written}
     written += [("the log", caplog.text.encode()), ("the check", "".join(printed).encode())]
-    found = {
+    assert found_in(written, planted) == set()
+
+
+def found_in(written, planted):
+    """The places whose text stands in what was written, with the file that it stands in."""
+    return {
         (place, str(path))
         for place, text in planted.places.items()
         for path, data in written
         if text.lower().encode() in data.lower() or text.encode("utf-16-le") in data
     }
-    assert found == set()
 
 
-def test_the_search_finds_what_is_there(tmp_path, tiny_label):
-    """The planted text is really in the sources, so that its absence tells something."""
+def test_the_search_finds_what_is_there(tmp_path, tiny_label, dicom_export):
+    """The planted text is really in the sources, DICOM and NIfTI, so that its absence tells something."""
     planted = Planted()
-    name = nifti_export(tmp_path, planted, tiny_label, tiny_label)
-    searched = b"".join(data for _, data in contents(tmp_path))
-    assert [place for place, text in planted.places.items() if text.encode() not in searched] == []
+    dicom_export(planted)
+    num_dicom = len(planted.places)
+    name = nifti_export(tmp_path / "export", planted, tiny_label, tiny_label)
     assert name == planted.places["NIfTI folder"]
+    assert (num_dicom >= 40, len(planted.places) - num_dicom >= 20) == (True, True)
+    found = {place for place, _ in found_in(list(contents(tmp_path)), planted)}
+    assert planted.places.keys() - found == set()

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from common.config import load_experiment
-from common.errors import ConfigError
+from client.card import card_lines
+from common.card import Card
+from common.config import Recipe, load_experiment
+from common.errors import ConfigError, WorkError
 from deploy.simulation import run_simulation
 
 FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"
@@ -39,3 +41,22 @@ def test_another_experiment_is_not_taken_for_the_finished_one(tmp_path, run_fold
     with pytest.raises(ConfigError, match="another experiment"):
         run_simulation(experiment, run_folder, tmp_path / "sites", Console(file=io.StringIO()))
     assert not (run_folder / "report.html").exists()
+
+
+def test_a_simulations_models_say_that_there_was_no_coordinator(tmp_path, run_folder, monkeypatch):
+    told = []
+
+    def recorded(*arguments):
+        told.append(arguments[-1])
+        raise WorkError("far enough")
+
+    monkeypatch.setattr("deploy.simulation.run_experiment", recorded)
+    monkeypatch.setattr("deploy.simulation.exports_folder", lambda *_: None)
+    monkeypatch.setattr("deploy.simulation.prepare_sites", lambda *_: {})
+    experiment = load_experiment(run_folder / "experiment.yaml")
+    with pytest.raises(WorkError, match="far enough"):
+        run_simulation(experiment, tmp_path / "new", tmp_path / "sites", Console(file=io.StringIO()))
+    (line,) = [
+        line for line in card_lines(Card(model="m", coordinator=told[0]), Recipe()) if line.startswith("made by")
+    ]
+    assert line == "made by:     coordinator none (a simulation), software unknown"
