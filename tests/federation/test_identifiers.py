@@ -97,6 +97,7 @@ def hospital(tmp_path, write_ct, write_structures):
             hu = np.full((16, 24, 24), -1000, np.int16)
             hu[:, 4:20, 4:20] = 40
             hu[6:10, 9:15, 9:15] = 100
+            hu[:, 17:19, 17:19] = 400
             hu += np.random.default_rng(number).integers(-9, 9, hu.shape, np.int16)
             own = {
                 "PatientID": f"{TAGS['PatientID']}-{number}",

@@ -62,7 +62,7 @@ STEPS = (
 
 
 def write_case(folder, number):
-    """Writes phantom patient `number`: an elliptic cylinder of noisy water with a brighter block as target."""
+    """Writes phantom patient `number`: an elliptic cylinder of noisy water with a bone and a brighter target."""
     rng = np.random.default_rng(number)
     _, y, x = np.mgrid[:16, :24, :24]
     inside = ((y - 12) / (8 + number % 3)) ** 2 + ((x - 12) / 9) ** 2 < 1
@@ -70,6 +70,7 @@ def write_case(folder, number):
     label = np.zeros(hu.shape, np.uint8)
     label[5:11, 8 + number % 4 : 14, 8 : 13 + number % 3] = 1
     hu[label == 1] += 60
+    hu[:, 12, 18:20] = 400
     folder.mkdir(parents=True)
     write_nifti(Volume(hu.astype(np.int16), Geometry(hu.shape, (6.0, 6.0, 6.0))), folder / "ct.nii.gz")
     write_nifti(Volume(label, Geometry(hu.shape, (6.0, 6.0, 6.0))), folder / "gtv.nii.gz")
