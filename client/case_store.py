@@ -12,11 +12,12 @@ from typing import Any
 from client.exports import ExportedCase
 from client.loaded_case import TRUTH_NAME, LoadedCase
 from client.nifti_case import NiftiCase
-from client.pseudonyms import KnownCase, Pseudonyms
+from client.pseudonyms import FILE_NAME, KnownCase, Pseudonyms
 from common.atomic import OWNERS
 from common.dataset import INDEX_NAME, CaseEntry, read_index, write_index
 from common.errors import InputError, WorkError
 from common.private import close_to_others, private_folder, share_like
+from common.text import counted
 from common.volume import write_nifti
 
 IMAGE_NAMES = ("image.nii.gz", "contrast.nii.gz")
@@ -38,11 +39,28 @@ class CaseStore:
         self.pseudonyms = Pseudonyms.load(folder)
         entries = read_index(folder) if (folder / INDEX_NAME).exists() else ()
         self.entries = {entry.case_id: entry for entry in entries}
+        for entry in entries:
+            if STAGE in entry.info:
+                self.pseudonyms.stages.setdefault(entry.patient_id, entry.info[STAGE])
 
     @property
     def staging(self) -> Path:
         """Where this process's unfinished cases lie."""
         return self.folder / f"{STAGING}{os.getpid()}"
+
+    def check_whole(self) -> None:
+        """Raises InputError if the index lists cases that the pseudonyms do not know: their names would be given again.
+
+        A case is written to the pseudonyms before it is to the index, whoever stops an import.
+        """
+        known = {case.case_id for case in self.pseudonyms.cases.values()}
+        lost = [case_id for case_id in self.entries if case_id not in known]
+        if lost:
+            raise InputError(
+                f"{self.folder / FILE_NAME}: does not say whose {counted(len(lost), 'case')} of {INDEX_NAME} are, "
+                f"such as {lost[0]}, and another patient could get that name; expected all; restore it from a backup, or import "
+                "into an empty folder (`cases` in site.yaml)"
+            )
 
     def known(self, case: ExportedCase) -> KnownCase | None:
         """Returns an earlier import of the case that is in the index."""
@@ -107,13 +125,13 @@ class CaseStore:
         self.pseudonyms.patients[case.patient_key] = patient_id
         self.pseudonyms.cases[case.key] = KnownCase(case_id, patient_id, _origin(case), *content)
         self.pseudonyms.save(self.folder)
-        earlier = self.entries[case_id].info if case_id in self.entries else {}
+        stage = self.pseudonyms.stages.get(patient_id)
         self.entries[case_id] = CaseEntry(
             case_id=case_id,
             patient_id=patient_id,
             images=tuple(f"{case_id}/{name}" for name in IMAGE_NAMES[:num_images]),
             label=f"{case_id}/{LABEL_NAME}",
-            info=dict(info) | {key: value for key, value in earlier.items() if key == STAGE},
+            info=dict(info) | ({STAGE: stage} if stage else {}),
         )
         write_index(self.folder, self.entries.values())
         return case_id
@@ -148,7 +166,11 @@ class CaseStore:
 
     def set_stages(self, stages: Mapping[str, str]) -> None:
         """Notes the stages of patients by their keys in the exports; of others, what was noted stays."""
-        by_pseudonym = {self.pseudonyms.patients.get(key): stage for key, stage in stages.items()}
+        patients = self.pseudonyms.patients
+        by_pseudonym = {patients[key]: stage for key, stage in stages.items() if key in patients}
+        if by_pseudonym.items() - self.pseudonyms.stages.items():
+            self.pseudonyms.stages |= by_pseudonym
+            self.pseudonyms.save(self.folder)
         staged = {
             case_id: replace(entry, info=entry.info | {STAGE: by_pseudonym[entry.patient_id]})
             for case_id, entry in self.entries.items()

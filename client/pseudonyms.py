@@ -8,6 +8,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from common.atomic import OWNERS, write_bytes_atomically
 from common.errors import InputError
+from common.text import counted
 
 FILE_NAME = "pseudonyms.json"
 
@@ -40,6 +41,8 @@ class Pseudonyms:
 
     patients: dict[str, str] = field(default_factory=dict)
     cases: dict[str, KnownCase] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+    """Of patients by pseudonym, as far as they were given: they outlast a case that is taken out."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -51,8 +54,8 @@ class Pseudonyms:
             return TypeAdapter(cls).validate_json(path.read_bytes())
         except ValidationError as error:
             raise InputError(
-                f"{path}: damaged ({error.error_count()} faults); expected patients and cases; restore it from a "
-                "backup, or import into an empty folder"
+                f"{path}: damaged ({counted(error.error_count(), 'fault')}); expected patients and cases; restore it "
+                "from a backup, or import into an empty folder"
             ) from error
 
     def save(self, folder: Path) -> None:

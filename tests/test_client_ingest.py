@@ -195,6 +195,14 @@ def test_series_of_one_patient_share_the_patient(tmp_path, export, run):
     assert {entry.patient_id for entry in read_index(tmp_path / "cases")} == {"A-0001"}
 
 
+def test_a_patients_later_ct_gets_the_stage_that_was_given(tmp_path, export, run):
+    export("p1", ct={"PatientID": "same"})
+    run(stages={"same": "T3"})
+    export("p1-again", ct={"PatientID": "same"})
+    assert run().imported == ("A-0001-2",)
+    assert [entry.info["stage"] for entry in read_index(tmp_path / "cases")] == ["T3", "T3"]
+
+
 def test_wrong_series_reference_is_mended_by_frame_of_reference(export, run):
     export("p1", series_uid="1.2.3")
     report = run()
