@@ -58,8 +58,8 @@ class CaseStore:
         if lost:
             raise InputError(
                 f"{self.folder / FILE_NAME}: does not say whose {counted(len(lost), 'case')} of {INDEX_NAME} are, "
-                f"such as {lost[0]}, and another patient could get that name; expected all; restore it from a backup, or import "
-                "into an empty folder (`cases` in site.yaml)"
+                f"such as {lost[0]}, and another patient could get that name; expected all; restore it from a backup, "
+                "or import into an empty folder (`cases` in site.yaml)"
             )
 
     def known(self, case: ExportedCase) -> KnownCase | None:

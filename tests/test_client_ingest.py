@@ -18,6 +18,7 @@ from common.config import IngestConfig
 from common.dataset import read_index
 from common.errors import ImageError, InputError, WorkError
 from common.file_tree import DENIED
+from common.rtstruct_writer import MANUFACTURER
 from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 CONFIG = IngestConfig()
@@ -289,8 +290,35 @@ def test_the_only_approved_structure_set_is_taken_where_the_site_says_so(tmp_pat
     assert "2 structure sets of this CT hold a target" in run(IngestConfig(prefer_approved=True)).refused[0][1]
 
 
+def test_nodes_in_the_place_of_an_empty_tumour_are_told_or_not_taken(export, run):
+    export("p1", {"GTVnx": [], "GTVnd": [TARGET]})
+    export("p2", {"GTVnx": [], "GTV": [TARGET], "GTVnd": [TARGET + UP]})
+    report = run()
+    ((name, reason),) = report.refused
+    assert (name, report.imported) == ("p1/dicom", ("A-0001",))
+    assert "found 'GTVnd' (without contours: 'GTVnx'); " in reason
+    (warning,) = report.warnings
+    assert warning.startswith("p2/dicom: the target is 'GTV' by pattern 2 of ingest.structures: ")
+    (first, _) = run(IngestConfig(structures=(CONFIG.structures[0], "^gtvn"))).warnings
+    assert "the target is 'GTVnd' by pattern 2 of ingest.structures: no drawn structure matches " in first
+    assert "'GTVnx' is empty; expected the primary tumour; look at it, " in first
+
+
+def test_a_models_structure_set_beside_the_physicians_is_left_out(tmp_path, export, run, write_structures):
+    slices = export("p1")
+    model = write_structures(tmp_path / "export" / "p1" / "rtstruct.dcm", slices, {"GTVnx": [TARGET, TARGET + UP]})
+    dataset = dcmread(model)
+    dataset.Manufacturer = MANUFACTURER
+    dataset.save_as(model)
+    report = run()
+    assert (report.imported, report.refused) == (("A-0001",), ())
+    (warning,) = report.warnings
+    assert warning.startswith("p1/dicom: p1/rtstruct.dcm was written by fedgtv-site segment and counts for nothing ")
+    assert read_nifti(tmp_path / "cases" / "A-0001" / "label.nii.gz").array.sum() == 6
+
+
 def test_skipped_slices_are_told(export, run):
-    export("p1", {"GTV": [TARGET, TARGET + 2 * UP]})
+    export("p1", {"GTVnx": [TARGET, TARGET + 2 * UP]})
     (warning,) = run().warnings
     assert warning.startswith("p1/dicom: 1 of the slices that the target spans have no contour; ")
 
@@ -468,7 +496,7 @@ def test_a_dry_run_reads_all_and_writes_nothing(tmp_path, export, run, write_str
         "p2/dicom": ("new", "GTVnx", CONFIG.structures[0], ""),
         "p2/stray.dcm": ("refused", "", "", ""),
         "p3/dicom": ("refused", "", "", ""),
-        "p4/dicom": ("refused", "GTV", "^gtv", ""),
+        "p4/dicom": ("refused", "GTV", CONFIG.structures[1], ""),
     }
     assert (report.imported, report.skipped, len(report.refused)) == ((), ("A-0001",), 3)
     assert run().refused == report.refused
