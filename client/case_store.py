@@ -97,19 +97,30 @@ class CaseStore:
     def check_source(self, case: ExportedCase) -> None:
         """Raises InputError rather than let another patient's case replace one that was imported before.
 
-        A NIfTI folder is known by its name, which another export may use for somebody else: it must stay where it was.
-        A DICOM series must keep its patient.
+        A NIfTI folder is known by its name, which another export may use for somebody else: it must stay where it was,
+        or hold the same files. One that holds those of a case of another name is the same patient, and gets no second
+        pseudonym. A DICOM series must keep its patient.
         """
         known = self.pseudonyms.cases.get(case.key)
-        if known is None:
-            return
         if isinstance(case, NiftiCase):
-            _check_place(case, known)
-        elif self.pseudonyms.patients.get(case.patient_key) != known.patient_id:
+            _check_place(case, known) if known else self._check_new(case)
+        elif known and self.pseudonyms.patients.get(case.patient_key) != known.patient_id:
             raise InputError(
-                f"{case.name}: its series was imported before as {known.case_id}, from {known.source}, with another "
+                f"its series was imported before as {known.case_id}, from {known.source}, with another "
                 "PatientID; expected a series to keep its patient; export it with the PatientID that it had, or with a "
                 "SeriesInstanceUID of its own if it is another patient's"
+            )
+
+    def _check_new(self, case: NiftiCase) -> None:
+        """Raises InputError if the case is known by another name: its import began elsewhere, or it is a copy."""
+        nifti = {key: known for key, known in self.pseudonyms.cases.items() if known.files}
+        there = [key for key, known in nifti.items() if known.source == _origin(case)]
+        digest = case.digest() if nifti and not there else ""
+        for key in there or [key for key, known in nifti.items() if known.files == digest]:
+            raise InputError(
+                f"its {'folder was' if there else 'files were'} imported before as {nifti[key].case_id}, as {key!r} "
+                f"from {nifti[key].source}; expected one name for a case, which is its path below the folder given; "
+                "import the folder that was imported then, or give this case another place if it is another patient"
             )
 
     def add(
@@ -123,7 +134,9 @@ class CaseStore:
         case_id = self.pseudonyms.case_id(case.key, patient_id)
         self._put(staged, case_id)
         self.pseudonyms.patients[case.patient_key] = patient_id
-        self.pseudonyms.cases[case.key] = KnownCase(case_id, patient_id, _origin(case), *content)
+        self.pseudonyms.cases[case.key] = KnownCase(
+            case_id, patient_id, _origin(case), *content, case.digest() if isinstance(case, NiftiCase) else ""
+        )
         self.pseudonyms.save(self.folder)
         stage = self.pseudonyms.stages.get(patient_id)
         self.entries[case_id] = CaseEntry(
@@ -274,11 +287,11 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _check_place(case: NiftiCase, known: KnownCase) -> None:
     place = _origin(case)
-    if known.source == place:
+    if known.source == place or (known.files and known.files == case.digest()):
         return
     gone = "" if Path(known.source).exists() else ", where it is no longer"
     raise InputError(
-        f"{case.name} at {place} differs from what was imported as {known.case_id} from {known.source}{gone}; expected "
+        f"what lies at {place} differs from what was imported as {known.case_id} from {known.source}{gone}; expected "
         "one place for a case; rename the new folder if it is another patient, put it in the old one's place if it is "
         "the same"
     )

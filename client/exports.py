@@ -121,10 +121,10 @@ def _images(
     return images, refusals
 
 
-def _dicom_case(series: Series, drawn: _Drawn, images: Images, beside: Mapping[Path, int], refusal: str) -> DicomCase:
+def _dicom_case(series: Series, drawn: _Drawn, images: Images, beside: Counter[Path], refusal: str) -> DicomCase:
     """`beside` counts by folder what could not be read."""
-    num_unread = sum(beside[folder] for folder in {path.parent for path in series.files} if folder in beside)
-    lost = lost_images(drawn.pairings, len(series.files), num_unread)
+    num_unread = sum(beside[folder] for folder in {path.parent for path in (*series.files, *drawn.paths)})
+    lost = lost_images(drawn.pairings, num_unread)
     return DicomCase(
         name=series.name,
         key=series.uid,

@@ -105,14 +105,13 @@ class _Plan:
 
 def _plan(case: ExportedCase, store: CaseStore, config: IngestConfig) -> _Plan:
     content = _content(case, config)
+    try:
+        store.check_source(case)
+    except InputError as error:
+        return _Plan(case, "refused", content, str(error))
     if store.is_unchanged(case, content, case.looked_for(config), lambda: _target(case, config)):
         return _Plan(case, "unchanged", content)
     removed = store.removed(case)
-    if removed is None or removed.content != content:
-        try:
-            store.check_source(case)
-        except InputError as error:
-            return _Plan(case, "refused", content, str(error))
     if removed is not None:
         return _Plan(case, "removed", content, _on_purpose(removed))
     return _Plan(case, "changed" if store.known(case) else "new", content)

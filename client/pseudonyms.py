@@ -29,6 +29,9 @@ class KnownCase:
     """Hash of what the configuration calls the target."""
     target: str = ""
     """Hash of the target that was chosen by it."""
+    files: str = ""
+    """Hash of the bytes of a NIfTI case's files: another place may hold the same, or others of equal size and time.
+    Empty for DICOM, whose series tell who they are."""
     removed: bool = False
     """Taken out on purpose: an import does not bring it back."""
 

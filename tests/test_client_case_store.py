@@ -25,7 +25,7 @@ def write_case(tmp_path):
     def write(name, value=1):
         folder = tmp_path / "export" / name
         folder.mkdir(parents=True, exist_ok=True)
-        write_nifti(Volume(np.full(GRID.size, value, np.int16), GRID), folder / "ct.nii.gz")
+        write_nifti(Volume(np.full(GRID.size, value + 100 * int(name[1:]), np.int16), GRID), folder / "ct.nii.gz")
         label = np.zeros(GRID.size, np.uint8)
         label[1, 1, 1] = 1
         write_nifti(Volume(label, GRID), folder / "gtv.nii.gz")

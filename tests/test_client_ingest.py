@@ -317,6 +317,21 @@ def test_a_models_structure_set_beside_the_physicians_is_left_out(tmp_path, expo
     assert read_nifti(tmp_path / "cases" / "A-0001" / "label.nii.gz").array.sum() == 6
 
 
+@pytest.mark.parametrize("place", ["dicom", "plans"])
+def test_a_damaged_newer_structure_set_is_told_with_the_case(tmp_path, export, run, place):
+    export("p1")
+    export("p2")
+    (tmp_path / "export" / "p1" / "plans").mkdir()
+    (tmp_path / "export" / "p1" / "dicom" / "rt.dcm").rename(tmp_path / "export" / "p1" / "plans" / "rt.dcm")
+    (tmp_path / "export" / "p1" / place / "newer.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    report = run()
+    assert (report.imported, len(report.unread)) == (("A-0001", "A-0002"), 1)
+    (warning,) = report.warnings
+    assert warning.startswith(
+        "p1/dicom: 1 file beside its slices or structure set cannot be read: the first or last slices, or a newer "
+    )
+
+
 def test_skipped_slices_are_told(export, run):
     export("p1", {"GTVnx": [TARGET, TARGET + 2 * UP]})
     (warning,) = run().warnings
@@ -422,6 +437,41 @@ def test_folders_of_one_name_in_two_exports_do_not_replace_each_other(tmp_path, 
     shutil.rmtree(tmp_path / "export")
     (tmp_path / "other").rename(tmp_path / "export")
     assert run().imported == ("A-0001",)
+
+
+def test_another_place_is_told_by_bytes_and_not_by_size_and_time(tmp_path, run):
+    """Archives are unpacked with fixed times, and uncompressed images of one grid have one size."""
+    first, second = (tmp_path / name / "pt_1" for name in ("export", "other"))
+    write_case(first)
+    run()
+    shutil.copytree(first, second)
+    report = import_folder(tmp_path / "other", tmp_path / "cases", CONFIG, "A")
+    assert (report.skipped, report.refused) == (("A-0001",), ())
+    image = second / "ct.nii.gz"
+    status, data = image.stat(), bytearray(image.read_bytes())
+    data[4] ^= 1  # the time in gzip's header
+    image.write_bytes(data)
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert image.stat().st_size == status.st_size
+    report = import_folder(tmp_path / "other", tmp_path / "cases", CONFIG, "A")
+    assert (report.skipped, report.imported) == ((), ())
+    ((name, reason),) = report.refused
+    assert (name, reason.partition(" differs")[0]) == ("pt_1", f"what lies at {second}")
+
+
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_an_import_from_another_folder_gives_no_second_pseudonyms(tmp_path, run, is_copy):
+    write_case(tmp_path / "export" / "deep" / "pt_1")
+    run()
+    if is_copy:
+        shutil.copytree(tmp_path / "export" / "deep", tmp_path / "copy")
+    write_case(tmp_path / ("copy" if is_copy else "export/deep") / "pt_2", array=HU + 1)
+    source = tmp_path / ("copy" if is_copy else "export/deep")
+    report = import_folder(source, tmp_path / "cases", CONFIG, "A")
+    assert report.imported == ("A-0002",)
+    ((name, reason),) = report.refused
+    told = f"its {'files were' if is_copy else 'folder was'} imported before as A-0001, as 'deep/pt_1' from "
+    assert (name, reason.partition(str(tmp_path))[0]) == ("pt_1", told)
 
 
 def test_the_sites_own_cases_are_not_imported_again(tmp_path):

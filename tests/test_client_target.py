@@ -92,7 +92,8 @@ def test_what_a_model_wrote_is_no_target():
 
 NODES = ("GTVn", "GTVnd", "GTVnR", "GTVndL", "GTVn1", "GTV_N", "GTV-N", "GTV-nd", "GTV_N_R", "GTVln", "GTV_LN",
          "GTV_LN_L", "GTVrn", "GTVrpn", "GTV-RPLN", "GTVtn", "GTVpnd", "GTVnx+nd", "GTVnodal", "gtvnode", "GTV node",
-         "GTV nodes R", "GTV LN", "GTV right LN", "GTV lymph", "GTV neck", "GTV T+N", "GTV Nd", "GTV IIa nodes")  # fmt: skip
+         "GTV nodes R", "GTV LN", "GTV right LN", "GTV lymph", "GTV neck", "GTV T+N", "GTV Nd",
+         "GTV IIa nodes")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NODES)
