@@ -33,11 +33,12 @@ class CaseStore:
     """The cases of a site as far as they are imported."""
 
     def __init__(self, folder: Path, site: str) -> None:
-        """Reads what is there; InputError: index or pseudonyms are damaged."""
+        """Reads what is there; InputError: index or pseudonyms are damaged, or may not be read."""
         self.folder = folder
         self.site = site
-        self.pseudonyms = Pseudonyms.load(folder)
-        entries = read_index(folder) if (folder / INDEX_NAME).exists() else ()
+        with _allowed(folder):
+            self.pseudonyms = Pseudonyms.load(folder)
+            entries = read_index(folder) if (folder / INDEX_NAME).exists() else ()
         self.entries = {entry.case_id: entry for entry in entries}
         for entry in entries:
             if STAGE in entry.info:
@@ -209,32 +210,42 @@ def opened(folder: Path, site: str) -> Iterator[CaseStore]:
     """Gives the store to one import or removal at a time, and leaves a folder behind only if there are cases in it.
 
     Raises:
-        InputError: index or pseudonyms are damaged, or the folder cannot be one.
-        WorkError: another import is at work here, or the folder cannot be written.
+        InputError: index or pseudonyms are damaged, or the folder cannot be one, or may not be written.
+        WorkError: another import is at work here.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with _allowed(folder):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        private_folder(folder)
-        with _alone(folder):
-            _recover(folder)
-            try:
-                yield CaseStore(folder, site)
-            finally:
+        with _allowed(folder):
+            private_folder(folder)
+            with _alone(folder):
                 _recover(folder)
+                try:
+                    yield CaseStore(folder, site)
+                finally:
+                    _recover(folder)
     except (FileExistsError, NotADirectoryError) as error:
         told = f"{folder}: is a file, or lies in one; expected a folder; correct `cases` in site.yaml"
         raise InputError(told) from error
-    except PermissionError as error:
-        if not Path(str(error.filename)).is_relative_to(folder):
-            raise
-        raise WorkError(
-            f"{error.filename}: this account may not write it; expected its own folder; give it the folder, or name "
-            "another as `cases` in site.yaml"
-        ) from error
     finally:
         for path in made:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
+
+
+@contextmanager
+def _allowed(folder: Path) -> Iterator[None]:
+    """Makes an InputError of what the system denies of the folder, in it or above it."""
+    try:
+        yield
+    except PermissionError as error:
+        denied = Path(str(error.filename))
+        if not (denied.is_relative_to(folder) or folder.is_relative_to(denied)):
+            raise
+        raise InputError(
+            f"{denied}: this account may not read or write it; expected its own folder; give it the folder, or name "
+            "another as `cases` in site.yaml"
+        ) from error
 
 
 def write_case(loaded: LoadedCase, folder: Path) -> None:

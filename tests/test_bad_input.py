@@ -88,7 +88,7 @@ def folder_without_ct(work, write_ct, write_structures):
 
 
 def test_import_of_a_folder_without_ct(refused, site_yaml, folder_without_ct):
-    assert "no CT among 1 files" in refused(site_main, "import", folder_without_ct)
+    assert "no CT among 1 file;" in refused(site_main, "import", folder_without_ct)
 
 
 def test_segment_of_a_folder_without_ct(tmp_path, refused, folder_without_ct, write_model):

@@ -89,8 +89,26 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(WorkError, match=f"{tmp_path / 'cases'}: this account may not write it"):
-        opened(tmp_path / "cases", "A").__enter__()
+    for place, denied in {"cases": "cases", "new/cases": "new"}.items():
+        with pytest.raises(InputError, match=f"^{tmp_path / denied}: this account may not read or write it; "):
+            opened(tmp_path / place, "A").__enter__()
+
+
+@pytest.mark.parametrize("name", ["stat", "read_bytes"])
+def test_a_folder_that_may_not_be_read_is_named_in_a_dry_run_too(tmp_path, write_case, run, monkeypatch, name):
+    write_case("p1")
+    run()
+    own, there = getattr(Path, name), tmp_path / "cases" / "pseudonyms.json"
+
+    def refuse(path, **more):
+        if path == there:
+            raise PermissionError(13, "Permission denied", str(path))
+        return own(path, **more)
+
+    monkeypatch.setattr(Path, name, refuse)
+    for dry_run in (True, False):
+        with pytest.raises(InputError, match=f"^{there}: this account may not read or write it; expected its own"):
+            run(dry_run=dry_run)
 
 
 def test_stages_are_noted_without_reading_the_cases_again_and_stay(tmp_path, write_case, run):
