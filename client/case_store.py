@@ -12,11 +12,12 @@ from typing import Any
 from client.exports import ExportedCase
 from client.loaded_case import TRUTH_NAME, LoadedCase
 from client.nifti_case import NiftiCase
-from client.pseudonyms import KnownCase, Pseudonyms
+from client.pseudonyms import FILE_NAME, KnownCase, Pseudonyms
 from common.atomic import OWNERS
 from common.dataset import INDEX_NAME, CaseEntry, read_index, write_index
 from common.errors import InputError, WorkError
 from common.private import close_to_others, private_folder, share_like
+from common.text import counted
 from common.volume import write_nifti
 
 IMAGE_NAMES = ("image.nii.gz", "contrast.nii.gz")
@@ -32,17 +33,35 @@ class CaseStore:
     """The cases of a site as far as they are imported."""
 
     def __init__(self, folder: Path, site: str) -> None:
-        """Reads what is there; InputError: index or pseudonyms are damaged."""
+        """Reads what is there; InputError: index or pseudonyms are damaged, or may not be read."""
         self.folder = folder
         self.site = site
-        self.pseudonyms = Pseudonyms.load(folder)
-        entries = read_index(folder) if (folder / INDEX_NAME).exists() else ()
+        with _allowed(folder):
+            self.pseudonyms = Pseudonyms.load(folder)
+            entries = read_index(folder) if (folder / INDEX_NAME).exists() else ()
         self.entries = {entry.case_id: entry for entry in entries}
+        for entry in entries:
+            if STAGE in entry.info:
+                self.pseudonyms.stages.setdefault(entry.patient_id, entry.info[STAGE])
 
     @property
     def staging(self) -> Path:
         """Where this process's unfinished cases lie."""
         return self.folder / f"{STAGING}{os.getpid()}"
+
+    def check_whole(self) -> None:
+        """Raises InputError if the index lists cases that the pseudonyms do not know: their names would be given again.
+
+        A case is written to the pseudonyms before it is to the index, whoever stops an import.
+        """
+        known = {case.case_id for case in self.pseudonyms.cases.values()}
+        lost = [case_id for case_id in self.entries if case_id not in known]
+        if lost:
+            raise InputError(
+                f"{self.folder / FILE_NAME}: does not say whose {counted(len(lost), 'case')} of {INDEX_NAME} are, "
+                f"such as {lost[0]}, and another patient could get that name; expected all; restore it from a backup, "
+                "or import into an empty folder (`cases` in site.yaml)"
+            )
 
     def known(self, case: ExportedCase) -> KnownCase | None:
         """Returns an earlier import of the case that is in the index."""
@@ -79,19 +98,30 @@ class CaseStore:
     def check_source(self, case: ExportedCase) -> None:
         """Raises InputError rather than let another patient's case replace one that was imported before.
 
-        A NIfTI folder is known by its name, which another export may use for somebody else: it must stay where it was.
-        A DICOM series must keep its patient.
+        A NIfTI folder is known by its name, which another export may use for somebody else: it must stay where it was,
+        or hold the same files. One that holds those of a case of another name is the same patient, and gets no second
+        pseudonym. A DICOM series must keep its patient.
         """
         known = self.pseudonyms.cases.get(case.key)
-        if known is None:
-            return
         if isinstance(case, NiftiCase):
-            _check_place(case, known)
-        elif self.pseudonyms.patients.get(case.patient_key) != known.patient_id:
+            _check_place(case, known) if known else self._check_new(case)
+        elif known and self.pseudonyms.patients.get(case.patient_key) != known.patient_id:
             raise InputError(
-                f"{case.name}: its series was imported before as {known.case_id}, from {known.source}, with another "
+                f"its series was imported before as {known.case_id}, from {known.source}, with another "
                 "PatientID; expected a series to keep its patient; export it with the PatientID that it had, or with a "
                 "SeriesInstanceUID of its own if it is another patient's"
+            )
+
+    def _check_new(self, case: NiftiCase) -> None:
+        """Raises InputError if the case is known by another name: its import began elsewhere, or it is a copy."""
+        nifti = {key: known for key, known in self.pseudonyms.cases.items() if known.files}
+        there = [key for key, known in nifti.items() if known.source == _origin(case)]
+        digest = case.digest() if nifti and not there else ""
+        for key in there or [key for key, known in nifti.items() if known.files == digest]:
+            raise InputError(
+                f"its {'folder was' if there else 'files were'} imported before as {nifti[key].case_id}, as {key!r} "
+                f"from {nifti[key].source}; expected one name for a case, which is its path below the folder given; "
+                "import the folder that was imported then, or give this case another place if it is another patient"
             )
 
     def add(
@@ -105,15 +135,17 @@ class CaseStore:
         case_id = self.pseudonyms.case_id(case.key, patient_id)
         self._put(staged, case_id)
         self.pseudonyms.patients[case.patient_key] = patient_id
-        self.pseudonyms.cases[case.key] = KnownCase(case_id, patient_id, _origin(case), *content)
+        self.pseudonyms.cases[case.key] = KnownCase(
+            case_id, patient_id, _origin(case), *content, case.digest() if isinstance(case, NiftiCase) else ""
+        )
         self.pseudonyms.save(self.folder)
-        earlier = self.entries[case_id].info if case_id in self.entries else {}
+        stage = self.pseudonyms.stages.get(patient_id)
         self.entries[case_id] = CaseEntry(
             case_id=case_id,
             patient_id=patient_id,
             images=tuple(f"{case_id}/{name}" for name in IMAGE_NAMES[:num_images]),
             label=f"{case_id}/{LABEL_NAME}",
-            info=dict(info) | {key: value for key, value in earlier.items() if key == STAGE},
+            info=dict(info) | ({STAGE: stage} if stage else {}),
         )
         write_index(self.folder, self.entries.values())
         return case_id
@@ -148,7 +180,11 @@ class CaseStore:
 
     def set_stages(self, stages: Mapping[str, str]) -> None:
         """Notes the stages of patients by their keys in the exports; of others, what was noted stays."""
-        by_pseudonym = {self.pseudonyms.patients.get(key): stage for key, stage in stages.items()}
+        patients = self.pseudonyms.patients
+        by_pseudonym = {patients[key]: stage for key, stage in stages.items() if key in patients}
+        if by_pseudonym.items() - self.pseudonyms.stages.items():
+            self.pseudonyms.stages |= by_pseudonym
+            self.pseudonyms.save(self.folder)
         staged = {
             case_id: replace(entry, info=entry.info | {STAGE: by_pseudonym[entry.patient_id]})
             for case_id, entry in self.entries.items()
@@ -174,32 +210,42 @@ def opened(folder: Path, site: str) -> Iterator[CaseStore]:
     """Gives the store to one import or removal at a time, and leaves a folder behind only if there are cases in it.
 
     Raises:
-        InputError: index or pseudonyms are damaged, or the folder cannot be one.
-        WorkError: another import is at work here, or the folder cannot be written.
+        InputError: index or pseudonyms are damaged, or the folder cannot be one, or may not be written.
+        WorkError: another import is at work here.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with _allowed(folder):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        private_folder(folder)
-        with _alone(folder):
-            _recover(folder)
-            try:
-                yield CaseStore(folder, site)
-            finally:
+        with _allowed(folder):
+            private_folder(folder)
+            with _alone(folder):
                 _recover(folder)
+                try:
+                    yield CaseStore(folder, site)
+                finally:
+                    _recover(folder)
     except (FileExistsError, NotADirectoryError) as error:
         told = f"{folder}: is a file, or lies in one; expected a folder; correct `cases` in site.yaml"
         raise InputError(told) from error
-    except PermissionError as error:
-        if not Path(str(error.filename)).is_relative_to(folder):
-            raise
-        raise WorkError(
-            f"{error.filename}: this account may not write it; expected its own folder; give it the folder, or name "
-            "another as `cases` in site.yaml"
-        ) from error
     finally:
         for path in made:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
+
+
+@contextmanager
+def _allowed(folder: Path) -> Iterator[None]:
+    """Makes an InputError of what the system denies of the folder, in it or above it."""
+    try:
+        yield
+    except PermissionError as error:
+        denied = Path(str(error.filename))
+        if not (denied.is_relative_to(folder) or folder.is_relative_to(denied)):
+            raise
+        raise InputError(
+            f"{denied}: this account may not read or write it; expected its own folder; give it the folder, or name "
+            "another as `cases` in site.yaml"
+        ) from error
 
 
 def write_case(loaded: LoadedCase, folder: Path) -> None:
@@ -252,11 +298,11 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _check_place(case: NiftiCase, known: KnownCase) -> None:
     place = _origin(case)
-    if known.source == place:
+    if known.source == place or (known.files and known.files == case.digest()):
         return
     gone = "" if Path(known.source).exists() else ", where it is no longer"
     raise InputError(
-        f"{case.name} at {place} differs from what was imported as {known.case_id} from {known.source}{gone}; expected "
+        f"what lies at {place} differs from what was imported as {known.case_id} from {known.source}{gone}; expected "
         "one place for a case; rename the new folder if it is another patient, put it in the old one's place if it is "
         "the same"
     )

@@ -98,7 +98,9 @@ def _place(kit: Path, config: Path) -> None:
 
 @app.command("import")
 def import_cases(
-    source: Annotated[Path, typer.Argument(help="An export: DICOM CT + RTSTRUCT, or NIfTI case folders.")],
+    source: Annotated[
+        Path, typer.Argument(readable=False, help="An export: DICOM CT + RTSTRUCT, or NIfTI case folders.")
+    ],
     config: ConfigOption = SITE_YAML,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read all, show the plan, write nothing.")] = False,
     list_all: Annotated[bool, typer.Option("--list", help="Show what was found in every case.")] = False,
@@ -187,8 +189,9 @@ def _wide_console() -> "Console":
 def _open_warning(still_open: list[Path]) -> list[str]:
     if not still_open:
         return []
+    more = f", and {len(still_open) - 1} more" if still_open[1:] else ""
     return [
-        f"{still_open[0]}: other users of this machine can reach it, and {len(still_open) - 1} more; expected modes "
+        f"{still_open[0]}: other users of this machine can reach it{more}; expected modes "
         "0700 and 0600; let their owner run chmod -R go= on the folder, or use a disk that keeps modes"
     ]
 

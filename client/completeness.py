@@ -6,32 +6,34 @@ from pathlib import Path
 from client.pairing import Pairing
 from common.errors import LabelError
 from common.rtstruct import Structure, contour_images
+from common.text import counted
 
 WHOLE = "copy damaged files again, or export the series whole"
 
 
-def lost_images(pairings: Sequence[Pairing], num_slices: int, num_unread: int) -> tuple[str, ...]:
-    """Returns a warning if a CT is, or may be, shorter than the one that was contoured.
+def lost_images(pairings: Sequence[Pairing], num_unread: int) -> tuple[str, ...]:
+    """Returns a warning if a CT is, or may be, shorter than the one that was contoured, or its contours be old.
+
+    A structure set may list a part of its CT alone, so that a lost end slice need not be missed.
 
     Args:
         pairings: of its structure sets.
-        num_slices: that can be read.
-        num_unread: files in its folder that cannot be read.
+        num_unread: files in its folder, or a structure set's, that cannot be read.
     """
     most = max(pairings, key=lambda pairing: pairing.num_lost)
+    told = []
     if most.num_lost:
-        return (
+        told.append(
             f"its structure set lists {most.num_there + most.num_lost} images of this CT, and {most.num_there} of them "
-            f"can be read; expected all; the CT is shorter than it was, though not at the target; if that matters, "
-            f"{WHOLE}",
+            "can be read: the CT is shorter than it was, though not at the target"
         )
-    if num_unread and not any(pairing.num_there for pairing in pairings):
-        files = f"{num_unread} file{'' if num_unread == 1 else 's'}"
-        return (
-            f"{files} beside its {num_slices} slices cannot be read, and its structure set does not list its images; "
-            f"the first or last slices may be missing; {WHOLE}, or move what is no slice elsewhere",
+    if num_unread:
+        told.append(
+            f"{counted(num_unread, 'file')} beside its slices or structure set cannot be read: the first or last "
+            "slices, or a newer structure set, may be missing"
         )
-    return ()
+    remedy = f"{WHOLE}, or move elsewhere what is neither" if num_unread else f"if that matters, {WHOLE}"
+    return (f"{', and '.join(told)}; expected all; {remedy}",) if told else ()
 
 
 def check_drawn_on(path: Path, target: Structure, sop_uids: Collection[str]) -> None:

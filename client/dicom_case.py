@@ -17,7 +17,7 @@ from client.loaded_case import (
     read_truth,
 )
 from client.scanner_names import known_kernel, known_manufacturer
-from client.target import choose_target, list_structures, without_copies
+from client.target import choose_target, list_structures, second_choice, without_copies, without_models
 from common.alignment import described
 from common.config import IngestConfig, fingerprint
 from common.dicom import CtSeries, read_ct_series
@@ -85,7 +85,7 @@ class DicomCase:
 
     def load(self, config: IngestConfig, tell: Tell) -> LoadedCase:
         """Reads the target, then the images; ImageError or LabelError."""
-        path, target, copies = self._target(config, tell)
+        path, target, remarks = self._target(config, tell)
         if self.refusal:
             raise InputError(self.refusal)
         plain = read_ct_series(self.ct_files)
@@ -102,16 +102,18 @@ class DicomCase:
             label=Volume(mask.astype(np.uint8), geometry),
             truth=read_truth(self.truth, geometry),
             info=grid_info(geometry) | _scanner(plain),
-            warnings=(*self.warnings, *copies, *drawn.remarks, *warnings),
+            warnings=(*self.warnings, *remarks, *drawn.remarks, *warnings),
         )
 
     def _target(self, config: IngestConfig, tell: Tell) -> tuple[Path, Structure, tuple[str, ...]]:
-        """Returns the file that holds the target, the target, and warnings of copies of structure sets."""
+        """Returns the file that holds the target, the target, and warnings of how it was chosen."""
         sets, copies = without_copies([read_rtstruct(path) for path in self.structure_sets])
         tell(list_structures(sets))
+        sets, models = without_models(sets, config.structures)
         target, found = choose_target(sets, config.structures, config.prefer_approved)
         tell(found)
-        return next(each.path for each in sets if target in each.structures), target, copies
+        path = next(each.path for each in sets if target in each.structures)
+        return path, target, (*copies, *models, *second_choice(sets, found, config.structures))
 
     def _check_contrast(self, contrast: Geometry, plain: Geometry) -> None:
         if self.drawn_on_contrast and not contrast.matches(plain, GRID_TOLERANCE_MM):

@@ -15,6 +15,7 @@ from client.series import Series, list_series, shown
 from common.config import IngestConfig
 from common.dicom import scan_folder
 from common.errors import ImageError, InputError
+from common.text import counted
 
 ExportedCase = DicomCase | NiftiCase
 
@@ -63,7 +64,7 @@ def find_cases(source: Path, config: IngestConfig, own: Path | None = None) -> E
     beside = Counter(path.parent for path, _ in found.unreadable)
     dicom = [_dicom_case(series[uid], drawn[uid], images[uid], beside, refusals.get(uid, "")) for uid in drawn]
     used = {each.uid for chosen in images.values() for each in (chosen.plain, chosen.contrast) if each} | set(drawn)
-    left_out, without = _undrawn(series, used)
+    left_out, without = _undrawn(series, used, beside)
     return Export((*dicom, *nifti), (*refused, *without), left_out, unread)
 
 
@@ -71,10 +72,11 @@ def _nothing(source: Path, num_files: int, unread: Sequence[tuple[str, str, bool
     """Returns why an export without a case is refused: what could not be read may be what is missing."""
     if unread:
         name, reason, _ = unread[0]
-        return f"{source}: no CT among {num_files} files; {len(unread)} could not be read, such as {name}: {reason}"
+        found = counted(num_files, "file")
+        return f"{source}: no CT among {found}; {len(unread)} could not be read, such as {name}: {reason}"
     return (
-        f"{source}: no CT among {num_files} files; expected DICOM CT slices or <case>/{config.image_name}; export the "
-        "planning CT into this folder"
+        f"{source}: no CT among {counted(num_files, 'file')}; expected DICOM CT slices or <case>/{config.image_name}; "
+        "export the planning CT into this folder"
     )
 
 
@@ -98,7 +100,7 @@ def _pair_all(
     refused = []
     for path, patient_id in patients.items():
         try:
-            pairing = pair(path, patient_id, series, config.structures)
+            pairing = pair(path, patient_id, series, config)
         except Exception as error:
             reason = str(error) if isinstance(error, InputError) else unexpected(error)
             refused.append((shown(path, source), reason))
@@ -121,10 +123,10 @@ def _images(
     return images, refusals
 
 
-def _dicom_case(series: Series, drawn: _Drawn, images: Images, beside: Mapping[Path, int], refusal: str) -> DicomCase:
+def _dicom_case(series: Series, drawn: _Drawn, images: Images, beside: Counter[Path], refusal: str) -> DicomCase:
     """`beside` counts by folder what could not be read."""
-    num_unread = sum(beside[folder] for folder in {path.parent for path in series.files} if folder in beside)
-    lost = lost_images(drawn.pairings, len(series.files), num_unread)
+    num_unread = sum(beside[folder] for folder in {path.parent for path in (*series.files, *drawn.paths)})
+    lost = lost_images(drawn.pairings, num_unread)
     return DicomCase(
         name=series.name,
         key=series.uid,
@@ -139,18 +141,30 @@ def _dicom_case(series: Series, drawn: _Drawn, images: Images, beside: Mapping[P
     )
 
 
-def _undrawn(series: Mapping[str, Series], used: set[str]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+def _undrawn(
+    series: Mapping[str, Series], used: set[str], beside: Counter[Path]
+) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Returns warnings for series beside their patient's drawn one, and refusals for patients with none drawn."""
     patients = {series[uid].patient_key for uid in used}
     rest = [each for uid, each in series.items() if uid not in used]
-    beside = [
+    left_out = [
         f"{each.name}: left out, no RTSTRUCT refers to it; export one that does if it shall be a case too"
         for each in rest
         if each.patient_key in patients
     ]
     without = [
-        (each.name, "no RTSTRUCT refers to this CT series; expected one with the target; export it with the CT")
+        (each.name, f"no RTSTRUCT refers to this CT series{_may_be(beside[each.files[0].parent])} with the CT")
         for each in rest
         if each.patient_key not in patients
     ]
-    return tuple(beside), tuple(without)
+    return tuple(left_out), tuple(without)
+
+
+def _may_be(num_unread: int) -> str:
+    """Returns what is expected in words, and that it may lie there, unreadable."""
+    if not num_unread:
+        return "; expected one with the target; export it"
+    return (
+        f", but {counted(num_unread, 'file')} beside it cannot be read; expected one with the target; copy what cannot "
+        "be read again, or export the RTSTRUCT"
+    )

@@ -54,7 +54,7 @@ def import_folder(
 
     Raises:
         ImageError: there is no such folder, or nothing in it that could be a case.
-        InputError: the cases folder's index or pseudonyms are damaged.
+        InputError: the cases folder's index or pseudonyms are damaged, or these do not know all cases of that.
         WorkError: another import is at work in the folder, the disk is full, or a process was ended by the system.
     """
     cases = Path(cases)
@@ -66,6 +66,7 @@ def import_folder(
     lines += [CaseLine(name, "refused", reason) for name, reason in export.refused]
     warnings = list(export.warnings)
     with _store(cases, site, dry_run) as store:
+        store.check_whole()
         plans = [_plan(case, store, config) for case in export.cases]
         jobs = [_job(number, plan, store, config, dry_run, list_all) for number, plan in enumerate(plans)]
         with closing(run_jobs(jobs, num_processes or suitable_processes(jobs))) as outcomes:
@@ -104,14 +105,13 @@ class _Plan:
 
 def _plan(case: ExportedCase, store: CaseStore, config: IngestConfig) -> _Plan:
     content = _content(case, config)
+    try:
+        store.check_source(case)
+    except InputError as error:
+        return _Plan(case, "refused", content, str(error))
     if store.is_unchanged(case, content, case.looked_for(config), lambda: _target(case, config)):
         return _Plan(case, "unchanged", content)
     removed = store.removed(case)
-    if removed is None or removed.content != content:
-        try:
-            store.check_source(case)
-        except InputError as error:
-            return _Plan(case, "refused", content, str(error))
     if removed is not None:
         return _Plan(case, "removed", content, _on_purpose(removed))
     return _Plan(case, "changed" if store.known(case) else "new", content)

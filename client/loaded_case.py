@@ -13,6 +13,7 @@ from common.alignment import described
 from common.config import IngestConfig
 from common.errors import ImageError, LabelError
 from common.gaps import WIDEST_GAP_MM, interpolate_gaps, num_empty_slices
+from common.text import counted
 from common.volume import Geometry, Volume, index_to_patient, read_nifti
 
 TRUTH_NAME = "truth.nii.gz"
@@ -55,20 +56,22 @@ def bridged(
 ) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
     """Returns the mask (slice, row, column), its gaps filled if `config` asks for it, and a warning if it has gaps."""
     num_empty = num_empty_slices(mask)
-    if num_empty and config.interpolate_gaps:
-        mask = interpolate_gaps(mask, geometry)
-        num_left = num_empty_slices(mask)
-        return mask, (
-            f"{num_empty - num_left} slices without a contour were filled between their neighbours"
+    if not num_empty:
+        return mask, ()
+    filled = interpolate_gaps(mask, geometry)
+    num_left = num_empty_slices(filled)
+    if config.interpolate_gaps and num_left < num_empty:
+        return filled, (
+            f"{counted(num_empty - num_left, 'slice')} without a contour were filled between their neighbours"
             + (f", {num_left} stay empty in gaps wider than {WIDEST_GAP_MM:g} mm" if num_left else "")
             + "; see them in the pictures of the check",
         )
-    if num_empty:
-        return mask, (
-            f"{num_empty} of the slices that the target spans have no contour; expected one on each, unless there are "
-            "two targets; draw what was skipped, or set ingest.interpolate_gaps in site.yaml, and import again",
-        )
-    return mask, ()
+    fillable = ", or set ingest.interpolate_gaps in site.yaml," if num_left < num_empty else ""
+    wide = "" if fillable else f", in gaps wider than {WIDEST_GAP_MM:g} mm, which are never filled"
+    return mask, (
+        f"{num_empty} of the slices that the target spans have no contour{wide}; expected one on each, unless there "
+        f"are two targets; draw what was skipped{fillable} and import again",
+    )
 
 
 def check_same_grid(image: Geometry, label: Geometry, label_name: str, image_name: str) -> None:

@@ -1,5 +1,6 @@
 """One case of a NIfTI export: a folder with an image, a second one if there is one, and their label."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,18 @@ class NiftiCase:
         """The images in words."""
         names = (self.config.image_name, self.config.contrast_name)
         return " + ".join(name for name in names if name and (self.folder / name).is_file())
+
+    def digest(self) -> str:
+        """Returns a hash of the files' names and bytes; InputError: one cannot be read."""
+        hashed = hashlib.sha256()
+        for path in self.files:
+            try:
+                with path.open("rb") as file:
+                    hashed.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            except OSError as error:
+                told = f"{path}: cannot be read ({error.strerror}); let your account read it, then import again"
+                raise InputError(told) from error
+        return hashed.hexdigest()
 
     def decided_by(self, config: IngestConfig) -> tuple[str, ...]:
         """What decides what becomes of the files: which of them is what."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from client.series import Series
 from client.target import candidates
+from common.config import IngestConfig
 from common.errors import LabelError
 from common.rtstruct import References, contour_images, read_references, read_rtstruct
 
@@ -32,12 +33,13 @@ class Pairing:
     """Those that are not, unless all are: then the list is wrong."""
 
 
-def pair(path: Path, patient_id: str, series: Mapping[str, Series], patterns: Sequence[str]) -> Pairing:
+def pair(path: Path, patient_id: str, series: Mapping[str, Series], config: IngestConfig) -> Pairing:
     """Returns the series that the structure set in `path` was drawn on.
 
     The series that it names decides. Where it names several, those that its contours' image references name; where that
     leaves several, or it names none that is there, the frame of reference and the place: the target's contours (all
-    contours, if no name matches `patterns`) lie within the series.
+    contours, if no name matches `ingest.structures`) lie within the series. Where a plain and contrast-enhanced CTs, by
+    `ingest.contrast`, lie there, it is the plain one, whose grid the target gets.
 
     Raises:
         LabelError: no series fits, or several; or the file is no RTSTRUCT.
@@ -61,7 +63,7 @@ def pair(path: Path, patient_id: str, series: Mapping[str, Series], patterns: Se
             f"has the frame of reference of {_names(in_frame)}, which is another patient's; expected one PatientID in "
             "both; export the CT that it was drawn on"
         )
-    found = _in_place(path, own, patterns)
+    found = _in_place(path, own, config)
     warning = (
         f"{path.name} refers to CT series {told}, which is not in the export; paired with {found.uid} by frame of "
         "reference and position; see that it was drawn on this CT, else leave it out of the export"
@@ -89,12 +91,14 @@ def _by_contours(path: Path, patient_id: str, named: Sequence[Series], reference
     )
 
 
-def _in_place(path: Path, in_frame: Sequence[Series], patterns: Sequence[str]) -> Series:
-    """Returns the only series in the frame of reference that the contours lie in."""
-    points = _points(path, patterns)
+def _in_place(path: Path, in_frame: Sequence[Series], config: IngestConfig) -> Series:
+    """Returns the only series, or only plain one, in the frame of reference that the contours lie in."""
+    points = _points(path, config.structures)
     around = [each for each in in_frame if each.extent is None or each.extent.holds(points)]
-    if len(around) == 1:
-        return around[0]
+    plain = [each for each in around if not each.described_as(config.contrast)]
+    for fitting in (around, plain):
+        if len(fitting) == 1:
+            return fitting[0]
     if around:
         raise LabelError(
             f"fits {len(around)} CT series: {_names(around)}; expected one; export only the series it was drawn on"

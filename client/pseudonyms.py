@@ -8,6 +8,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from common.atomic import OWNERS, write_bytes_atomically
 from common.errors import InputError
+from common.text import counted
 
 FILE_NAME = "pseudonyms.json"
 
@@ -28,6 +29,9 @@ class KnownCase:
     """Hash of what the configuration calls the target."""
     target: str = ""
     """Hash of the target that was chosen by it."""
+    files: str = ""
+    """Hash of the bytes of a NIfTI case's files: another place may hold the same, or others of equal size and time.
+    Empty for DICOM, whose series tell who they are."""
     removed: bool = False
     """Taken out on purpose: an import does not bring it back."""
 
@@ -40,6 +44,8 @@ class Pseudonyms:
 
     patients: dict[str, str] = field(default_factory=dict)
     cases: dict[str, KnownCase] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+    """Of patients by pseudonym, as far as they were given: they outlast a case that is taken out."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -51,8 +57,8 @@ class Pseudonyms:
             return TypeAdapter(cls).validate_json(path.read_bytes())
         except ValidationError as error:
             raise InputError(
-                f"{path}: damaged ({error.error_count()} faults); expected patients and cases; restore it from a "
-                "backup, or import into an empty folder"
+                f"{path}: damaged ({counted(error.error_count(), 'fault')}); expected patients and cases; restore it "
+                "from a backup, or import into an empty folder"
             ) from error
 
     def save(self, folder: Path) -> None:

@@ -49,7 +49,7 @@ def gone(places: CasePlaces, case_ids: Sequence[str]) -> tuple[str, ...]:
 def remove_cases(places: CasePlaces, case_ids: Sequence[str]) -> tuple[str, ...]:
     """Takes cases out, what was cached of them too, and the page that pictured them.
 
-    A patient's pseudonym and part of the split stay noted. Stopped in between, it goes on when called again.
+    A patient's pseudonym, stage and part of the split stay noted. Stopped in between, it goes on when called again.
 
     Returns:
         Those that a later import cannot know: no import made them.

@@ -62,6 +62,40 @@ def without_copies(sets: Sequence[RtStruct]) -> tuple[tuple[RtStruct, ...], tupl
     return tuple(kept), tuple(notes)
 
 
+def without_models(sets: Sequence[RtStruct], patterns: Sequence[str]) -> tuple[tuple[RtStruct, ...], tuple[str, ...]]:
+    """Returns the structure sets without those that a model wrote, where others hold a candidate, and a line for each.
+
+    Where none does, the model's stay, and are refused as targets by their name.
+    """
+    drawn = tuple(each for each in sets if not each.by_model)
+    if not any(candidates(each.structures, patterns) for each in drawn):
+        return tuple(sets), ()
+    return drawn, tuple(
+        f"{place(each)} was written by fedgtv-site segment and counts for nothing beside what was drawn; leave it out "
+        "of the export"
+        for each in sets
+        if each.by_model
+    )
+
+
+def second_choice(sets: Sequence[RtStruct], found: Found, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Returns a warning if the target that was found may be the nodes, and the tumour missing.
+
+    That is where not the first pattern chose it, or where another structure that could have come first is empty.
+    """
+    number = tuple(patterns).index(found.pattern)
+    named = [each for each_set in sets for each in each_set.structures if each.name != found.chosen]
+    empty = [each.name for each in named if not each.contours and _first_match(each.name, patterns[: number + 1])]
+    why = [f"no drawn structure matches {' or '.join(map(repr, patterns[:number]))}"] if number else []
+    why += [f"{clean_text(name, None)!r} is empty" for name in dict.fromkeys(empty)]
+    if not why:
+        return ()
+    return (
+        f"the target is {found.chosen!r} by pattern {number + 1} of ingest.structures: {', '.join(why)}; expected the "
+        "primary tumour; look at it, then name the target exactly in the first pattern in site.yaml",
+    )
+
+
 def choose_target(
     sets: Sequence[RtStruct], patterns: Sequence[str], prefer_approved: bool = False
 ) -> tuple[Structure, Found]:

@@ -357,11 +357,16 @@ class RoundConfig(Frozen):
     """Number format of weights on the wire; aggregation is always fp32."""
 
 
+GTV_BUT_NODES = r"^gtv(?!(.*[^a-z])?[rpt]*l?n([^apx]|$))(?!.*(nod|lymph|neck))"
+"""Names that begin with GTV, but those of lymph nodes, such as GTVn, GTVnd, GTV-N, GTV_LN, GTVrpn or GTV node."""
+
+
 class IngestConfig(Frozen):
     """How an export becomes cases."""
 
-    structures: tuple[Pattern, ...] = Field(default=(r"^gtv[-_ ]?(nx|t|p)$", r"^gtv"), min_length=1)
-    """Ordered, case-insensitive patterns of ROI names; the first that matches exactly one ROI is the target."""
+    structures: tuple[Pattern, ...] = Field(default=(r"^gtv[-_ ]?(nx|t|p)$", GTV_BUT_NODES), min_length=1)
+    """Ordered, case-insensitive patterns of ROI names; the first that matches exactly one ROI is the target. Where it
+    is not the very first, the case has a warning."""
     prefer_approved: bool = False
     """Whether, of several structure sets of one CT that hold a target, the only approved one is taken; otherwise the
     case is refused."""

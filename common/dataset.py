@@ -18,6 +18,7 @@ from common.private import private_folder, private_mode
 
 INDEX_NAME = "cases.json"
 INDEX_VERSION = 1
+AGAIN = "restore it from a backup, or move it away and import every export again: cases keep their pseudonyms"
 Part = Literal["train", "validation", "test"]
 NOBODY: Mapping[str, Part] = MappingProxyType({})
 
@@ -64,11 +65,9 @@ def read_index(folder: Path) -> tuple[CaseEntry, ...]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); import cases into this folder first") from error
     except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); import the cases again") from error
+        raise InputError(f"{path}: not JSON ({error}); {AGAIN}") from error
     if not isinstance(data, dict) or data.get("version") != INDEX_VERSION or set(data) != {"version", "cases"}:
-        raise InputError(
-            f"{path}: not an index of version {INDEX_VERSION} with keys 'version' and 'cases'; import the cases again"
-        )
+        raise InputError(f"{path}: not an index of version {INDEX_VERSION} with keys 'version' and 'cases'; {AGAIN}")
     return _checked(data["cases"], path)
 
 
@@ -88,7 +87,7 @@ def _checked(cases: Any, path: Path) -> tuple[CaseEntry, ...]:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in fault["loc"]) or "cases"
-        raise InputError(f"{path}: cases.{where}: {fault['msg']}; import the cases again") from error
+        raise InputError(f"{path}: cases.{where}: {fault['msg']}; {AGAIN}") from error
     seen: set[str] = set()
     for entry in entries:
         if entry.case_id in seen:
@@ -100,7 +99,7 @@ def _checked(cases: Any, path: Path) -> tuple[CaseEntry, ...]:
 
 def _check_files(entry: CaseEntry, path: Path) -> None:
     if not entry.images:
-        raise InputError(f"{path}: case {entry.case_id!r} has no image; expected at least one; import it again")
+        raise InputError(f"{path}: case {entry.case_id!r} has no image; expected at least one; {AGAIN}")
     for name in (*entry.images, *([entry.label] if entry.label is not None else [])):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not name:
             raise InputError(

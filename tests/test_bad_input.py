@@ -81,14 +81,14 @@ def site_yaml(work):
 @pytest.fixture
 def folder_without_ct(work, write_ct, write_structures):
     slices = write_ct(work / "export" / "p1", np.zeros((3, 8, 9)))
-    write_structures(work / "export" / "p1" / "rt.dcm", slices, {"GTV": [TARGET]})
+    write_structures(work / "export" / "p1" / "rt.dcm", slices, {"GTVnx": [TARGET]})
     for path in (work / "export").rglob("ct-*.dcm"):
         path.unlink()
     return work / "export"
 
 
 def test_import_of_a_folder_without_ct(refused, site_yaml, folder_without_ct):
-    assert "no CT among 1 files" in refused(site_main, "import", folder_without_ct)
+    assert "no CT among 1 file;" in refused(site_main, "import", folder_without_ct)
 
 
 def test_segment_of_a_folder_without_ct(tmp_path, refused, folder_without_ct, write_model):
@@ -104,7 +104,7 @@ def test_segment_of_a_folder_without_ct(tmp_path, refused, folder_without_ct, wr
 def drawn_case(work, write_ct, write_structures):
     def write(name, contour):
         slices = write_ct(work / "export" / name, np.zeros((4, 24, 24)), PatientID=name)
-        write_structures(work / "export" / name / "rt.dcm", slices, {"GTV": [contour]})
+        write_structures(work / "export" / name / "rt.dcm", slices, {"GTVnx": [contour]})
 
     return write
 

@@ -1,6 +1,8 @@
 """The cases folder: one import at a time, stages, and nothing left where nothing was imported."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 
 from client.case_store import LOCK, opened
 from client.ingest import import_folder
-from common.config import IngestConfig
+from client.removal import CasePlaces, readmit_cases, remove_cases
+from common.config import IngestConfig, SiteConfig
 from common.dataset import read_index
 from common.errors import InputError, WorkError
 from common.volume import Geometry, Volume, write_nifti
@@ -22,7 +25,7 @@ def write_case(tmp_path):
     def write(name, value=1):
         folder = tmp_path / "export" / name
         folder.mkdir(parents=True, exist_ok=True)
-        write_nifti(Volume(np.full(GRID.size, value, np.int16), GRID), folder / "ct.nii.gz")
+        write_nifti(Volume(np.full(GRID.size, value + 100 * int(name[1:]), np.int16), GRID), folder / "ct.nii.gz")
         label = np.zeros(GRID.size, np.uint8)
         label[1, 1, 1] = 1
         write_nifti(Volume(label, GRID), folder / "gtv.nii.gz")
@@ -86,8 +89,26 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(WorkError, match=f"{tmp_path / 'cases'}: this account may not write it"):
-        opened(tmp_path / "cases", "A").__enter__()
+    for place, denied in {"cases": "cases", "new/cases": "new"}.items():
+        with pytest.raises(InputError, match=f"^{tmp_path / denied}: this account may not read or write it; "):
+            opened(tmp_path / place, "A").__enter__()
+
+
+@pytest.mark.parametrize("name", ["stat", "read_bytes"])
+def test_a_folder_that_may_not_be_read_is_named_in_a_dry_run_too(tmp_path, write_case, run, monkeypatch, name):
+    write_case("p1")
+    run()
+    own, there = getattr(Path, name), tmp_path / "cases" / "pseudonyms.json"
+
+    def refuse(path, **more):
+        if path == there:
+            raise PermissionError(13, "Permission denied", str(path))
+        return own(path, **more)
+
+    monkeypatch.setattr(Path, name, refuse)
+    for dry_run in (True, False):
+        with pytest.raises(InputError, match=f"^{there}: this account may not read or write it; expected its own"):
+            run(dry_run=dry_run)
 
 
 def test_stages_are_noted_without_reading_the_cases_again_and_stay(tmp_path, write_case, run):
@@ -100,6 +121,62 @@ def test_stages_are_noted_without_reading_the_cases_again_and_stay(tmp_path, wri
     write_case("p1", value=2)
     assert run().imported == ("A-0001",)
     assert stages(tmp_path / "cases") == {"A-0001": "T3", "A-0002": "T1"}
+
+
+def test_stages_outlast_a_removal(tmp_path, write_case, run):
+    write_case("p1")
+    run(stages={"p1": "T3"})
+    places = CasePlaces.of(SiteConfig(site="A"), tmp_path, tmp_path / "check.html")
+    remove_cases(places, ["A-0001"])
+    run(stages={"p1": "T4"})
+    readmit_cases(places, ["A-0001"])
+    assert run().imported == ("A-0001",)
+    assert stages(tmp_path / "cases") == {"A-0001": "T4"}
+
+
+def test_stages_that_stand_in_an_older_index_alone_stay(tmp_path, write_case, run):
+    write_case("p1")
+    run(stages={"p1": "T3"})
+    path = tmp_path / "cases" / "pseudonyms.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "stages"}))
+    write_case("p1", value=2)
+    assert run().imported == ("A-0001",)
+    assert stages(tmp_path / "cases") == {"A-0001": "T3"}
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_pseudonyms_that_do_not_know_all_cases_stop_the_import(tmp_path, write_case, run, dry_run, is_older):
+    """Another patient would be imported as A-0002, over the one who has that name, and with that one's stage."""
+    path = tmp_path / "cases" / "pseudonyms.json"
+    write_case("p1")
+    run()
+    older = path.read_bytes()
+    write_case("p2")
+    run(stages={"p1": "T1", "p2": "T3"})
+    path.write_bytes(older) if is_older else path.unlink()
+    shutil.rmtree(tmp_path / "export")
+    write_case("p9", value=9)
+    before = {each: each.read_bytes() for each in (tmp_path / "cases").rglob("*") if each.is_file()}
+    count = "1 case" if is_older else "2 cases"
+    with pytest.raises(
+        InputError, match=rf"pseudonyms\.json: does not say whose {count} of .*; restore it from a backup"
+    ):
+        run(dry_run=dry_run)
+    assert {each: each.read_bytes() for each in (tmp_path / "cases").rglob("*") if each.is_file()} == before
+
+
+def test_a_damaged_index_is_moved_away_and_comes_back_by_an_import(tmp_path, write_case, run):
+    for name in ("p1", "p2"):
+        write_case(name)
+    run(stages={"p2": "T2"})
+    path = tmp_path / "cases" / "cases.json"
+    path.write_text("{")
+    with pytest.raises(InputError, match="or move it away and import every export again: cases keep their pseudonyms"):
+        run()
+    path.unlink()
+    assert run().imported == ("A-0001", "A-0002")
+    assert stages(tmp_path / "cases") == {"A-0001": None, "A-0002": "T2"}
 
 
 def test_stages_of_nobody_are_told(write_case, run):

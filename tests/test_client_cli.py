@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 from client.case_store import opened
 from client.cli import main
 from client.contact import Contact
+from client.pseudonyms import KnownCase, Pseudonyms
 from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 
@@ -190,6 +192,8 @@ def test_a_pattern_that_is_no_regular_expression_is_named(tmp_path, site, export
 
 def test_import_closes_what_earlier_releases_left_open(tmp_path, site, make_site, monkeypatch):
     config = make_site(tmp_path / "A")
+    known = {name: KnownCase(name, name, "", "") for name in ("A-0001", "A-0002", "A-0003")}
+    Pseudonyms({name: name for name in known}, known).save(config.parent / "cases")
     write_nifti(Volume(np.zeros((2, 3, 4), np.int16), Geometry((2, 3, 4), (1.0, 1.0, 1.0))), tmp_path / "ct.nii.gz")
     left = [*(config.parent / "cases").rglob("*"), config.parent / "cases", config.parent / "state"]
     left[-1].mkdir()
@@ -200,7 +204,23 @@ def test_import_closes_what_earlier_releases_left_open(tmp_path, site, make_site
     (config.parent / "state").chmod(0o755)
     monkeypatch.setattr(os, "chmod", lambda *_: None)
     told = json.loads(site("import", tmp_path, "--config", config, "--json").out)["warnings"]
-    assert told[-1].startswith(f"{config.parent / 'state'}: other users of this machine can reach it, and 0 more;")
+    assert told[-1].startswith(f"{config.parent / 'state'}: other users of this machine can reach it; expected")
+
+
+def test_an_export_that_may_not_be_read_is_told_in_our_own_words(tmp_path, site, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "site.yaml").write_text("site: A")
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: Path(path).name != "closed")
+
+    def refuse(top, onerror, **_):
+        onerror(PermissionError(13, "Permission denied", str(top)))
+        return iter(())
+
+    monkeypatch.setattr("common.file_tree.os.walk", refuse)
+    ended = site("import", tmp_path / "closed", "--config", tmp_path / "site.yaml")
+    assert ended.code == 2
+    assert ended.err.startswith(f"error: {tmp_path / 'closed'}: cannot be read: permission denied; expected that your ")
+    assert ended.err.count("\n") == 1
 
 
 def test_remove_takes_cases_out_for_good_until_it_is_undone(tmp_path, site, export):

@@ -18,6 +18,7 @@ from common.config import IngestConfig
 from common.dataset import read_index
 from common.errors import ImageError, InputError, WorkError
 from common.file_tree import DENIED
+from common.rtstruct_writer import MANUFACTURER
 from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 CONFIG = IngestConfig()
@@ -195,6 +196,14 @@ def test_series_of_one_patient_share_the_patient(tmp_path, export, run):
     assert {entry.patient_id for entry in read_index(tmp_path / "cases")} == {"A-0001"}
 
 
+def test_a_patients_later_ct_gets_the_stage_that_was_given(tmp_path, export, run):
+    export("p1", ct={"PatientID": "same"})
+    run(stages={"same": "T3"})
+    export("p1-again", ct={"PatientID": "same"})
+    assert run().imported == ("A-0001-2",)
+    assert [entry.info["stage"] for entry in read_index(tmp_path / "cases")] == ["T3", "T3"]
+
+
 def test_wrong_series_reference_is_mended_by_frame_of_reference(export, run):
     export("p1", series_uid="1.2.3")
     report = run()
@@ -281,8 +290,68 @@ def test_the_only_approved_structure_set_is_taken_where_the_site_says_so(tmp_pat
     assert "2 structure sets of this CT hold a target" in run(IngestConfig(prefer_approved=True)).refused[0][1]
 
 
+def test_nodes_in_the_place_of_an_empty_tumour_are_told_or_not_taken(export, run):
+    export("p1", {"GTVnx": [], "GTVnd": [TARGET]})
+    export("p2", {"GTVnx": [], "GTV": [TARGET], "GTVnd": [TARGET + UP]})
+    report = run()
+    ((name, reason),) = report.refused
+    assert (name, report.imported) == ("p1/dicom", ("A-0001",))
+    assert "found 'GTVnd' (without contours: 'GTVnx'); " in reason
+    (warning,) = report.warnings
+    assert warning.startswith("p2/dicom: the target is 'GTV' by pattern 2 of ingest.structures: ")
+    (first, _) = run(IngestConfig(structures=(CONFIG.structures[0], "^gtvn"))).warnings
+    assert "the target is 'GTVnd' by pattern 2 of ingest.structures: no drawn structure matches " in first
+    assert "'GTVnx' is empty; expected the primary tumour; look at it, " in first
+
+
+def test_a_models_structure_set_beside_the_physicians_is_left_out(tmp_path, export, run, write_structures):
+    slices = export("p1")
+    model = write_structures(tmp_path / "export" / "p1" / "rtstruct.dcm", slices, {"GTVnx": [TARGET, TARGET + UP]})
+    dataset = dcmread(model)
+    dataset.Manufacturer = MANUFACTURER
+    dataset.save_as(model)
+    report = run()
+    assert (report.imported, report.refused) == (("A-0001",), ())
+    (warning,) = report.warnings
+    assert warning.startswith("p1/dicom: p1/rtstruct.dcm was written by fedgtv-site segment and counts for nothing ")
+    assert read_nifti(tmp_path / "cases" / "A-0001" / "label.nii.gz").array.sum() == 6
+
+
+@pytest.mark.parametrize("place", ["dicom", "plans"])
+def test_a_damaged_newer_structure_set_is_told_with_the_case(tmp_path, export, run, place):
+    export("p1")
+    export("p2")
+    (tmp_path / "export" / "p1" / "plans").mkdir()
+    (tmp_path / "export" / "p1" / "dicom" / "rt.dcm").rename(tmp_path / "export" / "p1" / "plans" / "rt.dcm")
+    (tmp_path / "export" / "p1" / place / "newer.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    report = run()
+    assert (report.imported, len(report.unread)) == (("A-0001", "A-0002"), 1)
+    (warning,) = report.warnings
+    assert warning.startswith(
+        "p1/dicom: 1 file beside its slices or structure set cannot be read: the first or last slices, or a newer "
+    )
+
+
+def test_gaps_too_wide_to_be_filled_are_not_offered_to_be(tmp_path, export, run):
+    """Drawn 15 mm apart; 12 mm are filled at most."""
+    export("p1", {"GTVnx": [TARGET - UP, TARGET + 4 * UP]}, hu=np.arange(6 * 8 * 9).reshape(6, 8, 9))
+    for config in (CONFIG, IngestConfig(interpolate_gaps=True)):
+        (warning,) = run(config).warnings
+        assert (
+            "4 of the slices that the target spans have no contour, in gaps wider than 12 mm, which are nev" in warning
+        )
+        assert "interpolate_gaps" not in warning
+
+
+def test_a_structure_set_that_cannot_be_read_may_be_the_one_that_is_missing(tmp_path, export, run):
+    export("p1")
+    (tmp_path / "export" / "p1" / "dicom" / "rt.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    reasons = dict(run().refused)
+    assert "but 1 file beside it cannot be read; expected one with the target; copy what " in reasons["p1/dicom"]
+
+
 def test_skipped_slices_are_told(export, run):
-    export("p1", {"GTV": [TARGET, TARGET + 2 * UP]})
+    export("p1", {"GTVnx": [TARGET, TARGET + 2 * UP]})
     (warning,) = run().warnings
     assert warning.startswith("p1/dicom: 1 of the slices that the target spans have no contour; ")
 
@@ -388,6 +457,41 @@ def test_folders_of_one_name_in_two_exports_do_not_replace_each_other(tmp_path, 
     assert run().imported == ("A-0001",)
 
 
+def test_another_place_is_told_by_bytes_and_not_by_size_and_time(tmp_path, run):
+    """Archives are unpacked with fixed times, and uncompressed images of one grid have one size."""
+    first, second = (tmp_path / name / "pt_1" for name in ("export", "other"))
+    write_case(first)
+    run()
+    shutil.copytree(first, second)
+    report = import_folder(tmp_path / "other", tmp_path / "cases", CONFIG, "A")
+    assert (report.skipped, report.refused) == (("A-0001",), ())
+    image = second / "ct.nii.gz"
+    status, data = image.stat(), bytearray(image.read_bytes())
+    data[4] ^= 1  # the time in gzip's header
+    image.write_bytes(data)
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert image.stat().st_size == status.st_size
+    report = import_folder(tmp_path / "other", tmp_path / "cases", CONFIG, "A")
+    assert (report.skipped, report.imported) == ((), ())
+    ((name, reason),) = report.refused
+    assert (name, reason.partition(" differs")[0]) == ("pt_1", f"what lies at {second}")
+
+
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_an_import_from_another_folder_gives_no_second_pseudonyms(tmp_path, run, is_copy):
+    write_case(tmp_path / "export" / "deep" / "pt_1")
+    run()
+    if is_copy:
+        shutil.copytree(tmp_path / "export" / "deep", tmp_path / "copy")
+    write_case(tmp_path / ("copy" if is_copy else "export/deep") / "pt_2", array=HU + 1)
+    source = tmp_path / ("copy" if is_copy else "export/deep")
+    report = import_folder(source, tmp_path / "cases", CONFIG, "A")
+    assert report.imported == ("A-0002",)
+    ((name, reason),) = report.refused
+    told = f"its {'files were' if is_copy else 'folder was'} imported before as A-0001, as 'deep/pt_1' from "
+    assert (name, reason.partition(str(tmp_path))[0]) == ("pt_1", told)
+
+
 def test_the_sites_own_cases_are_not_imported_again(tmp_path):
     """An export's files may be called as those of imported cases are, and the cases folder may lie within it."""
     config = IngestConfig(image_name="image.nii.gz", label_name="label.nii.gz")
@@ -409,7 +513,7 @@ def test_a_series_that_comes_back_with_another_patient_is_refused_by_name(tmp_pa
     export("p9", ct={"SeriesInstanceUID": uid}, hu=HU + 1)
     ((name, reason),) = run().refused
     assert name == "p9/dicom"
-    assert "imported before as A-0001" in reason
+    assert reason.startswith("its series was imported before as A-0001")
     assert "another PatientID" in reason
     assert (tmp_path / "cases" / "A-0001" / "image.nii.gz").read_bytes() == before
 
@@ -421,7 +525,7 @@ def test_an_export_without_ct_is_refused_in_one_line(tmp_path, export, run, cont
         export("p1")
         for path in (tmp_path / "export").rglob("ct-*.dcm"):
             path.unlink()
-    with pytest.raises(ImageError, match=r"no CT among [01] files") as caught:
+    with pytest.raises(ImageError, match=r"no CT among (0 files|1 file);") as caught:
         run()
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "cases").exists()
@@ -460,7 +564,7 @@ def test_a_dry_run_reads_all_and_writes_nothing(tmp_path, export, run, write_str
         "p2/dicom": ("new", "GTVnx", CONFIG.structures[0], ""),
         "p2/stray.dcm": ("refused", "", "", ""),
         "p3/dicom": ("refused", "", "", ""),
-        "p4/dicom": ("refused", "GTV", "^gtv", ""),
+        "p4/dicom": ("refused", "GTV", CONFIG.structures[1], ""),
     }
     assert (report.imported, report.skipped, len(report.refused)) == ((), ("A-0001",), 3)
     assert run().refused == report.refused

@@ -7,13 +7,14 @@ from pydicom.uid import generate_uid
 
 from client.pairing import BY_IMAGES, BY_PLACE, BY_SERIES, pair
 from client.series import list_series
+from common.config import IngestConfig
 from common.dicom import scan_folder
 from common.errors import LabelError
 
 HU = np.zeros((4, 8, 9))
 TARGET = np.array([[-8.5, -18.5, 33], [-5.5, -18.5, 33], [-5.5, -16.5, 33], [-8.5, -16.5, 33]])
 BODY = np.array([[-40, -40, 33], [40, -40, 33], [40, 40, 33]])
-PATTERNS = ("^gtv",)
+CONFIG = IngestConfig(contrast=("contrast",))
 FRAME = "1.2.826.0.1.3680043.8.498.1"
 
 
@@ -33,7 +34,7 @@ def paired(tmp_path):
         found = scan_folder(tmp_path)
         series = list_series(tmp_path, found.ct_series, found.headers)
         (path,) = found.structure_sets
-        pairing = pair(path, str(found.headers[path].PatientID), series, PATTERNS)
+        pairing = pair(path, str(found.headers[path].PatientID), series, CONFIG)
         return series[pairing.series_uid].name, pairing.reason, pairing.warnings
 
     return run
@@ -107,6 +108,15 @@ def test_two_series_in_one_place_are_not_chosen_from(tmp_path, scan, paired, wri
         paired()
 
 
+def test_of_a_plain_and_a_contrast_ct_in_one_place_the_plain_one_is_taken(tmp_path, scan, paired, write_structures):
+    slices = scan("ce", SeriesDescription="Contrast 70 s")
+    scan("plain", SeriesDescription="native")
+    write_structures(tmp_path / "rt.dcm", slices, {"GTV": [TARGET]}, series_uid="1.2.3")
+    name, reason, (warning,) = paired()
+    assert (name, reason) == ("plain", BY_PLACE)
+    assert "paired with " in warning
+
+
 def test_another_patients_series_in_the_frame_is_not_taken(tmp_path, scan, paired, write_structures):
     slices = scan("ct")
     path = write_structures(tmp_path / "rt.dcm", slices, {"GTV": [TARGET]}, series_uid="1.2.3")
@@ -123,7 +133,7 @@ def test_another_patient_id_beside_a_right_reference_refuses_the_case(tmp_path, 
     dataset.PatientID = "q"
     dataset.save_as(path)
     found = scan_folder(tmp_path)
-    pairing = pair(path, "q", list_series(tmp_path, found.ct_series, found.headers), PATTERNS)
+    pairing = pair(path, "q", list_series(tmp_path, found.ct_series, found.headers), CONFIG)
     assert pairing.refusal.startswith("rt.dcm is of another patient by its PatientID; expected the CT's; ")
     assert pairing.reason == BY_SERIES
 

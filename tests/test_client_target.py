@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.target import Found, choose_target, list_structures, without_copies
+from client.target import Found, choose_target, list_structures, second_choice, without_copies, without_models
+from common.config import IngestConfig
 from common.errors import LabelError
 from common.rtstruct import RtStruct, Structure
 
 CONTOUR = (np.array([[0.0, 0, 0], [5, 0, 0], [5, 5, 0]]),)
-NPC = (r"^gtv[-_ ]?(nx|t|p)$", r"^gtv")
+NPC = IngestConfig().structures
 
 
 def structure_set(name, *structures, empty=()):
@@ -57,7 +58,7 @@ def test_an_older_and_a_newer_set_are_not_chosen_from():
 def test_sets_that_hold_no_target_are_listed_with_the_one_that_does():
     target, found = choose_target([structure_set("oar.dcm", "Cord"), structure_set("t.dcm", "GTV")], NPC)
     assert target.name == "GTV"
-    assert (found.structures, found.structure_set, found.pattern) == (("Cord", "GTV"), "t.dcm", "^gtv")
+    assert (found.structures, found.structure_set, found.pattern) == (("Cord", "GTV"), "t.dcm", NPC[1])
 
 
 def test_names_are_shown_on_one_line_without_control_characters():
@@ -87,3 +88,49 @@ def test_what_a_model_wrote_is_no_target():
     drawn = structure_set("mine/rtstruct.dcm", "GTVnx_auto")
     with pytest.raises(LabelError, match=r"mine/rtstruct.dcm was written by fedgtv-site segment"):
         choose_target([RtStruct(drawn.path, drawn.structures, by_model=True)], NPC)
+
+
+NODES = ("GTVn", "GTVnd", "GTVnR", "GTVndL", "GTVn1", "GTV_N", "GTV-N", "GTV-nd", "GTV_N_R", "GTVln", "GTV_LN",
+         "GTV_LN_L", "GTVrn", "GTVrpn", "GTV-RPLN", "GTVtn", "GTVpnd", "GTVnx+nd", "GTVnodal", "gtvnode", "GTV node",
+         "GTV nodes R", "GTV LN", "GTV right LN", "GTV lymph", "GTV neck", "GTV T+N", "GTV Nd",
+         "GTV IIa nodes")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_nodes_are_no_target_by_default(name):
+    with pytest.raises(LabelError, match=r"no structure matches .*; found .* \(without contours: 'GTVnx'\)"):
+        choose_target([structure_set("a.dcm", "GTVnx", name, empty=("GTVnx",))], NPC)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [(name, 0) for name in ("GTVnx", "GTV_T", "GTV-t", "GTVp", "gtv p")]
+    + [(name, 1) for name in ("GTV", "GTV_Mass_CT", "GTVnx_auto", "GTV1", "GTV-NPC", "GTV nasopharynx", "GTVtumour")]
+    + [(name, 1) for name in ("GTV_PET", "GTV plan", "GTV 70", "GTVp_1", "GTV_tonsil", "GTVnx 70Gy")],
+)
+def test_primaries_are_targets_by_default_beside_nodes(name, number):
+    sets = [structure_set("a.dcm", "GTVnd", name, "GTV_LN")]
+    target, found = choose_target(sets, NPC)
+    assert (target.name, found.pattern) == (name, NPC[number])
+    assert len(second_choice(sets, found, NPC)) == number
+
+
+def test_a_second_choice_says_what_came_before_it():
+    sets = [structure_set("a.dcm", "GTVnx", "Tumour", empty=("GTVnx",))]
+    patterns = ("^gtvnx$", "^tumour$", "^gtv")
+    (warning,) = second_choice(sets, choose_target(sets, patterns)[1], patterns)
+    assert warning.startswith(
+        "the target is 'Tumour' by pattern 2 of ingest.structures: no drawn structure matches '^gtvnx$', 'GTVnx' is em"
+    )
+    sets = [structure_set("a.dcm", "GTVnx", "GTV-T", "GTV", empty=("GTVnx", "GTV"))]
+    (warning,) = second_choice(sets, choose_target(sets, NPC)[1], NPC)
+    assert warning.startswith("the target is 'GTV-T' by pattern 1 of ingest.structures: 'GTVnx' is empty; ")
+
+
+def test_what_a_model_wrote_beside_what_was_drawn_is_left_out_and_named():
+    drawn, model = structure_set("tps/rt.dcm", "GTVnx"), structure_set("mine/rtstruct.dcm", "GTVnx")
+    model = replace(model, by_model=True)
+    left, (told,) = without_models([model, drawn], NPC)
+    assert (left, told.partition(" and ")[0]) == ((drawn,), "mine/rtstruct.dcm was written by fedgtv-site segment")
+    organs = structure_set("organs.dcm", "Cord")
+    assert without_models([model, organs], NPC) == ((model, organs), ())

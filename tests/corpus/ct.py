@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
-from corpus.entry import UNLISTED, Entry, dicom, save
+from corpus.entry import UNREAD, Entry, dicom, save
 from corpus.phantom import GEOMETRY, item, make_case, make_slices, make_structures, set_pixels
 from PIL import Image
 from pydicom import dcmread
@@ -379,7 +379,7 @@ ENTRIES = [
     dicom("a slice of another series", one(SeriesInstanceUID=generate_uid()), refused="6.00 mm to the next slice",
           warned="left out"),
     dicom("an end slice truncated in the meta group", after=truncated(200, "ct-011.dcm"), beside="cut short",
-          warned=UNLISTED, case=without_slices(11)),
+          warned=UNREAD, case=without_slices(11)),
     dicom("an end slice truncated that is listed", listed, after=truncated(200, "ct-011.dcm"), beside="cut short",
           warned="lists 12 images of this CT, and 11 of them can be read", case=without_slices(11)),
     dicom("end slices lost that are listed", listed_but_lost(8), case=without_slices(8),
@@ -387,7 +387,7 @@ ENTRIES = [
     dicom("end slices of the target lost", listed_but_lost(7),
           refused="draws 'GTVnx' on 5 images, and the 7 of this CT that can be read hold 4 of them"),
     dicom("end slices lost that are listed under other names", listed_under_other_names, case=without_slices(8)),
-    dicom("a damaged file beside a whole series", listed, beside="prefix.dcm",
+    dicom("a damaged file beside a whole series", listed, beside="prefix.dcm", warned=UNREAD,
           after=lambda folder: (folder / "prefix.dcm").write_bytes(bytes(128) + b"DICM")),
     dicom("two patients stacked in one UID", two_patients_stacked, refused="PatientID is not that of"),
     dicom("a slice of another frame of reference", one(FrameOfReferenceUID=generate_uid()),

@@ -11,8 +11,8 @@ from pydicom import Dataset
 from common.config import IngestConfig
 from common.volume import Volume, write_nifti
 
-UNLISTED = "its structure set does not list its images"
-"""The warning of a damaged file beside the slices, which may be one of them."""
+UNREAD = "1 file beside its slices or structure set cannot be read"
+"""The warning of a damaged file, which may be one of them."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import os
 import shutil
 import zipfile
 
-from corpus.entry import UNLISTED, dicom, save
+from corpus.entry import UNREAD, dicom, save
 from corpus.phantom import make_case, make_slices, new_file
 from pydicom import Dataset, dcmread
 from pydicom.fileset import FileSet
@@ -134,13 +134,13 @@ ENTRIES = [
     dicom("zero-byte files", after=write("empty.dcm", b"")),
     dicom("text named .dcm", after=write("readme.dcm", b"this is no DICOM file but names itself so " * 9)),
     dicom("a file of the prefix alone", after=write("prefix.dcm", b"\0" * 128 + b"DICM"), beside="prefix.dcm",
-          warned=UNLISTED),
+          warned=UNREAD),
     dicom("noise after the prefix", after=write("noise.dcm", b"\0" * 128 + b"DICM" + bytes(range(256)) * 4),
-          beside="noise.dcm", warned=UNLISTED),
+          beside="noise.dcm", warned=UNREAD),
     dicom("symlinks in loops", after=looped),
     dicom("a linked file and a linked folder", after=linked),
     dicom("an unreadable file", after=unreadable, beside="broken.dcm: not readable as DICOM (OSError)",
-          warned=UNLISTED),
+          warned=UNREAD),
     dicom("no file endings", after=without_endings),
     dicom("no preamble", after=without_preamble),
     dicom("no preamble and no meta group", after=without_meta),
