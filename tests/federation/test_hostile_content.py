@@ -36,7 +36,7 @@ from common.tasks import NormalisationRecord, SiteStatistics, TrainResult, Train
 from server.launch import launch
 from server.ledger import Ledger
 
-pytestmark = [pytest.mark.slow, pytest.mark.tls, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.tls, pytest.mark.timeout(900)]
 SPLIT = SplitConfig(test_fraction=0.3, validation_fraction=0.2)
 SERVER = """
 import hashlib, json, sqlite3, time
@@ -99,7 +99,7 @@ def attack(federation, folder, own, task):
     told |= {"database": str(federation.superlink.folder / "state.db"), "node_ids": list(federation.node_ids.values())}
     control = federation.superlink.control
     run_id = control.run(bundle, {RUN_KEY: json.dumps(told)})
-    ended = control.wait(run_id, 500.0)
+    ended = control.wait(run_id, 800.0)
     assert ended.completed, (ended, control.log(run_id))
     return json.loads((folder / "out").read_text())
 
