@@ -200,6 +200,7 @@ def work(
 
 
 def health(
+    node: Annotated[bool, typer.Option("--node", help="Of the node alone.")] = False,
     worker: Annotated[bool, typer.Option("--worker", help="Of the worker alone.")] = False,
     config: ConfigOption = SITE_YAML,
     debug: DebugOption = False,
@@ -209,9 +210,9 @@ def health(
     from common.config import SiteConfig, load_yaml
 
     site = load_yaml(config, SiteConfig)
-    told = [worker_health(site, config.parent)]
-    if not worker:
-        told.insert(0, node_health(site, config.parent))
+    asked = [node_health] if node else []
+    asked += [worker_health] if worker else []
+    told = [each(site, config.parent) for each in asked or (node_health, worker_health)]
     for each in told:
         typer.echo(each.told)
     if not all(each.good for each in told):

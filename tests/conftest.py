@@ -4,11 +4,13 @@ import json
 import logging
 import os
 import sys
+import threading
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +39,26 @@ from server.provision import make_certificates
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
+
+
+@pytest.fixture(scope="session")
+def run_until() -> Callable[[Any, str], list[str]]:
+    """A function that runs a supervised node or worker until it says a line with a text; returns all that it said."""
+
+    def run(supervised: Any, text: str) -> list[str]:
+        stop, told = threading.Event(), []
+
+        def hear(line: str) -> None:
+            told.append(line)
+            if text in line:
+                stop.set()
+
+        supervised.report = hear
+        supervised.run(stop)
+        assert supervised.tree.members() == []
+        return told
+
+    return run
 
 
 @pytest.fixture(scope="session")

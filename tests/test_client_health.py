@@ -59,6 +59,19 @@ def test_the_command_s_exit_code_is_for_a_container(tmp_path: Path, command) -> 
     assert (ended.code, ended.out) == (0, "worker: none; the node's account trains\n")
 
 
+def test_a_node_s_health_is_its_own(tmp_path: Path, command) -> None:
+    (tmp_path / "site.yaml").write_text("{site: A, worker: {group: fedgtv}}")
+    tree = node_tree(tmp_path / "state" / NODE)
+    tree.start(SLEEP, {})
+    try:
+        tree.log.write_text(ONLINE)
+        told = [command(client.cli.main, "health", *of, "--config", tmp_path / "site.yaml") for of in (["--node"], [])]
+    finally:
+        tree.stop()
+    down = "worker: not running; start it with `fedgtv-site work`\n"
+    assert [(each.code, each.out) for each in told] == [(0, "node: online\n"), (1, "node: online\n" + down)]
+
+
 def test_work_is_for_sites_that_name_a_worker(tmp_path: Path, command) -> None:
     (tmp_path / "site.yaml").write_text("site: A\n")
     ended = command(client.cli.main, "work", "--config", tmp_path / "site.yaml")

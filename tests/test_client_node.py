@@ -50,6 +50,7 @@ while os.getppid() == int(sys.argv[-1]):
 """
 """Stands in for Flower's SuperExec, which watches its parent alike."""
 MakeNode = Callable[..., SiteNode]
+RunUntil = Callable[[SiteNode, str], list[str]]
 
 
 @pytest.fixture
@@ -78,20 +79,6 @@ def make_node(tmp_path: Path) -> MakeNode:
     return make
 
 
-def run(node: SiteNode, until: str) -> list[str]:
-    """Runs the node until it says a line with `until`; returns all that it said."""
-    stop, told = threading.Event(), []
-
-    def report(line: str) -> None:
-        told.append(line)
-        if until in line:
-            stop.set()
-
-    node.report = report
-    node.run(stop)
-    return told
-
-
 def fingerprint(tmp_path: Path) -> str:
     return read_join_request(tmp_path / "keys" / "A.join.json").fingerprint
 
@@ -115,12 +102,12 @@ def test_a_revoked_key_ends_a_node_that_was_online(make_node: MakeNode, tmp_path
     assert node.num_starts == 2
 
 
-def test_a_killed_node_is_refused_until_its_lease_has_run_out(make_node: MakeNode) -> None:
+def test_a_killed_node_is_refused_until_its_lease_has_run_out(make_node: MakeNode, run_until: RunUntil) -> None:
     node = make_node(
         {"say": ONLINE, "code": 137}, {"say": REFUSED, "code": 1}, {"say": ONLINE, "stay": True}, lease_s=60
     )
     node.backoff_s = (0.0, 0.0)
-    told = run(node, "refused")
+    told = run_until(node, "refused")
     assert told[:4] == [
         "node started, calling hospital.example:8443",
         "node online as 4711",
@@ -137,12 +124,12 @@ def test_a_key_that_is_refused_for_longer_than_a_lease_is_not_accepted(make_node
         node.run(threading.Event())
 
 
-def test_a_lease_of_an_earlier_process_counts(make_node: MakeNode) -> None:
+def test_a_lease_of_an_earlier_process_counts(make_node: MakeNode, run_until: RunUntil) -> None:
     """The whole machine lost power: its log ends in a connection that was never closed."""
     node = make_node({"say": REFUSED, "code": 1}, lease_s=60.0)
     node.tree.folder.mkdir()
     node.tree.log.write_text(f"{ONLINE}\n{EPOCH}\n")
-    assert "has not run out" in run(node, "refused")[-1]
+    assert "has not run out" in run_until(node, "refused")[-1]
     node.tree.log.write_text(f"{ONLINE}\n{EPOCH}\n{BYE}\n")
     with pytest.raises(SiteError, match="does not accept"):
         node.run(threading.Event())
@@ -153,24 +140,24 @@ def test_a_background_node_tells_whoever_waits_for_it(make_node: MakeNode) -> No
         node.wait_online(30.0)
 
 
-def test_a_wrong_authority_and_a_wrong_clock_are_told_apart(make_node: MakeNode) -> None:
+def test_a_wrong_authority_and_a_wrong_clock_are_told_apart(make_node: MakeNode, run_until: RunUntil) -> None:
     clock = make_node({"say": "Client error '401 Unauthorized' for url 'https://...'", "code": 1})
-    assert "clock" in run(clock, "node ended")[-1]
+    assert "clock" in run_until(clock, "node ended")[-1]
     stranger = make_node({"say": "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", "code": 1})
     with pytest.raises(WorkError, match="not signed by"):
         stranger.run(threading.Event())
 
 
-def test_a_coordinator_that_does_not_answer_is_told_of_once(make_node: MakeNode) -> None:
+def test_a_coordinator_that_does_not_answer_is_told_of_once(make_node: MakeNode, run_until: RunUntil) -> None:
     node = make_node({"say": "Connection attempt failed", "code": 1, "stay": True}, answer_s=0.0)
-    told = run(node, "no answer from hospital.example:8443 yet")
+    told = run_until(node, "no answer from hospital.example:8443 yet")
     assert told[0] == "node started, calling hospital.example:8443"
     assert len(told) == 2
 
 
-def test_the_site_s_own_lines_are_passed_on_and_flower_s_are_not(make_node: MakeNode) -> None:
+def test_the_site_s_own_lines_are_passed_on_and_flower_s_are_not(make_node: MakeNode, run_until: RunUntil) -> None:
     said = [ONLINE, "INFO: [RUN 13]", EPOCH, "Traceback (most recent call last):", EPOCH.replace("56", "57")]
-    told = run(make_node({"say": "\n".join(said), "stay": True}), "epoch 57")
+    told = run_until(make_node({"say": "\n".join(said), "stay": True}), "epoch 57")
     assert told == [
         "node started, calling hospital.example:8443",
         "node online as 4711",

@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,9 +21,12 @@ flwr_clientapp = importlib.import_module("flwr.supernode.cli.flwr_clientapp")
 SECRET_TOKEN = "a-task-s-token"
 EPOCH = "2026-11-24 01:48:54,098 fedgtv.site federated round 5, stage2 epoch 56 of 91: loss 0.3179"
 
+MakeWorker = Callable[[str], Worker]
+RunUntil = Callable[[Worker, str], list[str]]
+
 
 @pytest.fixture
-def make_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Worker]:
+def make_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeWorker:
     """A worker whose process is a line of Python."""
 
     def make(program: str) -> Worker:
@@ -36,33 +38,19 @@ def make_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
     return make
 
 
-def run(worker: Worker, until: str) -> list[str]:
-    stop, told = threading.Event(), []
-
-    def hear(line: str) -> None:
-        told.append(line)
-        if until in line:
-            stop.set()
-
-    worker.report = hear
-    worker.run(stop)
-    assert worker.tree.members() == []
-    return told
-
-
-def test_it_waits_for_the_node_s_first_start(make_worker: Callable[[str], Worker], monkeypatch) -> None:
+def test_it_waits_for_the_node_s_first_start(make_worker: MakeWorker, monkeypatch, run_until: RunUntil) -> None:
     worker = make_worker("import time; time.sleep(60)")
     monkeypatch.setattr("client.worker.TELL_S", 0.0)
-    told = run(worker, "not there yet")
+    told = run_until(worker, "not there yet")
     assert told == [f"{worker.work / SECRET}: not there yet; start the node with `fedgtv-site join`"]
     (worker.work / SECRET).write_bytes(b"secret")
-    assert run(worker, "started") == ["worker started, for the node at node:9094"]
+    assert run_until(worker, "started") == ["worker started, for the node at node:9094"]
 
 
-def test_it_is_started_again_and_passes_the_site_s_lines_on(make_worker: Callable[[str], Worker]) -> None:
+def test_it_is_started_again_and_passes_the_site_s_lines_on(make_worker: MakeWorker, run_until: RunUntil) -> None:
     worker = make_worker(f"import time; print({EPOCH!r}, flush=True); time.sleep(0.5); raise SystemExit(3)")
     (worker.work / SECRET).write_bytes(b"secret")
-    told = run(worker, "starting it again")
+    told = run_until(worker, "starting it again")
     assert told[1:] == [
         "01:48:54  federated round 5, stage2 epoch 56 of 91: loss 0.3179",
         "worker ended (exit code 3); starting it again in 0 s",

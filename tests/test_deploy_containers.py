@@ -93,14 +93,74 @@ def test_the_worker_sees_cases_to_read_work_to_write_and_nothing_else():
 
 def test_the_worker_has_no_way_out_and_the_coordinator_one_port():
     networks = compose("site")["networks"]
-    assert [networks[name] for name in SERVICES["site", "worker"]["networks"]] == [{"internal": True}]
+    (inside,) = [networks[name] for name in SERVICES["site", "worker"]["networks"]]
+    # `internal` alone leaves a way to what this machine itself serves
+    isolated = {"com.docker.network.bridge.gateway_mode_ipv4": "isolated"}
+    assert inside == {"internal": True, "driver_opts": isolated}
     assert SERVICES["site", "node"].get("ports") is None
-    assert SERVICES["coordinator", "coordinator"]["ports"] == ["${FEDGTV_PORT:-8443}:8443"]
-    policies = [manifests(name)["NetworkPolicy"]["spec"] for name in ("site.yaml", "coordinator.yaml")]
-    assert [each["policyTypes"] for each in policies] == [["Ingress", "Egress"]] * 2
-    assert "ingress" not in policies[0]
-    assert "egress" not in policies[1]
-    assert policies[1]["ingress"] == [{"ports": [{"port": 8443, "protocol": "TCP"}]}]
+    ingress = {name: spec.get("ingress") for name, spec in policies().items()}
+    gateway = [{"ports": [{"port": 8443, "protocol": "TCP"}]}]
+    assert ingress == {"site": None, "site-setup": None, "coordinator-setup": None, "coordinator": gateway}
+
+
+UNPRIVILEGED = "net.ipv4.ip_unprivileged_port_start"
+
+
+def test_the_coordinator_can_listen_on_any_port_of_its_address_without_rights():
+    """The gateway listens on the address's own port, so the container's and the published one are the same."""
+    service = SERVICES["coordinator", "coordinator"]
+    assert service["ports"] == ["${FEDGTV_PORT:-8443}:${FEDGTV_PORT:-8443}"]
+    assert service["sysctls"] == {UNPRIVILEGED: "0"}
+    pod = manifests("coordinator.yaml")["StatefulSet"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["sysctls"] == [{"name": UNPRIVILEGED, "value": "0"}]
+
+
+def policies():
+    """The NetworkPolicy of each manifest, which is that of its own pod."""
+    found = {}
+    for path in (DEPLOY / "kubernetes").glob("*.yaml"):
+        parts = manifests(path.name)
+        labels = parts["Pod"]["metadata"] if "Pod" in parts else parts["StatefulSet"]["spec"]["template"]["metadata"]
+        found[path.stem] = parts["NetworkPolicy"]["spec"]
+        assert found[path.stem]["podSelector"] == {"matchLabels": labels["labels"]}
+        assert found[path.stem]["policyTypes"] == ["Ingress", "Egress"]
+    return found
+
+
+def test_a_hospital_s_pods_may_call_the_same_places_and_the_coordinator_s_none():
+    egress = {name: spec.get("egress") for name, spec in policies().items()}
+    assert egress["coordinator"] is egress["coordinator-setup"] is None
+    assert egress["site"] == egress["site-setup"]
+
+
+@pytest.mark.parametrize("kind", ["site", "coordinator"])
+def test_the_volume_is_there_before_init_and_what_mounts_its_files_after(kind):
+    setup, running = manifests(f"{kind}-setup.yaml"), manifests(f"{kind}.yaml")
+    assert "PersistentVolumeClaim" not in running
+    (claim,) = [each["persistentVolumeClaim"]["claimName"] for each in setup["Pod"]["spec"]["volumes"][:1]]
+    assert setup["PersistentVolumeClaim"]["metadata"]["name"] == claim == f"fedgtv-{kind}"
+    told = (DEPLOY.parent / "docs" / "containers.md").read_text()
+    pod = f"fedgtv-{kind}-setup"
+    steps = [
+        f"kubectl apply -f {kind}-setup.yaml",
+        f"kubectl wait --for=condition=Ready pod/{pod}",
+        f"kubectl exec {pod} -- fedgtv-{kind} init",
+        f"kubectl delete pod {pod}",
+        f"kubectl apply -f {kind}.yaml",
+    ]
+    places = [told.index(step, told.index("## Kubernetes")) for step in steps]
+    assert places == sorted(places)
+
+
+def test_a_proxy_is_named_in_one_line():
+    assert "HTTPS_PROXY" in SERVICES["site", "node"]["environment"]
+    for name in ("site.yaml", "site-setup.yaml"):
+        text = (DEPLOY / "kubernetes" / name).read_text()
+        (line,) = [line for line in text.splitlines() if "HTTPS_PROXY" in line]
+        told = list(yaml.safe_load_all(text.replace(line, line.replace("# ", "", 1))))
+        (spec,) = [each["spec"] for each in told if each["kind"] in ("Pod", "StatefulSet")]
+        pod = spec["template"]["spec"] if "template" in spec else spec
+        assert "HTTPS_PROXY" in [each["name"] for each in pod["containers"][0]["env"]]
 
 
 def started():

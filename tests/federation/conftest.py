@@ -1,5 +1,6 @@
 """A real TLS federation on loopback: one SuperLink and named SuperNodes with their own keys; every process is ended."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -65,6 +66,20 @@ def start_lasting_federation(tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """As `start_federation`, for all tests of a file."""
     with _starting(tmp_path_factory.mktemp("federation")) as start:
         yield start
+
+
+@pytest.fixture(scope="module")
+def two_sites(
+    tmp_path_factory: pytest.TempPathFactory, tiny_cases: Path, nginx: str, start_lasting_federation: StartFederation
+) -> Federation:
+    """A federation of A and B behind nginx, for all tests of a file."""
+    folder, configs = tmp_path_factory.mktemp("sites"), {}
+    for site in "AB":
+        configs[site] = folder / site / "site.yaml"
+        configs[site].parent.mkdir()
+        record = {"site": site, "cases": str(tiny_cases), "device": "cpu", "num_threads": 1, "policy": {"min_cases": 1}}
+        configs[site].write_text(json.dumps(record))
+    return start_lasting_federation(configs, gateway=True)
 
 
 @contextmanager

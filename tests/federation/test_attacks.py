@@ -5,6 +5,7 @@
 """
 
 import json
+import shutil
 import socket
 import ssl
 import threading
@@ -45,30 +46,27 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from client.contact import contact
 from client.keys import key_files, make_key
 from client.node import SiteNode
 from common.config import Experiment, SplitConfig, StatisticsStep, TrainStep
 from common.enrolment import read_join_request
 from common.errors import SiteError, WorkError
+from common.kit import Kit
 from common.processes import free_port
+from server import provision
 from server.gateway import CALLS
 from server.launch import launch
-from server.provision import make_certificates
+from server.provision import certificate_files, make_certificates, renew_authority, renew_certificate
 
 pytestmark = [pytest.mark.slow, pytest.mark.tls, pytest.mark.timeout(600)]
 NUM_REPLAYS = 1000
 MEDIA_TYPE = {"content-type": PROTOBUF_MEDIA_TYPE}
 
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory, tiny_cases, nginx, start_lasting_federation):
-    folder, configs = tmp_path_factory.mktemp("sites"), {}
-    for site in "AB":
-        configs[site] = folder / site / "site.yaml"
-        configs[site].parent.mkdir()
-        record = {"site": site, "cases": str(tiny_cases), "device": "cpu", "num_threads": 1, "policy": {"min_cases": 1}}
-        configs[site].write_text(json.dumps(record))
-    return start_lasting_federation(configs, gateway=True)
+@pytest.fixture
+def federation(two_sites):
+    return two_sites
 
 
 @pytest.fixture
@@ -342,13 +340,36 @@ def test_certificates_of_another_authority_are_refused_by_the_node(federation, t
     assert "alert" in federation.gateway.tree.tail()
 
 
+@pytest.mark.parametrize("ended", ["the server's", "the authority's"])
+def test_a_coordinator_whose_certificate_has_expired_is_told_nothing(federation, tmp_path, monkeypatch, ended):
+    """The way leads to the gateway, with a certificate, or a kit, of the federation's own authority that has ended."""
+    shutil.copytree(federation.folder / "pki", tmp_path / "pki")
+    files = certificate_files(tmp_path / "pki")
+    if ended == "the server's":
+        renew_certificate(tmp_path / "pki", ["localhost"], valid_days=-0.01)
+    else:
+        monkeypatch.setattr(provision, "AUTHORITY_DAYS", -0.01)
+        renew_authority(tmp_path / "pki")
+    recorded, key = [], key_files("A", federation.folder / "site-A" / "keys").private
+    with recorder(federation, recorded, files) as port:
+        address = f"localhost:{port}"
+        with pytest.raises(WorkError, match=r"ended on 20|expired; this clock says 20"):
+            contact(Kit(site="A", coordinator=address, authority=files.authority.read_text()))
+        node = SiteNode("A", tmp_path / "node", address, files.authority, key, tmp_path / "site.yaml")
+        with node, pytest.raises(WorkError, match="not signed by"):
+            node.wait_online(60.0)
+    assert recorded == []
+    assert "CERTIFICATE_VERIFY_FAILED" in node.tree.tail()
+
+
 @contextmanager
-def recorder(federation, recorded):
+def recorder(federation, recorded, files=None):
     """A proxy with the coordinator's own certificate before the gateway: who had its key could record so much."""
-    files = federation.superlink.certificates
+    own = federation.superlink.certificates
+    files = files or own
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.certificate, files.key)
-    trust = ssl.create_default_context(cafile=str(files.authority))
+    trust = ssl.create_default_context(cafile=str(own.authority))
     onwards = httpx.Client(verify=trust, base_url=f"https://localhost:{federation.port}", timeout=60.0)
 
     class Recorder(BaseHTTPRequestHandler):

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from client.audit import AuditLog
 from client.keys import make_key
 from client.node import SiteNode
 from common.config import Experiment, RoundConfig, SplitConfig, StatisticsStep, TrainStep
 from common.enrolment import read_join_request
+from common.kit import Kit, write_kit
 from common.processes import free_port
 from server.gateway import Gateway
 from server.launch import launch
@@ -240,31 +243,19 @@ def test_three_sites_in_networks_of_their_own_finish_a_federation(
 ):
     addresses = [f"10.213.{number}.1" for number in (1, 2, 3)]
     certificates = make_certificates(tmp_path / "pki", addresses)
-    environment = {"OMP_NUM_THREADS": "1"}
-    superlink = Superlink(tmp_path / "coordinator", certificates, free_port(), environment)
+    superlink = Superlink(tmp_path / "coordinator", certificates, free_port(), {"OMP_NUM_THREADS": "1"})
     told = []
     with ExitStack() as stack:
         stack.enter_context(superlink)
         door = Gateway(tmp_path / "gateway", certificates, addresses, free_port(), superlink.address)
         stack.enter_context(door)
+        configs = {site: site_config(site) for site in hospital_networks}
         for (site, namespace), address in zip(hospital_networks.items(), addresses, strict=True):
-            key = make_key(site, tmp_path / site / "keys")
-            superlink.enrol(read_join_request(key.request))
-            script = tmp_path / site / "supernode"
-            supernode = Path(os.sys.executable).with_name("flower-supernode")
-            script.write_text(f'#!/bin/sh\nexec ip netns exec {namespace} {supernode} "$@"\n')
-            script.chmod(0o755)
-            node = SiteNode(
-                site,
-                tmp_path / site / "node",
-                f"{address}:{door.port}",
-                certificates.authority,
-                key.private,
-                site_config(site),
-                command=[str(script)],
-                environment=environment,
-            )
-            stack.enter_context(node).wait_online(120.0)
+            home = configs[site].parent
+            superlink.enrol(read_join_request(make_key(site, home / "keys").request))
+            kit = Kit(site=site, coordinator=f"{address}:{door.port}", authority=certificates.authority.read_text())
+            write_kit(kit, home / "kit.json")
+            stack.enter_context(joined(namespace, configs[site]))
             assert reaches(namespace, address, door.port)
             assert not reaches(namespace, address, superlink.port)
             assert not reaches(namespace, "127.0.0.1", superlink.port)
@@ -272,9 +263,32 @@ def test_three_sites_in_networks_of_their_own_finish_a_federation(
         launch(superlink.control, superlink.folder, experiment(tiny_recipe, "ABC", 2), "apart", told.append)
     assert told[-1]["kind"] == "end"
     assert [record["dropped"] for record in told if record["kind"] == "round"] == [{}, {}]
+    for config in configs.values():  # all of it went through each site's gate
+        audit = AuditLog(config.parent / "state").read()
+        events = [(each["event"], each.get("decision")) for each in audit.records]
+        assert audit.faults == ()
+        assert events.count(("code", "accepted")) == 1
+        assert events.count(("decision", "admitted")) == events.count(("outgoing", None)) == 3
+
+
+@contextmanager
+def joined(namespace, config):
+    """`fedgtv-site join` in a network namespace, once it is online."""
+    command = [str(Path(sys.executable).with_name("fedgtv-site")), "join", "--config", str(config)]
+    with subprocess.Popen(
+        ["ip", "netns", "exec", namespace, *command], env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        try:
+            assert any("node online as" in line for line in process.stdout)
+            yield
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+    assert process.returncode == 130
 
 
 def reaches(namespace, address, port):
     program = f"import socket; socket.create_connection(({address!r}, {port}), timeout=2)"
-    command = ["ip", "netns", "exec", namespace, os.sys.executable, "-c", program]
+    command = ["ip", "netns", "exec", namespace, sys.executable, "-c", program]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import site
 import subprocess
 import sys
 import tempfile
@@ -31,13 +32,40 @@ pytestmark = [
 WORKER, GROUP = 64102, 64100
 
 
-@pytest.fixture(scope="module", autouse=True)
-def two_accounts():
-    """Root can run a command as anybody, who must then be able to run this interpreter."""
+@pytest.fixture(scope="module")
+def commands():
+    """Folder of the commands as other accounts can run them: this interpreter's, or else of the system's Python."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to run the worker under another account")
-    if subprocess.run(as_worker("sh", "-c", f"{sys.executable} -V"), capture_output=True, check=False).returncode:
-        pytest.skip(f"needs an interpreter that other accounts can run; {sys.executable} is in a closed folder")
+    if worker_runs(sys.executable):
+        yield Path(sys.executable).parent
+        return
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        if not worker_runs(other := environment_of("/usr/bin/python3", Path(folder))):
+            pytest.skip(f"no interpreter that other accounts can run: neither {sys.executable} nor /usr/bin/python3")
+        yield other.parent
+
+
+def worker_runs(python):
+    """Whether the worker's account can run an interpreter, and fedgtv with it."""
+    # through a shell: what setpriv itself starts is still found with root's rights
+    line = as_worker("sh", "-c", f"'{python}' -c 'import flwr, client'")
+    return subprocess.run(line, capture_output=True, check=False, cwd="/").returncode == 0
+
+
+def environment_of(python, folder):
+    """The interpreter of a virtual environment of `python`, with this one's packages and commands."""
+    subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=False)
+    made, here = folder / "bin" / "python", Path(sys.executable).parent
+    packages = [*site.getsitepackages(), str(Path(__file__).parents[2])]
+    for place in (folder / "lib").glob("python*/site-packages"):
+        (place / "fedgtv.pth").write_text("\n".join(packages))
+    for script in [*here.glob("fedgtv-*"), *here.glob("flower-*"), *here.glob("flwr*")]:
+        copied = folder / "bin" / script.name
+        copied.write_text(f"#!{made}\n" + script.read_text().partition("\n")[2])
+        copied.chmod(0o755)
+    return made
 
 
 @pytest.fixture
@@ -70,14 +98,10 @@ def as_worker(*command):
     return ["setpriv", f"--reuid={WORKER}", f"--regid={GROUP}", "--clear-groups", *command]
 
 
-def site_command(*arguments):
-    return [str(Path(sys.executable).with_name("fedgtv-site")), *arguments]
-
-
 @contextmanager
-def worker(config):
+def worker(commands, config):
     with subprocess.Popen(
-        as_worker(*site_command("work", "--config", str(config))), env=os.environ | {"HOME": "/tmp"},
+        as_worker(str(commands / "fedgtv-site"), "work", "--config", str(config)), env=os.environ | {"HOME": "/tmp"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
         try:
@@ -95,13 +119,13 @@ def denied(*command):
     return done.returncode != 0
 
 
-def test_a_round_is_trained_by_an_account_that_cannot_reach_the_key(hospital, start_federation, tiny_recipe):
-    home, site = hospital.parent, load_yaml(hospital, SiteConfig)
-    share_with_worker(site, home)
+def test_a_round_is_trained_by_an_account_that_cannot_reach_the_key(commands, hospital, start_federation, tiny_recipe):
+    home, config = hospital.parent, load_yaml(hospital, SiteConfig)
+    share_with_worker(config, home)
     federation = start_federation({})
     superlink = federation.superlink
     superlink.enrol(read_join_request(home / "keys" / "A.join.json"))
-    link = WorkerLink(site.worker.address, make_secret(home / "work"))
+    link = WorkerLink(config.worker.address, make_secret(home / "work"))
     node = SiteNode(
         "A", home / "state" / NODE, superlink.address.replace("127.0.0.1", "localhost"),
         superlink.certificates.authority, home / "keys" / "site.key", hospital, worker=link,
@@ -109,13 +133,13 @@ def test_a_round_is_trained_by_an_account_that_cannot_reach_the_key(hospital, st
     told = []
     with ExitStack() as stack:
         stack.enter_context(node).wait_online(90.0)
-        running = stack.enter_context(worker(hospital))
+        running = stack.enter_context(worker(commands, hospital))
         assert "worker started, for the node at" in running.stdout.readline()
-        assert worker_health(site, home).good
+        assert worker_health(config, home).good
         launch(superlink.control, superlink.folder, two_rounds(tiny_recipe), "apart", told.append)
         assert "statistics: " in running.stdout.readline()
     assert [record["dropped"] for record in told if record["kind"] == "round"] == [{}, {}]
-    assert not worker_health(site, home).good
+    assert not worker_health(config, home).good
     assert {path.stat().st_uid for path in (home / "work" / "cache").rglob("*")} == {WORKER}
     assert [each["event"] for each in AuditLog(home / "state").read().records].count("outgoing") == 3
 
@@ -125,10 +149,14 @@ def test_a_round_is_trained_by_an_account_that_cannot_reach_the_key(hospital, st
     assert not denied("cat", str(home / "cases" / "cases.json"))
 
 
-def test_the_account_that_holds_the_key_does_not_train(hospital):
+def test_the_account_that_holds_the_key_does_not_train(commands, hospital):
     share_with_worker(load_yaml(hospital, SiteConfig), hospital.parent)
     done = subprocess.run(
-        site_command("work", "--config", str(hospital)), capture_output=True, text=True, timeout=60, check=False
+        [str(commands / "fedgtv-site"), "work", "--config", str(hospital)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 2
     assert done.stderr.startswith(

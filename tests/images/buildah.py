@@ -91,7 +91,7 @@ def config(tag):
 
 
 class Service:
-    """One service of a Compose file, run as the file says, but on this machine's network."""
+    """One service of a Compose file, run as the file says, but on this machine's network and a writable root."""
 
     def __init__(self, name, tag, spec, folder, environment):
         """`folder`: of the Compose file's relative paths; `environment`: in place of the file's own."""
@@ -104,15 +104,28 @@ class Service:
             f"{(folder / each['source']).resolve()}:{each['target']}:{'ro' if each.get('read_only') else 'rw'}"
             for each in spec["volumes"]
         ]
+        self.brought = self._owned()
 
     def command(self, arguments, entrypoint=True):
         """The line that runs `arguments` in the image."""
         words = ["buildah", "run", "--isolation=chroot", "--user", self.spec["user"]]
+        words += [f"--cap-drop={each}" for each in self.spec["cap_drop"]]
         for setting in self.environment:
             words += ["--env", setting]
         for mount in self.mounts:
             words += ["--volume", mount]
-        return [*words, self.container, "--", *(self.entrypoint if entrypoint else []), *map(str, arguments)]
+        closed = ["setpriv", "--no-new-privs"] if "no-new-privileges:true" in self.spec["security_opt"] else []
+        return [*words, self.container, "--", *closed, *(self.entrypoint if entrypoint else []), *map(str, arguments)]
+
+    def written(self):
+        """What the image's accounts made outside the Compose file's mounts; nothing, if the root may be read-only."""
+        mounts = [*(each["target"] for each in self.spec["volumes"]), *self.spec["tmpfs"]]
+        new = sorted(self._owned() - self.brought)
+        return [path for path in new if not any(f"{path}/".startswith(f"{mount}/") for mount in mounts)]
+
+    def _owned(self):
+        root = call("buildah", "mount", self.container).strip()
+        return set(call("find", root, "-xdev", "-uid", "+10000", "-printf", "/%P\\n").splitlines())
 
     def run(self, *arguments, entrypoint=True, expected=0):
         """Returns what a command in the image prints, both streams."""
