@@ -71,9 +71,9 @@ def without_models(sets: Sequence[RtStruct], patterns: Sequence[str]) -> tuple[t
     if not any(candidates(each.structures, patterns) for each in drawn):
         return tuple(sets), ()
     return drawn, tuple(
-        f"{place(each)} was written by fedgtv-site segment and counts for nothing beside what was drawn; leave it out "
+        f"{place} was written by fedgtv-site segment and counts for nothing beside what was drawn; leave it out "
         "of the export"
-        for each in sets
+        for place, each in zip(places(sets), sets, strict=True)
         if each.by_model
     )
 
