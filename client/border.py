@@ -3,10 +3,12 @@
 It runs in the node's own process, from the installed release, whatever code does the work. What comes in is read,
 written to the audit log and judged by the policy; what goes out is built here anew, of numbers, known names and codes
 alone, limited by the policy and written to the audit log first. No text that the work made can pass: not an
-exception's, not a path, not a name.
+exception's, not a path, not a name. Of pictures, where the policy lets them go, the pixels pass.
 """
 
+import hashlib
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +20,7 @@ from flwr.app import Context, Message, RecordDict
 from client import policy
 from client.audit import OUTGOING, Audit, AuditLog
 from client.disk_use import bytes_below
+from client.pixels import pixels_alone
 from common import wire
 from common.checkpoint import Weights
 from common.config import PolicyConfig, SiteConfig, load_yaml
@@ -31,7 +34,6 @@ TASK, DECISION = "task", "decision"
 UNASKED = "unasked-reply"
 """The decision on a reply that answers no task; it is no code, for nothing is sent."""
 ADMITTED = "admitted"
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass
@@ -183,15 +185,20 @@ class Border:
         counts |= {"numbers": sum(int(each.size) for each in update.weights.values()), "norm": round(update.norm, 6)}
         if update.local:
             counts["local"] = len(update.local)
+        noises = self._done(self.audit.checked(), "").noises
+        policy.admit_epsilon(self.policy, noises)  # by the policy of now; the task was let in by that of then
         if update.noise:
-            counts |= {"noise": update.noise, "epsilon": self._epsilon(update.noise), "delta": self.policy.delta}
+            counts |= {
+                "noise": update.noise,
+                "epsilon": self._epsilon((*noises, update.noise)),
+                "delta": self.policy.delta,
+            }
         return _Leaving(wire.train_reply(update.weights, result, task.transport), counts, withheld)
 
-    def _epsilon(self, noise: float) -> float:
-        """Of all updates that ever left here with noise, this one included."""
-        noises = self._done(self.audit.checked(), "").noises
-        value = policy.epsilon((*noises, noise), self.policy.delta)
-        log.info("update %d with noise: epsilon %.2f at delta %g", len(noises) + 1, value, self.policy.delta)
+    def _epsilon(self, noises: tuple[float, ...]) -> float:
+        """Of all updates that ever left here with noise."""
+        value = policy.epsilon(noises, self.policy.delta)
+        log.info("update %d with noise: epsilon %.2f at delta %g", len(noises), value, self.policy.delta)
         return round(value, 4)
 
     def _evaluation(self, task: EvaluateTask, reply: Message) -> _Leaving:
@@ -201,11 +208,10 @@ class Border:
         if pictures and not self.policy.share_pictures:
             withheld.what.append(f"{len(pictures)} pictures")
             pictures = []
-        if any(not picture.png.startswith(PNG_SIGNATURE) for picture in pictures):
-            raise PolicyError.of("policy-reply", "reply: a picture is no PNG")
-        if not self.policy.share_case_metrics:
-            withheld.what += ["DSC of single cases"] if any(each.dsc is not None for each in pictures) else []
-            pictures = [type(each)(each.png, None) for each in pictures]
+        if any(each.dsc is not None for each in pictures) and not self.policy.share_case_metrics:
+            withheld.what.append("DSC of single cases")
+        shares = self.policy.share_case_metrics
+        pictures = [type(each)(pixels_alone(each.png), each.dsc if shares else None) for each in pictures]
         cases = max((each.n for each in result.summaries.values()), default=0)
         counts = {"cases": cases, "models": len(result.summaries), "pictures": len(pictures)}
         return _Leaving(wire.evaluate_reply(result, pictures), counts, withheld)
@@ -229,7 +235,12 @@ def guarded(app: Callable[[Message, Context], Message]) -> Callable[[Message, Co
 def _where(message: Message) -> dict[str, Any]:
     metadata = message.metadata
     kind = metadata.message_type if metadata.message_type in wire.TASKS else "unknown"
-    return {"run": str(metadata.run_id), "message": metadata.message_id, "kind": kind}
+    return {"run": str(metadata.run_id), "message": _id(metadata.message_id), "kind": kind}
+
+
+def _id(told: str) -> str:
+    """A message's id, a hash; of anything else that stands in its place, the hash."""
+    return told if re.fullmatch("[0-9a-f]{64}", told) else hashlib.sha256(told.encode()).hexdigest()
 
 
 def _told(task: wire.Task) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, inflate_object_from_contents, pull_objects
+from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.run import Run, RunNotRunningException
 
 from client.approval import Approvals
@@ -152,7 +153,7 @@ class Gate:
                 push_object(leaving.metadata.run_id, session, name, objects[name].deflate())
             return set(), session  # nothing of the original is left for Flower to send
 
-        self._push(state=state, object_store=object_store, send=send_what_may_leave, push_object=push_object)
+        self._push(state=state, object_store=_Stored(object_store), send=send_what_may_leave, push_object=push_object)
 
     def _leaving(self, reply: Message, tree: Any, get: Callable[[str], bytes | None]) -> Message | None:
         """Returns what is sent for a reply that waits; None for one that answers nothing that is being worked on."""
@@ -165,6 +166,8 @@ class Gate:
         message, entry = self._asked.pop(answered)
         try:
             border = self._open()
+            if tree is None:
+                raise WorkError("reply: stored under another id than its own")
             return border.leave(message, entry, reply if reply.has_error() else _inflate(reply, _contents(tree, get)))
         except Exception as error:
             return _refusal(self._border, message, error)
@@ -175,6 +178,23 @@ class Gate:
         if self._border is not None:
             with suppress(AuditError):
                 self._border.hold_back(reply)
+
+
+class _Stored:
+    """The store that replies lie in, for Flower's step, whose loop ends over a reply that is not there."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def get_object_tree(self, name: str) -> Any:
+        """Returns the tree of a reply's objects, None where nothing lies under its id."""
+        try:
+            return self._store.get_object_tree(name)
+        except NoObjectInStoreError:
+            return None
 
 
 def _refusal(border: Border | None, message: Message, error: Exception) -> Message:

@@ -74,14 +74,24 @@ def _admit_training(policy: PolicyConfig, task: TrainTask, done: Done) -> None:
             f"policy.max_epochs: {done.epochs} epochs done in this run, {task.local_epochs} more asked for; at most "
             f"{policy.max_epochs} are allowed",
         )
-    if policy.max_epsilon is not None:
-        after = epsilon((*done.noises, policy.noise_multiplier), policy.delta)
-        if after > policy.max_epsilon:
-            raise PolicyError.of(
-                "policy-epsilon",
-                f"policy.max_epsilon: update {len(done.noises) + 1} would make epsilon {after:.2f}; at most "
-                f"{policy.max_epsilon:g} is allowed",
-            )
+    admit_epsilon(policy, done.noises)
+
+
+def admit_epsilon(policy: PolicyConfig, noises: tuple[float, ...]) -> None:
+    """Returns if one more update, after those with `noises`, spends no more privacy than the policy gives.
+
+    Raises:
+        PolicyError: it would spend more.
+    """
+    if policy.max_epsilon is None:
+        return
+    after = epsilon((*noises, policy.noise_multiplier), policy.delta)
+    if after > policy.max_epsilon:
+        raise PolicyError.of(
+            "policy-epsilon",
+            f"policy.max_epsilon: update {len(noises) + 1} would make epsilon {after:.2f}; at most "
+            f"{policy.max_epsilon:g} is allowed",
+        )
 
 
 def admit_disk(policy: PolicyConfig, used_bytes: int) -> None:

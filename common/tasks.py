@@ -100,7 +100,7 @@ class TrainResult(Frozen):
     num_examples: Annotated[int, Field(ge=1, le=1_000_000)]
     """Training cases, not patches: the weight of the site in the mean."""
     epochs: tuple[EpochRecord, ...]
-    validation_dsc: float | None
+    validation_dsc: Annotated[float, Field(ge=0, le=1)] | None
     """Mean DSC of the received weights on the validation cases; None without cases or when not asked."""
     num_validated: Count = 0
     """Cases that it is the mean of."""

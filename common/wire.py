@@ -74,9 +74,17 @@ def weights_to_record(weights: Mapping[str, NDArray[Any]], transport: str = "fp3
 
 
 def pack_weights(weights: Mapping[str, NDArray[Any]], transport: str = "fp32") -> ArrayRecord:
-    """Returns the weights as they travel: one vector in the transport's number format, and its layout."""
+    """Returns the weights as they travel: one vector in the transport's number format, and its layout.
+
+    Raises:
+        WorkError: a finite number is too large for the format.
+    """
     layout = json.dumps([[name, list(np.shape(value))] for name, value in weights.items()])
-    parts = [np.asarray(value, _DTYPES[transport]).reshape(-1) for value in weights.values()]
+    with np.errstate(over="ignore"):  # told by name below
+        parts = [np.asarray(value, _DTYPES[transport]).reshape(-1) for value in weights.values()]
+    for (name, value), part in zip(weights.items(), parts, strict=True):
+        if np.isinf(part).any() and np.isfinite(value).all():
+            raise WorkError(f"weight {name}: {np.abs(value).max():.3g} is too large for {transport}; send it as fp32")
     vector = np.concatenate(parts) if parts else np.zeros(0, _DTYPES[transport])
     return ArrayRecord({PACKED: Array(vector), LAYOUT: Array(np.frombuffer(layout.encode(), np.uint8))})
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -34,7 +35,7 @@ BASE: dict[str, Any] = {"experiment": "e", "recipe": Recipe(), "split": SplitCon
 MORE: dict[str, Any] = {"normalisation": NormalisationRecord(mean=0, sd=1)}
 SENT = {"stage1.a": np.zeros((2, 3), np.float32), "stage1.b": np.zeros(2, np.float32)}
 TRAINED = {name: value + 1 for name, value in SENT.items()}
-PNG = b"\x89PNG\r\n\x1a\nrest"
+PNG = cv2.imencode(".png", np.full((4, 4), 99, np.uint8))[1].tobytes()
 
 
 @pytest.fixture(autouse=True)
@@ -218,6 +219,32 @@ def test_noise_is_counted_for_all_time(tmp_path: Path, monkeypatch: pytest.Monke
     first, second = (line for line in lines(config) if line["event"] == "outgoing")
     assert 0 < first["epsilon"] < second["epsilon"]
     assert (first["noise"], first["delta"]) == (8.0, 1e-5)
+
+
+def test_a_budget_that_shrank_while_a_task_was_worked_on_holds_for_its_reply(tmp_path: Path) -> None:
+    config, message = site(tmp_path, clip_norm=0.5, noise_multiplier=20.0, max_epsilon=3.0), train_message()
+    border = Border.open(config)
+    border.receive(message, 1)
+    entry = border.enter(message)
+    site(tmp_path, clip_norm=0.5, noise_multiplier=0.5, max_epsilon=3.0)
+    reply = Border.open(config).leave(message, entry, answered(message, trained()))
+    assert wire.read_error(reply) == "policy-epsilon"
+    assert lines(config)[-1]["error"] == "policy-epsilon"
+
+
+def test_a_weight_too_large_for_half_precision_is_the_site_s_own_error(tmp_path: Path) -> None:
+    message = train_message(transport="fp16")
+    told = TrainResult(num_examples=5, epochs=(), validation_dsc=None, seconds=1.0)
+    content = wire.train_reply({**TRAINED, "stage1.b": np.full(2, 1e6, np.float32)}, told, "fp32")
+    assert wire.read_error(through(site(tmp_path), message, content)) == "policy-reply"
+
+
+def test_a_message_s_id_that_is_none_is_not_on_record(tmp_path: Path) -> None:
+    config, reply = site(tmp_path), answered(statistics_message(), RecordDict())
+    reply.metadata.__dict__["_message_id"] = f"{SECRET} {'x' * 500}"
+    Border.open(config).hold_back(reply)
+    assert len(lines(config)[-1]["message"]) == 64
+    assert "Mustermann" not in (tmp_path / "state" / "audit.jsonl").read_text()
 
 
 def test_layers_that_stay_are_not_in_the_bytes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
 with warnings.catch_warnings():
@@ -260,6 +261,28 @@ def test_a_reply_that_answers_nothing_is_held_back_and_noted(config: Path, own_b
     assert [each.metadata.reply_to_message_id for each in side.sent] == [side.message.metadata.message_id]
     assert b"Mustermann" not in side.bytes_received + repr(side.sent).encode()
     assert ("decision", "unasked-reply") in events(config)
+
+
+@pytest.mark.parametrize("to_the_task", [True, False])
+def test_a_reply_stored_under_another_id_is_held_back_and_the_node_lives(
+    config: Path, own_bundle: bytes, to_the_task: bool
+) -> None:
+    side = Coordinator(own_bundle)
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+    asked = Message(RecordDict(), 1, wire.STATISTICS)
+    asked.metadata.__dict__["_message_id"] = side.message.metadata.message_id if to_the_task else "f" * 64
+    forged = Message(RecordDict({SECRET: ConfigRecord({"text": SECRET})}), reply_to=asked)
+    tree = get_object_tree(forged)
+    forged.metadata.__dict__["_message_id"] = SECRET
+    session = node.state.start_session(RUN)
+    stored = message_from_proto(message_to_proto(forged))
+    assert node.state.store_message_and_object_tree(stored, tree, session)[0]
+    node.give(side)
+    assert b"Mustermann" not in side.bytes_received + repr(side.sent).encode()
+    assert "Mustermann" not in (config.parent / "state" / "audit.jsonl").read_text()
+    held, sent = ("decision", "unasked-reply"), ("outgoing", "work-failed")
+    assert events(config)[-1] == (sent if to_the_task else held)
 
 
 def test_a_task_is_on_record_also_when_site_yaml_cannot_be_read(config: Path, own_bundle: bytes) -> None:
