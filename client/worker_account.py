@@ -10,6 +10,7 @@ import secrets
 from pathlib import Path
 
 from client.keys import key_files
+from client.kit_place import NAME as KIT
 from client.pseudonyms import FILE_NAME as PSEUDONYMS
 from common.atomic import write_bytes_atomically
 from common.config import SiteConfig, WorkerConfig
@@ -71,7 +72,8 @@ def check_apart(site: SiteConfig, config: Path) -> None:
     folder = config.parent
     cases, state, key = folder / site.cases, folder / site.state, key_files(site.site, folder / "keys").private
     forbidden = [(key, os.R_OK), (cases / PSEUDONYMS, os.R_OK), (state, os.X_OK)]
-    forbidden += [(path, os.W_OK) for path in (cases, folder, config, key.parent)]
+    above = (cases.parent, state.parent, (folder / site.work).parent)  # who may write there can put others in place
+    forbidden += [(path, os.W_OK) for path in (cases, folder, *above, config, folder / KIT, key.parent)]
     done = {os.R_OK: "read", os.X_OK: "enter", os.W_OK: "write"}
     for path, access in forbidden:
         if os.access(path, access):

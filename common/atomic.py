@@ -23,8 +23,9 @@ def write_bytes_atomically(path: Path, data: bytes, mode: int = ANYONES) -> None
     Raises:
         OSError: the disk is full, or the folder missing or not writable; an older file stands, and nothing beside it.
     """
-    with replacing(path, mode) as unfinished:
-        unfinished.write_bytes(data)
+    with _beside(path, mode) as (unfinished, handle):
+        _write(handle, data)
+        put_in_place(unfinished, path)
 
 
 def write_text_atomically(path: Path, text: str, mode: int = ANYONES) -> None:
@@ -39,8 +40,8 @@ def create_atomically(path: Path, data: bytes, mode: int = ANYONES) -> None:
         FileExistsError: there is one; it stands as it was.
         OSError: as `write_bytes_atomically`.
     """
-    with _beside(path, mode) as unfinished:
-        unfinished.write_bytes(data)
+    with _beside(path, mode) as (unfinished, handle):
+        _write(handle, data)
         _flush(unfinished)
         os.link(unfinished, path)  # unlike a rename, it never takes an existing name
     _flush(path.parent)
@@ -52,7 +53,7 @@ def replacing(path: Path, mode: int = ANYONES) -> Iterator[Path]:
 
     What the block writes may itself be a new file of that name.
     """
-    with _beside(path, mode) as unfinished:
+    with _beside(path, mode) as (unfinished, _):
         yield unfinished
         put_in_place(unfinished, path)
 
@@ -65,18 +66,22 @@ def put_in_place(unfinished: Path, path: Path) -> None:
 
 
 @contextmanager
-def _beside(path: Path, mode: int) -> Iterator[Path]:
+def _beside(path: Path, mode: int) -> Iterator[tuple[Path, int]]:
+    """Gives a new file and its handle: in a folder that others may write, its name may become a link to elsewhere."""
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         if mode != ANYONES:
             os.fchmod(handle, mode)
+        yield unfinished, handle
     finally:
         os.close(handle)
-    try:
-        yield unfinished
-    finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _write(handle: int, data: bytes) -> None:
+    with open(handle, "wb", closefd=False) as stream:
+        stream.write(data)
 
 
 def _flush(path: Path) -> None:

@@ -6,9 +6,12 @@ foreground.npy, record.json and checksums.json. HU rest as int16: rounding adds 
 """
 
 import errno
+import fnmatch
 import json
 import mmap
+import os
 import shutil
+import stat
 import tempfile
 import zlib
 from collections.abc import Mapping
@@ -142,9 +145,22 @@ class CaseCache:
 
 
 def forget_case(folder: Path, case_id: str) -> None:
-    """Deletes what is cached of a case below `folder`, of every recipe; OSError: the disk is not writable."""
-    for made in list(folder.rglob(f"{case_id}-{'?' * FINGERPRINT_DIGITS}")):
-        shutil.rmtree(made)
+    """Deletes what is cached of a case below `folder`, of every recipe; no link is followed, one by such a name goes.
+
+    Raises:
+        OSError: the disk is not writable, or `folder` is a link.
+    """
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, "a link; expected a folder", str(folder))
+    if not folder.exists():
+        return
+    for _, names, files, handle in os.fwalk(folder):
+        for name in fnmatch.filter([*names, *files], f"{case_id}-{'?' * FINGERPRINT_DIGITS}"):
+            if stat.S_ISDIR(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode):
+                shutil.rmtree(name, dir_fd=handle)
+                names.remove(name)
+            else:
+                os.unlink(name, dir_fd=handle)
 
 
 def _source_fingerprint(cases_folder: Path, entry: CaseEntry) -> str:

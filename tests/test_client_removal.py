@@ -9,6 +9,7 @@ import pytest
 from client.cases import open_cases
 from client.ingest import import_folder
 from client.removal import CasePlaces, gone, readmit_cases, remove_cases
+from common.cache import FINGERPRINT_DIGITS, forget_case
 from common.config import IngestConfig, SiteConfig, SplitConfig
 from common.dataset import read_index
 from common.errors import InputError, WorkError
@@ -58,6 +59,22 @@ def test_nothing_of_a_removed_case_stays_but_its_pseudonym(tmp_path, places, tin
     assert len([*work.rglob("A-0001-*"), *work.rglob("A-0003-*")]) == 2
     known = json.loads((places.cases / "pseudonyms.json").read_text())["cases"]["p2"]
     assert (known["case_id"], known["removed"]) == ("A-0002", True)
+
+
+def test_links_in_the_cache_lead_removal_nowhere(tmp_path):
+    """The worker's account writes there; what a link leads to may be the node's, or anybody's."""
+    elsewhere = tmp_path / "elsewhere" / f"A-0001-{'0' * FINGERPRINT_DIGITS}"
+    elsewhere.mkdir(parents=True)
+    cache = tmp_path / "cache"
+    (cache / "recipe" / f"A-0001-{'1' * FINGERPRINT_DIGITS}").mkdir(parents=True)
+    (cache / "recipe" / elsewhere.name).symlink_to(elsewhere)
+    (cache / "other").symlink_to(elsewhere.parent)
+    forget_case(cache, "A-0001")
+    assert list((cache / "recipe").iterdir()) == []
+    assert elsewhere.is_dir()
+    with pytest.raises(OSError, match="expected a folder"):
+        forget_case(cache / "other", "A-0001")
+    forget_case(tmp_path / "none", "A-0001")
 
 
 def test_an_import_leaves_a_removed_case_out_until_it_is_let_in_again(places, run, write_case):

@@ -14,7 +14,7 @@ from flwr.supercore.superexec.executor.types import ExecutionSpec
 
 from client.worker import NAME, Worker
 from client.worker_account import SECRET
-from client.worker_process import FreshCode
+from client.worker_process import TOKEN, FreshCode
 from common.errors import WorkError
 
 flwr_clientapp = importlib.import_module("flwr.supernode.cli.flwr_clientapp")
@@ -81,12 +81,20 @@ def test_a_secret_that_it_may_not_read_is_named(tmp_path: Path, monkeypatch: pyt
 
 def test_a_task_finds_nothing_unpacked_and_shows_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
-    (tmp_path / APP_DIR / "fedgtv.fedgtv.0.1.0.12345678").mkdir(parents=True)  # the right 8 digits, whatever is in it
-    found: list[tuple[list[str], bool]] = []
-    monkeypatch.setattr("subprocess.Popen", lambda words: found.append((words, (tmp_path / APP_DIR).exists())))
-    FreshCode().launch(ExecutionSpec(TaskType.CLIENT_APP, "node:9094", SECRET_TOKEN, True, None, False, 7, False, 1))
-    ((words, left),) = found
-    assert not left
+    found: list[tuple[list[str], Path]] = []
+    monkeypatch.setattr("subprocess.Popen", lambda words, env: found.append((words, Path(env["FLWR_HOME"]))))
+    asked = ExecutionSpec(TaskType.CLIENT_APP, "node:9094", SECRET_TOKEN, True, None, False, 7, False, 1)
+    FreshCode().launch(asked)
+    unpacked = "fedgtv.fedgtv.0.1.0.12345678"  # the right 8 digits, whatever is in it
+    (tmp_path / "kept" / unpacked).mkdir(parents=True)
+    (found[0][1] / APP_DIR).symlink_to(tmp_path / "kept")
+    (tmp_path / APP_DIR).symlink_to(tmp_path / "kept")
+    FreshCode().launch(asked)
+    (_, earlier), (words, home) = found
+    assert home.parent == tmp_path
+    assert [path.name for path in home.iterdir()] == [TOKEN]
+    assert not earlier.exists()
+    assert (tmp_path / "kept" / unpacked).exists()
     assert not any(SECRET_TOKEN in word for word in words)  # every user can read a command line
     told = flwr_clientapp._parse_args_run_flwr_clientapp().parse_args(words[1:])
     assert (words[0], told.runtime_api_address, told.insecure, told.parent_pid) == (

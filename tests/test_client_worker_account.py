@@ -116,7 +116,9 @@ def test_the_secret_is_made_once_and_read_by_the_group(home: Path) -> None:
     assert make_secret(home / "work").read_bytes() == secret
 
 
-@pytest.mark.parametrize("reach", ["keys/site.key", f"cases/{PSEUDONYMS}", "state", "cases", ".", "site.yaml", "keys"])
+@pytest.mark.parametrize(
+    "reach", ["keys/site.key", f"cases/{PSEUDONYMS}", "state", "cases", ".", "site.yaml", "kit.json", "keys"]
+)
 def test_an_account_that_can_reach_what_the_node_keeps_does_not_train(
     home: Path, monkeypatch: pytest.MonkeyPatch, reach: str
 ) -> None:
@@ -127,3 +129,13 @@ def test_an_account_that_can_reach_what_the_node_keeps_does_not_train(
         check_apart(SITE, home / "site.yaml")
     monkeypatch.setattr(os, "access", lambda *_: False)
     check_apart(SITE, home / "site.yaml")
+
+
+@pytest.mark.parametrize("where", ["cases", "state", "work"])
+def test_a_folder_elsewhere_must_not_lie_where_the_worker_can_replace_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    site = SITE.model_copy(update={where: tmp_path / "store" / where})
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) == (tmp_path / "store", os.W_OK))
+    with pytest.raises(SiteError, match="store: the account that trains can write it"):
+        check_apart(site, home / "site.yaml")

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from common import atomic
 from common.atomic import (
     OWNERS,
     create_atomically,
@@ -68,7 +69,7 @@ def test_a_secret_is_never_open_to_others_not_even_while_it_is_written(tmp_path,
     assert mode_of(tmp_path / "key") == 0o600
 
 
-@pytest.mark.parametrize("fails", ["os.fsync", "os.replace", "pathlib.Path.write_bytes"])
+@pytest.mark.parametrize("fails", ["os.fsync", "os.replace", "common.atomic._write"])
 def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path, monkeypatch, fails):
     path = tmp_path / "a"
     path.write_text("old")
@@ -80,13 +81,30 @@ def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path, monkeypatch, f
     assert os.listdir(tmp_path) == ["a"]
 
 
-@pytest.mark.parametrize("fails", ["os.fsync", "os.link", "pathlib.Path.write_bytes"])
+@pytest.mark.parametrize("fails", ["os.fsync", "os.link", "common.atomic._write"])
 def test_an_interrupted_creation_leaves_nothing(tmp_path, monkeypatch, fails):
     with monkeypatch.context() as broken:
         broken.setattr(fails, full_disk)
         with pytest.raises(OSError, match="disk full"):
             create_atomically(tmp_path / "a", b"new")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_link_in_place_of_the_unfinished_file_is_not_written_through(tmp_path, monkeypatch, write):
+    """In a folder that another account may write, it can swap the file between its making and its filling."""
+    (tmp_path / "theirs").write_text("untouched")
+    filled = atomic._write
+
+    def swap(handle, data):
+        (unfinished,) = tmp_path.glob("*.part")
+        unfinished.unlink()
+        unfinished.symlink_to(tmp_path / "theirs")
+        filled(handle, data)
+
+    monkeypatch.setattr(atomic, "_write", swap)
+    write(tmp_path / "ours", b"secret")
+    assert (tmp_path / "theirs").read_text() == "untouched"
 
 
 def test_ctrl_c_inside_the_block_leaves_the_old_file_alone(tmp_path):
