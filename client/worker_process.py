@@ -1,10 +1,9 @@
 """Starts Flower's SuperExec for the worker: `python -m client.worker_process` with Flower's arguments."""
 
 import os
+import secrets
 import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 
 from flwr.common.constant import FLWR_HOME
 from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TASK_TYPE_TO_COMMAND
@@ -16,7 +15,7 @@ from common.atomic import OWNERS, write_text_atomically
 from common.logs import log_to_output
 
 TOKEN, HOME = "task.token", "task-"
-"""What a task has of its own below the worker's FLWR_HOME: a folder of this name and some letters, its token in it."""
+"""What a task has of its own below the worker's FLWR_HOME: a folder of this name and some digits, its token in it."""
 
 
 class FreshCode(SubprocessExecutor):
@@ -33,7 +32,8 @@ class FreshCode(SubprocessExecutor):
         homes = get_flwr_home()
         for earlier in homes.glob(f"{HOME}*"):
             shutil.rmtree(earlier, ignore_errors=True)
-        home = Path(tempfile.mkdtemp(prefix=HOME, dir=homes))
+        home = homes / f"{HOME}{secrets.token_hex(8)}"
+        home.mkdir(parents=True)
         path = home / TOKEN
         write_text_atomically(path, spec.token, OWNERS)
         command = [TASK_TYPE_TO_COMMAND[spec.task_type], TASK_TYPE_TO_APPIO_API_ADDRESS_ARG[spec.task_type]]
