@@ -1,7 +1,10 @@
 """How every command ends: exit code 0, 1 (work failed) or 2 (bad input), and one line instead of a traceback."""
 
+import contextlib
+import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from types import FrameType
 
@@ -13,14 +16,17 @@ from common.text import clean_text
 
 INTERRUPTED = 130
 INTERNAL = 1
+POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPING_S = 120.0
+"""A stop may take so long: each daemon is given 15 s to end by itself, and what it started 10 s more."""
+STILL = b"still stopping\n"
 
 
 def command_line(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     """Runs `app` and exits; `--debug` anywhere on the line shows the traceback of an error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    for polite in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(polite, _interrupt)
+    _listen()
     try:
         code = app(args=arguments, standalone_mode=False)
         if code == INTERRUPTED:  # Typer's own answer to Ctrl-C, without a word
@@ -45,9 +51,31 @@ def command_line(app: typer.Typer, arguments: Sequence[str] | None = None) -> No
         _end(f"error: {type(error).__name__}: {error} (unexpected; --debug shows where)", INTERNAL)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """A polite kill ends like Ctrl-C: the processes that the command started are ended too."""
-    raise KeyboardInterrupt
+def _listen() -> None:
+    """Lets a polite kill end the command like Ctrl-C; what nohup or a shell's `&` has it ignore stays ignored."""
+    interruption = _Interruption()
+    for polite in POLITE:
+        if signal.getsignal(polite) != signal.SIG_IGN:
+            signal.signal(polite, interruption)
+
+
+class _Interruption:
+    """Raises at the first signal alone: a second one would break off the stop, and leave what was started running.
+
+    One that comes after `STOPPING_S` is heard again, for a command that hangs.
+    """
+
+    def __init__(self) -> None:
+        self._heard_until = 0.0
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now < self._heard_until:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                os.write(2, STILL)
+            return
+        self._heard_until = now + STOPPING_S
+        raise KeyboardInterrupt
 
 
 def _end(line: str, code: int) -> None:

@@ -85,19 +85,12 @@ class ProcessTree:
         """
         if self._lock is None:
             return None
-        code = None
-        if self.process is not None:
-            if self.running:
-                self.process.terminate()
-            try:
-                code = self.process.wait(grace_s)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                code = self.process.wait()
-        self._end_members()
-        self._lock.close()
-        self._lock = None
-        return code
+        try:
+            return self._end_first(grace_s)
+        finally:
+            self._end_members()
+            self._lock.close()
+            self._lock = None
 
     def owned(self) -> bool:
         """Whether a live process, this or another, keeps the tree."""
@@ -139,6 +132,18 @@ class ProcessTree:
             lock.close()
             raise WorkError(f"{self.folder}: {self.name} runs here already; stop it, or use another folder")
         self._lock = lock
+
+    def _end_first(self, grace_s: float) -> int | None:
+        """Asks the first process to end, then kills it; returns its exit code, None if it never ran."""
+        if self.process is None:
+            return None
+        if self.running:
+            self.process.terminate()
+        try:
+            return self.process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
 
     def _mark(self) -> str:
         """Name and folder, and the folder's inode: two containers that see each other's processes may share a path."""

@@ -92,8 +92,10 @@ class Superlink:
 
     def stop(self) -> None:
         """Ends the SuperLink and every process it started; the database stays."""
-        self.launcher.stop()
-        self.tree.stop()
+        try:
+            self.launcher.stop()
+        finally:
+            self.tree.stop()
 
     def members(self) -> list[int]:
         """Ids of all processes of the SuperLink that live."""

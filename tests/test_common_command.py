@@ -1,5 +1,8 @@
 """How commands end: exit code 0, 1, 2 or 130, and one line on stderr."""
 
+import subprocess
+import sys
+
 import click
 import pytest
 import typer
@@ -90,3 +93,41 @@ def test_the_arguments_are_the_process_s_own_by_default(
     with pytest.raises(SystemExit) as caught:
         command_line(made())
     assert (caught.value.code, capsys.readouterr().out) == (0, "did 5\n")
+
+
+PROGRAM = """
+import os, signal, typer
+from common import command
+
+app = typer.Typer()
+
+@app.command()
+def work() -> None:
+    {}
+
+command.command_line(app)
+"""
+KILL = "os.kill(os.getpid(), signal.{})"
+
+
+def ended(work: str, *launch: str) -> tuple[int, str, str]:
+    command = ["env", "--default-signal", *launch, sys.executable, "-c", PROGRAM.format(work)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_each_polite_signal_stops_the_command(name: str) -> None:
+    assert ended(KILL.format(name)) == (130, "", "stopped; the same command goes on where it was\n")
+
+
+def test_a_command_that_hangs_hears_a_later_signal() -> None:
+    """A first interruption can get lost, as in a finaliser."""
+    lost = f"try: {KILL.format('SIGTERM')}\n    except KeyboardInterrupt: pass\n    "
+    again = f"command.STOPPING_S = 0.0\n    {lost}{KILL.format('SIGINT')}"
+    assert ended(again)[0] == 130
+    assert ended(f"{lost}{KILL.format('SIGINT')}") == (0, "", "still stopping\n")
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    assert ended(f"{KILL.format('SIGHUP')}; print('went on')", "nohup")[:2] == (0, "went on\n")
