@@ -89,10 +89,10 @@ def _make_site(site: str, folder: Path, worker: dict[str, str]) -> None:
 
 
 def _place(kit: Path, config: Path) -> None:
-    from client.kit_place import own_kit, place_kit
+    from client.kit_place import given_kit, place_kit
 
-    path = place_kit(kit, config)
-    typer.echo(f"kit: {path}, for the coordinator at {own_kit(config).coordinator}")
+    given = given_kit(kit, config)
+    typer.echo(f"kit: {place_kit(given, config)}, for the coordinator at {given.coordinator}")
     typer.echo("next: `fedgtv-site check`, then `fedgtv-site join`")
 
 

@@ -2,26 +2,33 @@
 
 from pathlib import Path
 
-from common.atomic import write_bytes_atomically
+from common.atomic import write_text_atomically
 from common.config import SiteConfig, load_yaml
 from common.errors import ConfigError, SiteError
-from common.kit import Kit, read_kit
+from common.kit import Kit, kit_text, read_kit
 
 NAME = "kit.json"
+MODE = 0o644
+"""Whatever the umask: the node trusts whom the kit names, so nobody else may change it."""
 
 
-def place_kit(kit: Path, config: Path) -> Path:
-    """Copies the coordinator's `kit` beside the site's `config`, in place of an older one, and returns where it lies.
+def given_kit(kit: Path, config: Path) -> Kit:
+    """Returns what the file `kit` holds, which is not in its place yet.
 
     Raises:
         ConfigError: `kit` is no kit, or `config` no configuration.
         SiteError: the kit is another site's.
     """
-    own, site = load_yaml(config, SiteConfig).site, read_kit(kit).site
-    if site != own:
-        raise SiteError(f"{kit}: is site {site!r}'s kit, but {config} says {own!r}; use your own kit")
+    own, given = load_yaml(config, SiteConfig).site, read_kit(kit)
+    if given.site != own:
+        raise SiteError(f"{kit}: is site {given.site!r}'s kit, but {config} says {own!r}; use your own kit")
+    return given
+
+
+def place_kit(kit: Kit, config: Path) -> Path:
+    """Writes the site's `kit` beside its `config`, in place of an older one, and returns where it lies."""
     place = config.parent / NAME
-    write_bytes_atomically(place, kit.read_bytes())
+    write_text_atomically(place, kit_text(kit), MODE)
     return place
 
 

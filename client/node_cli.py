@@ -10,6 +10,9 @@ from client.cli_options import SITE_YAML, ConfigOption, DebugOption, JsonOption
 
 if TYPE_CHECKING:
     from client.approval import Approvals
+    from client.node import SiteNode
+    from common.config import SiteConfig
+    from common.kit import Kit
 
 APPROVAL = "approval"
 """What the audit log calls it."""
@@ -17,7 +20,7 @@ APPROVAL = "approval"
 
 def join(
     kit: Annotated[
-        Path | None, typer.Option(help="A new SITE.kit.json, put in place first; default: the one that is there.")
+        Path | None, typer.Option(help="A new SITE.kit.json, to replace the one in place; default: that one.")
     ] = None,
     config: ConfigOption = SITE_YAML,
     debug: DebugOption = False,
@@ -27,35 +30,52 @@ def join(
 
     from client.audit import AuditLog
     from client.contact import contact
-    from client.health import NODE
     from client.keys import check_key, key_files
-    from client.kit_place import own_kit, place_kit
-    from client.node import SiteNode, WorkerLink
-    from client.worker_account import make_secret, share_with_worker
-    from common.atomic import write_text_atomically
+    from client.kit_place import given_kit, own_kit, place_kit
     from common.config import SiteConfig, load_yaml
-    from common.private import closed_folder, private_files
+    from common.private import private_files
 
     site = load_yaml(config, SiteConfig)
     key = key_files(site.site, config.parent / "keys").private
     check_key(key)
     AuditLog(config.parent / site.state).checked()
-    if kit is not None:
-        place_kit(kit, config)
-    pass_on = own_kit(config)
-    for line in contact(pass_on).warnings:
-        typer.echo(f"warning: {line}", err=True)
+    theirs = own_kit(config) if kit is None else given_kit(kit, config)
     with private_files():
-        state = closed_folder(config.parent / site.state)
-        authority = state / "authority.crt"
-        write_text_atomically(authority, pass_on.authority)
-        share_with_worker(site, config.parent)
-        worker = WorkerLink(site.worker.address, make_secret(config.parent / site.work)) if site.worker else None
-        node = SiteNode(
-            site.site, state / NODE, pass_on.coordinator, authority, key, config.resolve(), worker=worker,
-            report=typer.echo,
-        )  # fmt: skip
-        node.run(threading.Event())
+        node = _node(site, config, key, theirs)
+        node.tree.claim()  # a node that runs here already keeps the kit and the authority that it works with
+        try:
+            for line in contact(theirs).warnings:
+                typer.echo(f"warning: {line}", err=True)
+            if kit is not None:
+                place_kit(theirs, config)
+            _equip(site, config, theirs, node)
+            node.run(threading.Event())
+        finally:
+            node.tree.stop()
+
+
+def _node(site: "SiteConfig", config: Path, key: Path, kit: "Kit") -> "SiteNode":
+    from client.health import NODE
+    from client.node import SiteNode, WorkerLink
+    from client.worker_account import SECRET
+    from common.private import closed_folder
+
+    state = closed_folder(config.parent / site.state)
+    worker = WorkerLink(site.worker.address, config.parent / site.work / SECRET) if site.worker else None
+    return SiteNode(
+        site.site, state / NODE, kit.coordinator, state / "authority.crt", key, config.resolve(), worker=worker,
+        report=typer.echo,
+    )  # fmt: skip
+
+
+def _equip(site: "SiteConfig", config: Path, kit: "Kit", node: "SiteNode") -> None:
+    from client.worker_account import make_secret, share_with_worker
+    from common.atomic import write_text_atomically
+
+    write_text_atomically(node.authority, kit.authority)
+    share_with_worker(site, config.parent)
+    if site.worker:
+        make_secret(config.parent / site.work)
 
 
 def approve(

@@ -43,9 +43,14 @@ class Kit(Frozen):
     """PEM, one certificate or, after a renewal, more."""
 
 
+def kit_text(kit: Kit) -> str:
+    """Returns the kit as JSON."""
+    return json.dumps(kit.model_dump(), indent=2) + "\n"
+
+
 def write_kit(kit: Kit, path: Path) -> None:
     """Writes the kit as JSON."""
-    path.write_text(json.dumps(kit.model_dump(), indent=2) + "\n", encoding="utf-8")
+    path.write_text(kit_text(kit), encoding="utf-8")
 
 
 def read_kit(path: Path) -> Kit:

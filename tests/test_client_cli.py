@@ -16,7 +16,9 @@ from safetensors.numpy import save_file
 from client.case_store import opened
 from client.cli import main
 from client.contact import Contact
+from client.node import node_tree
 from client.pseudonyms import KnownCase, Pseudonyms
+from common.errors import WorkError
 from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 
@@ -481,6 +483,68 @@ def test_join_with_a_key_that_is_not_enrolled_is_one_line_and_code_2(tmp_path, s
     made = [tmp_path / "state", *(tmp_path / "state").rglob("*")]
     assert {path.name for path in made} >= {"authority.crt", "node", "supernode.log"}
     assert [path for path in made if path.stat().st_mode & 0o077] == []
+
+
+@pytest.fixture
+def joined(tmp_path, site, authority_pem):
+    """A site A that has joined with a kit before; and a function that joins with one for another address."""
+    site("init", "A", "--folder", tmp_path)
+    kit = {"site": "A", "coordinator": "host:443", "authority": authority_pem}
+    (tmp_path / "A.kit.json").write_text(json.dumps(kit))
+    assert site("init", "--kit", tmp_path / "A.kit.json", "--folder", tmp_path).code == 0
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "authority.crt").write_text("the first one's")
+    (tmp_path / "other.kit.json").write_text(json.dumps(kit | {"coordinator": "elsewhere:443"}))
+    return lambda: site("join", "--kit", tmp_path / "other.kit.json", "--config", tmp_path / "site.yaml")
+
+
+def kit_and_authority(folder):
+    return [(folder / name).read_bytes() for name in ("kit.json", "state/authority.crt")]
+
+
+def test_a_second_join_leaves_the_firsts_kit_and_asks_nobody(tmp_path, joined, monkeypatch):
+    before, asked = kit_and_authority(tmp_path), []
+    monkeypatch.setattr("client.contact.contact", asked.append)
+    first = node_tree(tmp_path / "state" / "node")
+    first.claim()
+    try:
+        ended = joined()
+    finally:
+        first.stop()
+    assert ended.code == 1
+    assert "supernode runs here already" in ended.err
+    assert (kit_and_authority(tmp_path), asked) == (before, [])
+
+
+def test_a_kit_that_leads_to_another_than_the_coordinator_replaces_none(tmp_path, joined, monkeypatch):
+    def refuse(kit):
+        raise WorkError(f"{kit.coordinator}: not the coordinator's authority")
+
+    monkeypatch.setattr("client.contact.contact", refuse)
+    before = kit_and_authority(tmp_path)
+    ended = joined()
+    assert (ended.code, ended.err) == (1, "error: elsewhere:443: not the coordinator's authority\n")
+    assert kit_and_authority(tmp_path) == before
+    assert not node_tree(tmp_path / "state" / "node").owned()
+
+
+def test_join_takes_a_kit_that_leads_to_the_coordinator(tmp_path, joined, monkeypatch, authority_pem):
+    monkeypatch.setattr("client.contact.contact", lambda _: Contact(True, 0.0, None, ()))
+    monkeypatch.setattr("client.node.SiteNode.run", lambda *_: None)
+    assert joined().code == 0
+    assert json.loads((tmp_path / "kit.json").read_text())["coordinator"] == "elsewhere:443"
+    assert (tmp_path / "state" / "authority.crt").read_text() == authority_pem
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o077])
+def test_nobody_else_may_change_the_kit_whatever_the_umask(tmp_path, joined, site, umask):
+    (tmp_path / "kit.json").unlink()
+    before = os.umask(umask)
+    try:
+        assert site("init", "--kit", tmp_path / "A.kit.json", "--folder", tmp_path).code == 0
+    finally:
+        os.umask(before)
+    assert (tmp_path / "kit.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_init_puts_the_kit_where_join_finds_it(tmp_path, site, authority_pem):

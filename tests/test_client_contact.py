@@ -11,7 +11,7 @@ import pytest
 
 from client.contact import contact
 from client.contact_check import check_contact
-from client.kit_place import place_kit
+from client.kit_place import given_kit, place_kit
 from common.errors import SiteError, WorkError
 from common.kit import Kit, write_kit
 from common.processes import free_port
@@ -236,8 +236,7 @@ def test_check_tells_the_same_as_findings(files, tmp_path):
     config.write_text("site: A")
     assert check_contact(config) == []
     with serving(https_server(files)) as port:
-        write_kit(kit_for(files, f"localhost:{port}"), tmp_path / "A.kit.json")
-        place_kit(tmp_path / "A.kit.json", config)
+        place_kit(kit_for(files, f"localhost:{port}"), config)
         (good,) = check_contact(config)
     assert good.severity == "ok"
     assert f"localhost:{port} answers, clocks" in good.what
@@ -252,8 +251,8 @@ def test_check_tells_the_same_as_findings(files, tmp_path):
     assert [finding.severity for finding in check_contact(config)] == ["warning"]
 
 
-def test_a_kit_of_another_site_is_not_put_in_place(files, tmp_path):
+def test_a_kit_of_another_site_is_not_taken(files, tmp_path):
     (tmp_path / "site.yaml").write_text("site: B")
     write_kit(kit_for(files, "localhost:1"), tmp_path / "A.kit.json")
     with pytest.raises(SiteError, match="is site 'A''s kit"):
-        place_kit(tmp_path / "A.kit.json", tmp_path / "site.yaml")
+        given_kit(tmp_path / "A.kit.json", tmp_path / "site.yaml")
