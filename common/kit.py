@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 
 from common.config import Frozen, Name, validate
 from common.errors import ConfigError
+from common.pem import certificates_in, pem_of
 
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
 
@@ -25,13 +26,10 @@ Address = Annotated[str, AfterValidator(_checked)]
 
 
 def _certificates(text: str) -> str:
-    from cryptography import x509
-
     try:
-        x509.load_pem_x509_certificates(text.encode())
+        return pem_of(certificates_in(text.encode()))
     except ValueError as error:
         raise ValueError("expected certificates in PEM; the kit was damaged on its way, ask for it again") from error
-    return text
 
 
 class Kit(Frozen):
@@ -40,7 +38,7 @@ class Kit(Frozen):
     site: Name
     coordinator: Address
     authority: Annotated[str, AfterValidator(_certificates)]
-    """PEM, one certificate or, after a renewal, more."""
+    """PEM, one certificate or, after a renewal, more; of what else is given, nothing is kept."""
 
 
 def kit_text(kit: Kit) -> str:

@@ -6,12 +6,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from common.errors import InputError
 from common.processes import free_port
-from common.validity import stage
+from common.validity import STAGES_DAYS, stage
 from server.federation import Federation
 from server.gateway import find_nginx, only_loopback
 from server.provision import expiry
 from server.served import check_served
+
+DAMAGED = len(STAGES_DAYS) + 1
+"""The stage of a certificate that cannot be read."""
 
 
 @dataclass
@@ -38,11 +42,11 @@ class Coordinator:
         """Keeps the daemons up until `stop` is set, and warns once at each stage of a certificate's end.
 
         Raises:
-            InputError: the server certificate is missing or damaged.
+            InputError: the server certificate cannot be served.
             WorkError: nginx is not installed, a port is taken, or a daemon ends at once.
         """
         federation, with_gateway = self.federation, self.has_gateway
-        check_served(federation.certificates)
+        check_served(federation.certificates, federation.config.all_names)
         if with_gateway:
             find_nginx()
         superlink = federation.superlink(federation.config.superlink_port or free_port() if with_gateway else 0)
@@ -66,10 +70,17 @@ class Coordinator:
             self.report(f"up on {superlink} without a gateway, for this machine alone; Ctrl-C stops it, all is kept")
 
     def _warn(self, warned: int) -> int:
-        """Reports the certificates' warnings when a new stage is reached, and returns the stage."""
+        """Reports the certificates' warnings when a new stage is reached, and returns the stage.
+
+        A file that is damaged while all runs is warned of too: what was started has read it before.
+        """
         files, now = self.federation.certificates, datetime.now(UTC)
-        reached = max(stage(expiry(path), now) for path in (files.certificate, files.authority))
+        try:
+            reached = max(stage(expiry(path), now) for path in (files.certificate, files.authority))
+            lines = self.federation.warnings()
+        except InputError as error:
+            reached, lines = DAMAGED, [str(error)]
         if reached > warned:
-            for line in self.federation.warnings():
+            for line in lines:
                 self.report(f"warning: {line}")
         return reached

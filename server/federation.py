@@ -14,7 +14,9 @@ from common.config import Frozen, Name, load_yaml, validate
 from common.enrolment import JoinRequest
 from common.errors import ConfigError
 from common.kit import Address, Kit, write_kit
+from common.pem import pem_of
 from common.validity import warning
+from server.certificate import read_certificates
 from server.gateway import Gateway
 from server.progress import describe
 from server.provision import (
@@ -119,7 +121,10 @@ class Federation:
         self.renew()
         folder = self.folder / "kits"
         folder.mkdir(exist_ok=True)
-        return [self._write_kit(site, folder / f"{site}.kit.json") for site in read_sites(self.superlink().sites_file)]
+        kits = {folder / f"{site}.kit.json": self._kit(site) for site in read_sites(self.superlink().sites_file)}
+        for path, kit in kits.items():
+            write_kit(kit, path)
+        return list(kits)
 
     def valid_until(self) -> dict[str, str]:
         """Returns the last day (UTC) of the server certificate and of the authority."""
@@ -141,17 +146,19 @@ class Federation:
 
         Raises:
             ConfigError: `out` lies in no folder; the site is not registered then.
+            InputError: the authority's certificate cannot be read; nor is it then.
             SiteError: the site's name or key is enrolled already.
             WorkError: the coordinator is not up.
         """
         path = out or Path(f"{request.site}.kit.json")
         if not path.parent.is_dir():
             raise ConfigError(f"--out: {path.parent} is no folder; make it, or give another place for the kit")
-        superlink = self.superlink()
+        kit, superlink = self._kit(request.site), self.superlink()
         known = read_sites(superlink.sites_file).get(request.site)
         if known is None or known.fingerprint != request.fingerprint:
             superlink.enrol(request)
-        return self._write_kit(request.site, path)
+        write_kit(kit, path)
+        return path
 
     def progress(self) -> dict[str, str]:
         """Returns for each run the last thing that its ledger tells; a line still being written does not count."""
@@ -165,10 +172,9 @@ class Federation:
             name: states.get(site.node_id, "unknown") for name, site in sorted(read_sites(superlink.sites_file).items())
         }
 
-    def _write_kit(self, site: str, path: Path) -> Path:
-        authority = self.certificates.authority.read_text(encoding="ascii")
-        write_kit(Kit(site=site, coordinator=self.config.address, authority=authority), path)
-        return path
+    def _kit(self, site: str) -> Kit:
+        authority = pem_of(read_certificates(self.certificates.authority))
+        return Kit(site=site, coordinator=self.config.address, authority=authority)
 
 
 def check_run_name(name: str) -> str:

@@ -21,6 +21,7 @@ from common.atomic import OWNERS, create_atomically, write_bytes_atomically, wri
 from common.config import Frozen, Name, validate
 from common.enrolment import JoinRequest
 from common.errors import InputError, SiteError
+from server.certificate import AUTHORITY, read_certificate
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 AUTHORITY_DAYS = 3650
@@ -42,7 +43,7 @@ class Certificates:
 
 def certificate_files(folder: Path) -> Certificates:
     """The four files in `folder`, whether they exist or not."""
-    return Certificates(folder / "ca.crt", folder / "ca.key", folder / "server.crt", folder / "server.key")
+    return Certificates(folder / AUTHORITY, folder / "ca.key", folder / "server.crt", folder / "server.key")
 
 
 def make_certificates(folder: Path, names: Sequence[str], valid_days: int = SERVER_DAYS) -> Certificates:
@@ -52,12 +53,12 @@ def make_certificates(folder: Path, names: Sequence[str], valid_days: int = SERV
         InputError: `folder` holds an authority already, or a name is neither a DNS name nor an address.
     """
     files = certificate_files(folder)
-    alternatives = _alternatives(names)
+    named = alternatives(names)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP384R1())
     _create_key(files.authority_key, _private_bytes(key))
     _write_certificate(files.authority, _authority(key))
-    return _issue(files, alternatives, valid_days)
+    return _issue(files, named, valid_days)
 
 
 def renew_certificate(folder: Path, names: Sequence[str], valid_days: int = SERVER_DAYS) -> Certificates:
@@ -68,7 +69,7 @@ def renew_certificate(folder: Path, names: Sequence[str], valid_days: int = SERV
     Raises:
         InputError: `folder` holds no authority that can sign, or a name is none; the old certificate stands.
     """
-    return _issue(certificate_files(folder), _alternatives(names), valid_days)
+    return _issue(certificate_files(folder), alternatives(names), valid_days)
 
 
 def renew_authority(folder: Path) -> Certificates:
@@ -86,8 +87,13 @@ def renew_authority(folder: Path) -> Certificates:
 
 
 def expiry(certificate: Path) -> datetime:
-    """When a PEM certificate ceases to be valid (UTC)."""
-    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    """When a PEM certificate ceases to be valid, in UTC (InputError: it cannot be read)."""
+    return read_certificate(certificate).not_valid_after_utc
+
+
+def alternatives(names: Sequence[str]) -> list[x509.GeneralName]:
+    """Returns what a server certificate for `names` holds (InputError: one is neither a DNS name nor an address)."""
+    return [_general_name(name) for name in dict.fromkeys([*names, *LOOPBACK])]
 
 
 class EnrolledSite(Frozen):
@@ -156,10 +162,6 @@ def _write_sites(path: Path, sites: dict[str, EnrolledSite]) -> None:
     write_text_atomically(path, json.dumps({"sites": records}, indent=2) + "\n")
 
 
-def _alternatives(names: Sequence[str]) -> list[x509.GeneralName]:
-    return [_general_name(name) for name in dict.fromkeys([*names, *LOOPBACK])]
-
-
 def _general_name(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
@@ -184,18 +186,18 @@ def _read_authority(files: Certificates) -> tuple[x509.Certificate, ec.EllipticC
     for path in (files.authority, files.authority_key):
         if not path.exists():
             raise InputError(f"{path}: missing; restore it, or make a new authority with fedgtv-coordinator init")
+    authority = read_certificate(files.authority)
     try:
-        authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
         key = serialization.load_pem_private_key(files.authority_key.read_bytes(), password=None)
     except (OSError, TypeError, ValueError) as error:
-        folder = files.authority.parent
-        raise InputError(f"{folder}: ca.crt or ca.key cannot be read; restore both from the same backup") from error
+        told = f"{files.authority_key}: cannot be read, or is encrypted"
+        raise InputError(f"{told}; restore it and {AUTHORITY} from the same backup") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != authority.public_key():
         raise InputError(f"{files.authority_key}: not the key of {files.authority}; restore both from the same backup")
     return authority, key
 
 
-def _issue(files: Certificates, alternatives: list[x509.GeneralName], valid_days: int) -> Certificates:
+def _issue(files: Certificates, names: list[x509.GeneralName], valid_days: int) -> Certificates:
     authority, authority_key = _read_authority(files)
     if authority.not_valid_after_utc <= datetime.now(UTC):
         raise InputError(
@@ -210,7 +212,7 @@ def _issue(files: Certificates, alternatives: list[x509.GeneralName], valid_days
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-    builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     builder = builder.add_extension(issuer, critical=False)
     write_bytes_atomically(files.key, _private_bytes(key), OWNERS)
     _write_certificate(files.certificate, builder.sign(authority_key, hashes.SHA384()))

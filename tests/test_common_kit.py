@@ -21,6 +21,13 @@ def test_there_and_back(tmp_path: Path, kit: Kit) -> None:
     assert set(json.loads(path.read_text())) == {"site", "coordinator", "authority"}
 
 
+def test_a_key_beside_the_certificate_is_not_kept(tmp_path: Path, kit: Kit, authority_pem: str) -> None:
+    path = tmp_path / "A.kit.json"
+    key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
+    path.write_text(json.dumps(kit.model_dump() | {"authority": key + authority_pem + key}))
+    assert read_kit(path) == kit
+
+
 @pytest.mark.parametrize("address", ["localhost:1", "10.0.0.7:8443", "[::1]:8443"])
 def test_addresses(address: str, authority_pem: str) -> None:
     assert Kit(site="A", coordinator=address, authority=authority_pem).coordinator == address

@@ -183,6 +183,47 @@ def test_enrol_a_second_time_or_without_a_place_for_the_kit_registers_nothing(
     assert kit["authority"] == (enrolled / "pki" / "ca.crt").read_text()
 
 
+GARBAGE = [b"", b"no certificate", bytes(range(256))]
+
+
+@pytest.mark.parametrize("content", GARBAGE)
+def test_enrol_with_a_damaged_authority_registers_nothing_and_tells_the_coordinator(
+    tmp_path, enrolled, coordinator, monkeypatch, content
+):
+    calls, record = [], (enrolled / "superlink" / "sites.json").read_bytes()
+    monkeypatch.setattr("server.control.Control.register", lambda _, request: calls.append(request.site) or 8)
+    authority, out = enrolled / "pki" / "ca.crt", tmp_path / "B.kit.json"
+    authority.write_bytes(content)
+    ended = coordinator("enrol", make_key("B", tmp_path / "other").request, "--out", out, "--folder", enrolled)
+    assert ended.code == 2
+    assert ended.err.startswith(f"error: {authority}: no certificate in PEM; restore it from a backup")
+    assert (calls, out.exists()) == ([], False)
+    assert (enrolled / "superlink" / "sites.json").read_bytes() == record
+
+
+def test_a_key_beside_the_authoritys_certificate_travels_in_no_kit(tmp_path, enrolled, coordinator, monkeypatch):
+    monkeypatch.setattr("server.control.Control.register", lambda *_: 8)
+    authority, out = enrolled / "pki" / "ca.crt", tmp_path / "B.kit.json"
+    certificate, key = authority.read_text(), (enrolled / "pki" / "ca.key").read_text()
+    authority.write_text(certificate + key)
+    ended = coordinator("enrol", make_key("B", tmp_path / "other").request, "--out", out, "--folder", enrolled)
+    assert ended.code == 0
+    assert "PRIVATE" not in out.read_text()
+    assert json.loads(out.read_text())["authority"] == certificate
+
+
+@pytest.mark.parametrize("name", ["ca.crt", "server.crt"])
+@pytest.mark.parametrize("content", GARBAGE)
+@pytest.mark.parametrize("listing", ["sites", "status", "up"])
+def test_a_damaged_certificate_is_bad_input(federation, coordinator, monkeypatch, listing, name, content):
+    answer(monkeypatch, {})
+    path = federation / "pki" / name
+    path.write_bytes(content)
+    ended = coordinator(listing, "--folder", federation)
+    assert ended.code == 2
+    assert ended.err.startswith(f"error: {path}: no certificate in PEM; r")
+
+
 def test_revoke_strikes_a_site_off(enrolled, coordinator, monkeypatch):
     shut_out = []
     monkeypatch.setattr("server.control.Control.unregister", lambda _, node: shut_out.append(node))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.errors import WorkError
+from common.errors import InputError, WorkError
 from server.coordinator import Coordinator
 from server.federation import Federation
 from server.provision import renew_certificate
@@ -76,6 +76,35 @@ def test_each_stage_of_a_certificates_end_is_told_once(tmp_path, monkeypatch):
     lines = run(federation, daemons)
     told = [line.partition("certificate: ")[2].partition(" left")[0] for line in lines[1:]]
     assert told == ["19 days", "4 days", "less than a day"]
+
+
+def test_a_certificate_that_is_damaged_while_all_runs_is_told_once_and_ends_nothing(tmp_path, monkeypatch):
+    federation, daemons = Federation.create(tmp_path / "fed", "localhost:8443"), Daemons(monkeypatch, polls=4)
+    turns = iter([b"", b"garbage", b"garbage"])
+
+    def wait(_):
+        content = next(turns, None)
+        if content:
+            federation.certificates.authority.write_bytes(content)
+        return content is None
+
+    monkeypatch.setattr(daemons, "wait", wait)
+    lines = run(federation, daemons)
+    (line,) = lines[1:]
+    assert line.startswith(
+        f"warning: {federation.certificates.authority}: no certificate in PEM; restore it from a back"
+    )
+    assert daemons.told.count("superlink keep_up") == 3
+
+
+@pytest.mark.parametrize("gateway", [False, True])
+def test_a_certificate_for_other_names_starts_nothing(tmp_path, monkeypatch, gateway):
+    daemons, path = Daemons(monkeypatch), tmp_path / "fed" / "federation.yaml"
+    Federation.create(tmp_path / "fed", "gtv.example.org:8443")
+    path.write_text("address: moved.example.org:8443\n")
+    with pytest.raises(InputError, match=r"not for moved\.example\.org; .* run `fedgtv-coordinator renew`"):
+        run(Federation.open(tmp_path / "fed"), daemons, gateway)
+    assert daemons.told == []
 
 
 def test_a_fixed_port_is_kept_behind_the_gateway(tmp_path, monkeypatch):

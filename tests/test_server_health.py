@@ -38,5 +38,8 @@ def test_no_superlink_is_named_and_its_port_asked_where_there_is_no_gateway(tmp_
             assert tree.running, tree.tail()
         assert daemon_health(federation)[1] == Health(True, f"superlink: port {port} answers")
         assert command(server.cli.main, "health", "--folder", tmp_path / "federation").code == 0
+        files.authority.write_text("garbage")
+        ended = command(server.cli.main, "health", "--folder", tmp_path / "federation")
+        assert (ended.code, ended.err.partition(";")[0]) == (2, f"error: {files.authority}: no certificate in PEM")
     finally:
         tree.stop()

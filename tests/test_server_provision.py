@@ -126,7 +126,8 @@ def expired(files):
     ("spoil", "message"),
     [
         (lambda files: files.authority_key.unlink(), r"ca\.key: missing; restore it"),
-        (damaged, r"ca\.crt or ca\.key cannot be read; restore both"),
+        (damaged, r"ca\.crt: no certificate in PEM; restore it from a backup"),
+        (lambda files: files.authority_key.write_text("no key"), r"ca\.key: cannot be read, .*from the same backup"),
         (swapped, r"ca\.key: not the key of .*ca\.crt; restore both"),
         (expired, r"ca\.crt: expired on 20\d\d-\d\d-\d\d, .*renew --authority"),
     ],
@@ -155,6 +156,18 @@ def test_a_renewed_authority_is_trusted_beside_the_old_one(tmp_path, monkeypatch
             assert handshake(files, authority, "gtv.example.org") == "fedgtv coordinator"
         renew_certificate(tmp_path / "pki", ["gtv.example.org"])
     assert old.read_bytes() != files.authority.read_bytes()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate", bytes(range(256))])
+@pytest.mark.parametrize(("name", "remedy"), [("authority", "restore it from a backup"), ("certificate", "renew")])
+def test_the_end_of_what_cannot_be_read_is_one_line_with_its_remedy(files, tmp_path, name, remedy, content):
+    path = tmp_path / getattr(files, name).name
+    if content is not None:
+        path.write_bytes(content)
+    told = "cannot be read" if content is None else "no certificate in PEM"
+    with pytest.raises(InputError, match=remedy) as caught:
+        expiry(path)
+    assert str(caught.value).startswith(f"{path}: {told}")
 
 
 def test_an_expired_authority_is_renewed_and_signs_again(tmp_path):
