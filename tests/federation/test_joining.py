@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from client.node import node_tree
 from common.processes import free_port
+from server.federation import Federation
 
 pytestmark = [pytest.mark.tls, pytest.mark.timeout(300)]
 DOC = Path(__file__).parents[2] / "docs" / "joining.md"
@@ -44,7 +46,7 @@ def run_to_end(step, folder):
 
 @contextmanager
 def typed(step, folder):
-    """A command of ours, running in `folder`; ended by Ctrl-C."""
+    """A command of ours, running in `folder`; ended by Ctrl-C and, while it stops, by a polite kill."""
     with subprocess.Popen(
         command(step), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -52,8 +54,10 @@ def typed(step, folder):
             yield process
         finally:
             process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
             told = process.stdout.read()
             assert process.wait(60) == 130, told
+            assert told.endswith("still stopping\nstopped; the same command goes on where it was\n")
 
 
 def until(process, words):
@@ -85,3 +89,5 @@ def test_the_written_steps_lead_from_nothing_to_joined(tmp_path):
         with typed(join, hospital) as node:
             until(node, "node online as")
             assert run_to_end("fedgtv-coordinator sites", coordinator).startswith("A: online\n")
+        assert node_tree(hospital / "state" / "node").members() == []
+    assert Federation.open(coordinator / "federation").superlink().members() == []
