@@ -171,6 +171,7 @@ class Control:
                 text=True,
                 timeout=COMMAND_TIMEOUT_S,
                 check=False,
+                start_new_session=True,  # a second Ctrl-C must not end the call that stops the run
             )
         except subprocess.TimeoutExpired as error:
             raise WorkError(f"flwr {arguments[0]}: no answer within {COMMAND_TIMEOUT_S:.0f} s; is it up?") from error
