@@ -12,7 +12,7 @@ from client.keys import key_files, make_key
 from client.node import SiteNode
 from common.enrolment import read_join_request
 from common.errors import SiteError, WorkError
-from common.processes import flower_command
+from common.processes import flower_command, free_port
 from server.provision import make_certificates, read_sites
 
 pytestmark = [pytest.mark.tls, pytest.mark.timeout(300)]
@@ -183,7 +183,7 @@ def test_a_killed_node_outlasts_its_lease_and_a_revoked_one_stays_out(tmp_path, 
 
 def test_a_second_coordinator_a_wrong_authority_and_an_unknown_key_are_refused(tmp_path, start_federation):
     superlink = start_federation({}).superlink
-    other = type(superlink)(superlink.folder, superlink.certificates, superlink.port)
+    other = type(superlink)(tmp_path / "other", superlink.certificates, superlink.port)
     with pytest.raises(WorkError, match=f"port {superlink.port}: taken"):
         other.start()
     stranger = make_certificates(tmp_path / "stranger", ["localhost"]).authority
@@ -195,9 +195,9 @@ def test_a_second_coordinator_a_wrong_authority_and_an_unknown_key_are_refused(t
     with node, pytest.raises(SiteError, match=r"does not accept site A's key SHA256:\S+; ask the coordinator to enrol"):
         node.wait_online(60.0)
     assert node.num_starts == 2
-    other.port = 1
+    second = type(superlink)(superlink.folder, superlink.certificates, free_port())
     with pytest.raises(WorkError, match="runs here already"):
-        other.start()
+        second.start()
     assert superlink.tree.running
 
 
