@@ -2,12 +2,17 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from statistics import median
 
 from client.pairing import Pairing
+from common.dicom import CtSeries
 from common.errors import LabelError
 from common.rtstruct import Structure, contour_images
 from common.text import counted
+from common.volume import patient_to_index
 
+MOST_SLICES_OFF = 0.75
+"""Half a slice is usual where contours lie between planes."""
 WHOLE = "copy damaged files again, or export the series whole"
 
 
@@ -34,6 +39,26 @@ def lost_images(pairings: Sequence[Pairing], num_unread: int) -> tuple[str, ...]
         )
     remedy = f"{WHOLE}, or move elsewhere what is neither" if num_unread else f"if that matters, {WHOLE}"
     return (f"{', and '.join(told)}; expected all; {remedy}",) if told else ()
+
+
+def check_where_drawn(path: Path, target: Structure, series: CtSeries) -> None:
+    """Raises LabelError if most contours lie elsewhere than the images that they name: one of the two was moved.
+
+    A contour between two slices may name either.
+    """
+    number = {uid: index for index, uid in enumerate(series.sop_uids)}
+    off = [
+        float(patient_to_index(series.volume.geometry, points)[:, 0].mean()) - number[uid]
+        for points, images in zip(target.contours, target.images, strict=False)
+        for uid in images & number.keys()
+        if len(images) == 1
+    ]
+    num_off = sum(abs(each) > MOST_SLICES_OFF for each in off)
+    if 2 * num_off > len(off):
+        raise LabelError(
+            f"{path.name} draws {target.name!r} {median(map(abs, off)):.1f} slices from the images that its contours "
+            f"name ({num_off} of {len(off)}); expected on them; CT or structure set was moved: export both anew"
+        )
 
 
 def check_drawn_on(path: Path, target: Structure, sop_uids: Collection[str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.completeness import check_drawn_on
+from client.completeness import check_drawn_on, check_where_drawn
 from client.loaded_case import (
     GRID_TOLERANCE_MM,
     TRUTH_NAME,
@@ -93,7 +93,9 @@ class DicomCase:
         contrast = [read_ct_series(self.contrast_files)] if self.contrast_files else []
         for each in contrast:
             self._check_contrast(each.volume.geometry, geometry)
-        check_drawn_on(path, target, (contrast[0] if self.drawn_on_contrast else plain).sop_uids)
+        drawn_on = contrast[0] if self.drawn_on_contrast else plain
+        check_drawn_on(path, target, drawn_on.sop_uids)
+        check_where_drawn(path, target, drawn_on)
         _check_same_frame(target, plain)
         drawn = draw_structure(target, geometry)
         mask, warnings = bridged(drawn.mask, geometry, config)

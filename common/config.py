@@ -357,7 +357,7 @@ class RoundConfig(Frozen):
     """Number format of weights on the wire; aggregation is always fp32."""
 
 
-GTV_BUT_NODES = r"^gtv(?!(.*[^a-z])?[rpt]*l?n([^apx]|$))(?!.*(nod|lymph|neck))"
+GTV_BUT_NODES = r"^gtv(?!(.*[^a-z])?[rpt]*l?n([^apx]|$))(?!.*(nod|lymph|neck|[^a-z]lk))"
 """Names that begin with GTV, but those of lymph nodes, such as GTVn, GTVnd, GTV-N, GTV_LN, GTVrpn or GTV node."""
 
 

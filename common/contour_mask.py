@@ -33,6 +33,8 @@ class Structure:
     """Contours that bound no area: points, open lines, closed ones of fewer than three points."""
     frame_uid: str = ""
     """Frame of reference that its points are in; empty if not given."""
+    images: tuple[frozenset[str], ...] = ()
+    """SOP instances that each contour names; none where not told."""
 
 
 @dataclass(frozen=True, eq=False)

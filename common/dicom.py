@@ -27,7 +27,7 @@ from common.dicom_slices import (
 )
 from common.errors import ImageError
 from common.file_tree import list_files
-from common.volume import Volume
+from common.volume import Volume, itk_name
 
 EXPECTED = "a CT slice"
 LOWEST_HU = -1024  # vendors pad outside the reconstruction circle with -2000 or -3024
@@ -205,7 +205,7 @@ def _read_hu(slices: Sequence[Slice]) -> NDArray[Any]:
     reader.SetImageIO("GDCMImageIO")
     reader.SetOutputPixelType(sitk.sitkFloat32)
     for (path, _), plane in zip(slices, hu, strict=True):
-        reader.SetFileName(str(path))
+        reader.SetFileName(itk_name(path))
         try:
             image = reader.Execute()
             decoded = sitk.GetArrayViewFromImage(image)[0]

@@ -39,7 +39,10 @@ EXCLUSIVE = "CLOSEDPLANAR_XOR"
 AREAS = ("CLOSED_PLANAR", EXCLUSIVE)  # contour types that bound an area; points and open lines do not
 EXPECTED = "an RTSTRUCT"
 EXACTLY = "name the target exactly under ingest.structures in site.yaml"
-REFERENCE_TAGS = ["SOPClassUID", "ReferencedFrameOfReferenceSequence", "StructureSetROISequence"]
+FRAMES = "ReferencedFrameOfReferenceSequence"
+REFERENCE_TAGS = ["SOPClassUID", FRAMES, "StructureSetROISequence"]
+OURS = ("Manufacturer", "StructureSetLabel", "StructureSetDescription", "SeriesDescription")
+"""What we write our name into: a planning system that exports a set again puts its own into some of these."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class _Contour:
     kind: str
     points: NDArray[np.float64] | None
     """None for a contour that bounds no area."""
+    images: frozenset[str] = frozenset()
 
 
 def read_rtstruct(path: Path) -> RtStruct:
@@ -88,9 +92,11 @@ def read_rtstruct(path: Path) -> RtStruct:
         items = list(dataset.get("StructureSetROISequence") or ())
         _check_numbers(items, path)
         drawn = _contours(dataset, path)
-        structures = tuple(_structure(item, drawn) for item in items)
+        frames = _once([item.get("FrameOfReferenceUID") for item in dataset.get(FRAMES) or ()])
+        frame = frames[0] if len(frames) == 1 else ""
+        structures = tuple(_structure(item, drawn, frame) for item in items)
         patient_id = str(dataset.get("PatientID") or "").strip()
-        by_model = str(dataset.get("Manufacturer") or "") == MANUFACTURER
+        by_model = any(MANUFACTURER in str(dataset.get(tag) or "") for tag in OURS)
         is_approved = str(dataset.get("ApprovalStatus") or "").strip() == "APPROVED"
         sop_uid = str(dataset.get("SOPInstanceUID") or "")
         return RtStruct(Path(path), structures, patient_id, by_model, sop_uid, is_approved)
@@ -131,7 +137,7 @@ def choose_structure(structures: Sequence[Structure], patterns: Sequence[str]) -
         if len(matching) == 1:
             return matching[0]
         if matching:
-            alike = len({structure.name for structure in matching}) == 1
+            alike = len({structure.name.casefold() for structure in matching}) == 1  # no pattern tells them apart
             remedy = "rename or delete one in the planning system" if alike else EXACTLY
             raise LabelError(
                 f"pattern {pattern!r} matches {len(matching)} structures: {_listed(matching)}; expected one; {remedy}"
@@ -174,7 +180,8 @@ def _check_numbers(items: Sequence[Dataset], path: Path) -> None:
             )
 
 
-def _structure(item: Dataset, drawn: Mapping[int, Sequence[_Contour]]) -> Structure:
+def _structure(item: Dataset, drawn: Mapping[int, Sequence[_Contour]], frame_uid: str) -> Structure:
+    """`frame_uid`: of the whole set, for a structure that names none."""
     number = int(item.ROINumber)
     contours = drawn.get(number, [])
     areas = tuple(contour.points for contour in contours if contour.points is not None)
@@ -185,7 +192,8 @@ def _structure(item: Dataset, drawn: Mapping[int, Sequence[_Contour]]) -> Struct
         contours=areas,
         exclusive=any(contour.kind == EXCLUSIVE for contour in contours),
         num_left_out=len(contours) - len(areas),
-        frame_uid=str(item.get("ReferencedFrameOfReferenceUID") or ""),
+        frame_uid=str(item.get("ReferencedFrameOfReferenceUID") or frame_uid),
+        images=tuple(contour.images for contour in contours if contour.points is not None),
     )
 
 
@@ -212,7 +220,7 @@ def _contour(contour: Dataset, number: int, path: Path) -> _Contour:
         raise _odd_data(path, number, f"a contour of {len(points)} points that says it has {said}")
     if not np.isfinite(points).all():
         raise _odd_data(path, number, "a contour with a coordinate that is no finite number")
-    return _Contour(kind, points if len(points) >= 3 else None)
+    return _Contour(kind, points if len(points) >= 3 else None, _images(contour))
 
 
 def _odd_data(path: Path, number: int, what: str) -> LabelError:
@@ -233,7 +241,7 @@ def _numbers(contour: Dataset) -> NDArray[np.float64]:
 def _references(dataset: Dataset) -> References:
     frames = []
     images: dict[str, frozenset[str]] = {}
-    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
+    for frame in dataset.get(FRAMES) or ():
         frames.append(frame.get("FrameOfReferenceUID"))
         for study in frame.get("RTReferencedStudySequence") or ():
             for item in study.get("RTReferencedSeriesSequence") or ():

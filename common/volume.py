@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from common.atomic import put_in_place
 from common.errors import ImageError
 from common.nifti_file import read_voxels
+from common.text import clean_text
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's warnings name no remedy and would land on the terminal
 
@@ -89,6 +90,18 @@ def to_sitk(volume: Volume) -> sitk.Image:
     return image
 
 
+def itk_name(path: Path) -> str:
+    """Returns a file's name as ITK takes it; any other would end the process (ImageError)."""
+    name = str(path)
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ImageError(
+            f"{clean_text(name, None)}: its name, or a folder's above it, is not in UTF-8; rename it"
+        ) from error
+    return name
+
+
 def read_nifti(path: Path) -> Volume:
     """Returns the scalar volume in a NIfTI file: the voxels as they are, the grid as ITK reads it.
 
@@ -97,10 +110,11 @@ def read_nifti(path: Path) -> Volume:
     """
     if not Path(path).is_file():
         raise ImageError(f"{path}: no such file; expected a NIfTI image (.nii.gz)")
+    name = itk_name(path)
     array = read_voxels(Path(path))
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NiftiImageIO")
-    reader.SetFileName(str(path))
+    reader.SetFileName(name)
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:

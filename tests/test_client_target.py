@@ -31,7 +31,7 @@ def test_the_first_pattern_that_matches_decides_and_is_told():
     assert found == Found(("BODY", "GTV-N", "gtv_p", "PTV (empty)"), "gtv_p", NPC[0], "a.dcm", 3)
 
 
-@pytest.mark.parametrize("names", [("GTV 1", "GTV 2"), ("GTVnx", "GTVnx")])
+@pytest.mark.parametrize("names", [("GTV 1", "GTV 2"), ("GTVnx", "GTVnx"), ("GTVnx", "gtvnx")])
 def test_two_that_match_are_refused(names):
     with pytest.raises(LabelError, match=f"matches 2 structures: '{names[0]}', '{names[1]}'"):
         choose_target([structure_set("a.dcm", *names)], NPC)
@@ -93,7 +93,7 @@ def test_what_a_model_wrote_is_no_target():
 NODES = ("GTVn", "GTVnd", "GTVnR", "GTVndL", "GTVn1", "GTV_N", "GTV-N", "GTV-nd", "GTV_N_R", "GTVln", "GTV_LN",
          "GTV_LN_L", "GTVrn", "GTVrpn", "GTV-RPLN", "GTVtn", "GTVpnd", "GTVnx+nd", "GTVnodal", "gtvnode", "GTV node",
          "GTV nodes R", "GTV LN", "GTV right LN", "GTV lymph", "GTV neck", "GTV T+N", "GTV Nd",
-         "GTV IIa nodes")  # fmt: skip
+         "GTV IIa nodes", "GTV-LK", "GTV LK re")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NODES)

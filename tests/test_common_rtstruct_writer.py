@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pydicom.config
 import pytest
@@ -129,6 +131,15 @@ def test_it_says_what_it_is(written):
     assert "model m" in dataset.StructureSetDescription
     assert (dataset.Manufacturer, dataset.ApprovalStatus) == ("fedgtv", "UNAPPROVED")
     assert dataset.SoftwareVersions in dataset.StructureSetDescription
+
+
+@pytest.mark.parametrize("tag", ["Manufacturer", "StructureSetLabel", "StructureSetDescription", "SeriesDescription"])
+def test_it_is_known_when_a_planning_system_writes_its_own_names_into_all_tags_but_one(written, tmp_path, tag):
+    dataset = copy.deepcopy(written[0])
+    for other in {"Manufacturer", "StructureSetLabel", "StructureSetDescription", "SeriesDescription"} - {tag}:
+        setattr(dataset, other, "Planning")
+    dataset.save_as(tmp_path / "again.dcm")
+    assert read_rtstruct(tmp_path / "again.dcm").by_model
 
 
 @pytest.mark.parametrize(

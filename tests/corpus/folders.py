@@ -48,6 +48,11 @@ def unreadable(folder):
     (folder / "broken.dcm").symlink_to("/proc/self/mem")
 
 
+def renamed_in_latin_1(folder):
+    """As old archives and discs name patients' folders."""
+    folder.rename(folder.with_name(os.fsdecode("Müller".encode("latin-1"))))
+
+
 def without_endings(folder):
     for path in folder.glob("*.dcm"):
         path.rename(path.with_suffix(""))
@@ -153,4 +158,5 @@ ENTRIES = [
     dicom("two structure sets of one identity", after=one_identity_two_contents, refused="2 structure sets of this CT"),
     dicom("another patient's slices between", two_patients_mixed, beside="no RTSTRUCT refers to this CT series"),
     dicom("deep folders with odd names", after=deep),
+    dicom("a folder whose name is no UTF-8", after=renamed_in_latin_1, refused="M?ller/ct"),
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Odd NIfTI images and labels."""
 
 import gzip
+import os
 import struct
 from dataclasses import replace
 
@@ -202,5 +203,7 @@ ENTRIES = [
     nifti("NIfTI image of no bytes", after=packed(lambda data: b"", "ct"), refused="not readable as NIfTI"),
     nifti("NIfTI image that is text", after=packed(lambda data: b"no image", "ct"), refused="not readable as NIfTI"),
     nifti("NIfTI image missing", after=lambda folder: (folder / "ct.nii.gz").unlink(), refused="no such file"),
+    nifti("NIfTI folder whose name is no UTF-8", refused="is not in UTF-8; rename it",
+          after=lambda folder: folder.rename(folder.with_name(os.fsdecode("Müller".encode("latin-1"))))),
     nifti("NIfTI label missing", after=lambda folder: (folder / "gtv.nii.gz").unlink(), refused="no such file"),
 ]  # fmt: skip

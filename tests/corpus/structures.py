@@ -57,6 +57,27 @@ def one_point(text):
     return change
 
 
+def moved_by(num_slices, num_named, wrong=0):
+    """Every contour names its slice, `wrong` of them another one; then the slices move up."""
+
+    def change(slices, structures):
+        place = {float(each.ImagePositionPatient[2]): number for number, each in enumerate(slices)}
+        for count, each in enumerate(contours(structures)[:num_named]):
+            number = place[float(each.ContourData[2])] + (2 if count < wrong else 0)
+            each.ContourImageSequence = [item(ReferencedSOPInstanceUID=slices[number].SOPInstanceUID)]
+        for each in slices:
+            x, y, z = map(float, each.ImagePositionPatient)
+            each.ImagePositionPatient = [x, y, z + num_slices * GEOMETRY.spacing_mm[0]]
+
+    return change
+
+
+def frame_of_the_set(_, structures):
+    structures.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = generate_uid()
+    for each in structures.StructureSetROISequence:
+        del each.ReferencedFrameOfReferenceUID
+
+
 def more(*extra):
     """Adds contours."""
     return edit(lambda structures: contours(structures).extend(copy.deepcopy(extra)))
@@ -306,6 +327,11 @@ ENTRIES = [
     dicom("RTSTRUCT of another patient", other_patient, refused="no RTSTRUCT refers to this CT series",
           beside="no CT in the export has"),
     dicom("patient ID of another patient", edit(lambda s: setattr(s, "PatientID", "P2")), refused="of another"),
+    dicom("slices moved under contours that name them", moved_by(3, num_named=40),
+          refused="draws 'GTVnx' 3.0 slices from the images that its contours name"),
+    dicom("slices moved by one", moved_by(1, num_named=40), refused="1.0 slices from the images"),
+    dicom("one contour that names another slice", moved_by(0, num_named=40, wrong=1)),
+    dicom("other frame of reference, named by the set alone", frame_of_the_set, refused="frame of reference"),
     dicom("other frame of reference", other_frame, refused="frame of reference"),
     dicom("other frame of reference than all slices but the first", other_than_named, refused="frame of reference"),
     dicom("other series, same frame of reference", other_series, warned="paired with"),
