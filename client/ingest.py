@@ -67,7 +67,7 @@ def import_folder(
     warnings = list(export.warnings)
     with _store(cases, site, dry_run) as store:
         store.check_whole()
-        plans = [_plan(case, store, config) for case in export.cases]
+        plans = [_plan(case, store, config) for case in store.recognised(export.cases)]
         jobs = [_job(number, plan, store, config, dry_run, list_all) for number, plan in enumerate(plans)]
         with closing(run_jobs(jobs, num_processes or suitable_processes(jobs))) as outcomes:
             for number, (plan, job) in enumerate(zip(plans, jobs, strict=True)):

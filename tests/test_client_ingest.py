@@ -622,6 +622,69 @@ def test_structures_on_the_contrast_ct_need_the_plain_ones_grid(tmp_path, export
     np.testing.assert_array_equal(second, HU + 30)
 
 
+@pytest.fixture
+def export_both(tmp_path, write_ct, write_structures):
+    """A function that writes a patient's plain and contrast CT; `on_plain` and `on_contrast` are drawn on them."""
+
+    def write(on_plain=None, on_contrast=None):
+        folder = tmp_path / "export" / "p1"
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, structures in {"plain": on_plain, "ce": on_contrast}.items():
+            number = f"1.2.826.0.1.3680043.8.498.{len(name)}"
+            uids = {"FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.9", "SeriesInstanceUID": number}
+            tags = {"PatientID": "secret-p1", "SeriesDescription": name, "StudyInstanceUID": "1.9"} | uids
+            slices = write_ct(folder / name, HU + 30 * (name == "ce"), **tags)
+            if structures:
+                write_structures(folder / name / f"rt-{name}.dcm", slices, structures)
+
+    return write
+
+
+CONTRAST = IngestConfig(contrast=("^ce$",))
+
+
+def test_targets_on_both_images_of_a_case_are_rivals_and_no_two_cases(export_both, run):
+    export_both({"GTVnx": [TARGET]}, {"GTVnx": [TARGET + UP]})
+    ((name, reason),) = run(CONTRAST).refused
+    assert name == "p1/plain"
+    assert reason.startswith("2 structure sets of this CT hold a target: plain/rt-plain.dcm (")
+    assert "ce/rt-ce.dcm (" in reason
+
+
+@pytest.mark.parametrize("is_on_contrast", [True, False])
+def test_the_target_on_one_image_and_organs_on_the_other_are_one_case(tmp_path, export_both, run, is_on_contrast):
+    drawn = [{"Cord": [TARGET]}, {"GTVnx": [TARGET + UP]}]
+    export_both(*(drawn if is_on_contrast else drawn[::-1]))
+    report = run(CONTRAST)
+    assert (report.imported, report.refused, report.warnings) == (("A-0001",), (), ())
+    (entry,) = read_index(tmp_path / "cases")
+    plain, contrast = (read_nifti(tmp_path / "cases" / name).array for name in entry.images)
+    np.testing.assert_array_equal(plain, HU)
+    np.testing.assert_array_equal(contrast, HU + 30)
+    assert read_nifti(tmp_path / "cases" / entry.label).array[2].sum() == 6
+
+
+@pytest.mark.parametrize("is_first_plain", [True, False])
+def test_a_target_drawn_anew_on_the_other_image_stays_the_same_case(tmp_path, export_both, run, is_first_plain):
+    target = {"GTVnx": [TARGET]}
+    export_both(*((target, None) if is_first_plain else (None, target)))
+    assert run(CONTRAST).imported == ("A-0001",)
+    export_both(*((None, target) if is_first_plain else (target, None)))
+    assert run(CONTRAST).imported == ("A-0001",)
+    assert run(CONTRAST).skipped == ("A-0001",)
+    assert len(read_index(tmp_path / "cases")) == 1
+
+
+def test_structures_on_two_contrast_cts_are_refused(tmp_path, export_both, run, write_ct, write_structures):
+    export_both({"Cord": [TARGET]}, {"GTVnx": [TARGET]})
+    tags = {"PatientID": "secret-p1", "FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.9"}
+    slices = write_ct(tmp_path / "export" / "p1" / "late", HU, SeriesDescription="late", **tags)
+    write_structures(tmp_path / "export" / "p1" / "late" / "rt.dcm", slices, {"Cord": [TARGET]})
+    ((name, reason),) = run(IngestConfig(contrast=("^ce$", "^late$"))).refused
+    assert name == "p1/plain"
+    assert "whose contrast CTs are p1/ce, p1/late; expected one contrast CT" in reason
+
+
 def test_a_second_nifti_image_beside_the_first_is_refused_by_place(tmp_path, run):
     write_case(tmp_path / "export" / "pt_1")
     far = Volume(HU.astype(np.int16), Geometry(GRID.size, GRID.spacing_mm, (500.0, 0.0, 0.0)))
