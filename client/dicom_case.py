@@ -8,7 +8,6 @@ import numpy as np
 from client.completeness import check_drawn_on
 from client.loaded_case import (
     GRID_TOLERANCE_MM,
-    TRUTH_NAME,
     LoadedCase,
     Tell,
     bridged,
@@ -47,6 +46,10 @@ class DicomCase:
     """Those of the structure sets that were drawn on the second series."""
     other_key: str = ""
     """SeriesInstanceUID of its other series: a structure set drawn on that one may have made this case before."""
+    truth: Path | None = None
+    """A phantom's true mask, beside the folder of its slices."""
+    frame_uid: str = ""
+    """Frame of reference of the plain CT, or its study where it has none: scans of one session share it."""
     warnings: tuple[str, ...] = ()
     refusal: str = ""
     """Why it cannot be a case, found out before it was read; empty if it can."""
@@ -61,12 +64,6 @@ class DicomCase:
     def origin(self) -> Path:
         """The folder that tells where the case came from."""
         return self.ct_files[0].parent
-
-    @property
-    def truth(self) -> Path | None:
-        """A phantom's true mask, beside the folder of its slices."""
-        path = self.ct_files[0].parent.parent / TRUTH_NAME
-        return path if path.is_file() else None
 
     @property
     def images(self) -> str:

@@ -7,14 +7,17 @@ from pathlib import Path
 
 from client.completeness import lost_images
 from client.contrast import Images, choose_images
+from client.copies import told_copies
 from client.dicom_case import DicomCase
 from client.import_report import unexpected
+from client.loaded_case import find_truth
 from client.nifti_case import NiftiCase
 from client.pairing import Pairing, pair
-from client.series import Series, list_series, shown
+from client.series import Series, list_series
 from common.config import IngestConfig
 from common.dicom import scan_folder
 from common.errors import ImageError, InputError
+from common.file_tree import shown
 from common.text import counted
 
 ExportedCase = DicomCase | NiftiCase
@@ -63,10 +66,10 @@ def find_cases(source: Path, config: IngestConfig, own: Path | None = None) -> E
     images, refusals = _images(drawn, series, config)
     beside = Counter(path.parent for path, _ in found.unreadable)
     dicom = [
-        _dicom_case([series[uid] for uid in uids], drawn, images, beside, _why_not(uids, images, refusals))
+        _dicom_case(source, [series[uid] for uid in uids], drawn, images, beside, _why_not(uids, images, refusals))
         for uids in _together(images)
     ]
-    used = {each.uid for chosen in images.values() for each in (chosen.plain, chosen.contrast) if each} | set(drawn)
+    used = {each.uid for chosen in images.values() for each in chosen.all} | set(drawn)
     left_out, without = _undrawn(series, used, beside)
     return Export((*dicom, *nifti), (*refused, *without), left_out, unread)
 
@@ -89,7 +92,7 @@ def _nifti_cases(source: Path, files: Sequence[Path], config: IngestConfig, own:
     folders = sorted(folder for folder in found if own is None or not folder.resolve().is_relative_to(own.resolve()))
     keys = [folder.relative_to(source).as_posix() for folder in folders]
     keys = [source.resolve().name if key == "." else key for key in keys]
-    return tuple(NiftiCase(key, key, folder, config) for key, folder in zip(keys, folders, strict=True))
+    return tuple(NiftiCase(key, key, folder, config, source) for key, folder in zip(keys, folders, strict=True))
 
 
 def _pair_all(
@@ -148,6 +151,7 @@ def _why_not(uids: Sequence[str], images: Mapping[str, Images], refusals: Mappin
 
 
 def _dicom_case(
+    source: Path,
     drawn_on: Sequence[Series],
     drawn: Mapping[str, _Drawn],
     images: Mapping[str, Images],
@@ -161,12 +165,15 @@ def _dicom_case(
     first, chosen = drawn_on[0], images[drawn_on[-1].uid]
     sets = {path: each for each in drawn_on for path in drawn[each.uid].paths}
     pairings = [pairing for each in drawn_on for pairing in drawn[each.uid].pairings]
-    folders = {path.parent for path in (*(path for each in drawn_on for path in each.files), *sets)}
+    folders = {path.parent for path in (*(path for each in drawn_on for path in (*each.files, *each.copies)), *sets)}
+    truth, passed_over = find_truth(chosen.plain.files[0].parent.parent, source)
     lost = lost_images(pairings, sum(beside[folder] for folder in folders))
     warnings = (
         *(warning for pairing in pairings for warning in pairing.warnings),
         *lost,
+        *told_copies([path for each in chosen.all for path in each.copies], source),
         *(warning for each in drawn_on for warning in images[each.uid].warnings),
+        *passed_over,
     )
     return DicomCase(
         name=first.name,
@@ -178,6 +185,8 @@ def _dicom_case(
         contrast_files=chosen.contrast.files if chosen.contrast else (),
         drawn_on_contrast=tuple(path for path, each in sets.items() if each is chosen.contrast),
         other_key=_other_key(first, chosen),
+        truth=truth,
+        frame_uid=chosen.plain.frame_uid or chosen.plain.study_uid,
         warnings=warnings,
         refusal=next((pairing.refusal for pairing in pairings if pairing.refusal), refusal),
     )
@@ -185,7 +194,7 @@ def _dicom_case(
 
 def _other_key(first: Series, chosen: Images) -> str:
     """Returns the other series of a case: structures may have been drawn on that one at an earlier import."""
-    return next((each.uid for each in (chosen.plain, chosen.contrast) if each and each is not first), "")
+    return next((each.uid for each in chosen.all if each is not first), "")
 
 
 def _undrawn(
