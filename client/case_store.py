@@ -3,12 +3,14 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from client.dicom_case import DicomCase
 from client.exports import ExportedCase
 from client.loaded_case import TRUTH_NAME, LoadedCase
 from client.nifti_case import NiftiCase
@@ -62,6 +64,24 @@ class CaseStore:
                 f"such as {lost[0]}, and another patient could get that name; expected all; restore it from a backup, "
                 "or import into an empty folder (`cases` in site.yaml)"
             )
+
+    def recognised(self, cases: Sequence[ExportedCase]) -> list[ExportedCase]:
+        """Returns the cases, those under their other series' key that an earlier import knows by that alone.
+
+        Else a structure set drawn on the other one of two images would make a second case of the same.
+        """
+        known = self.pseudonyms.cases
+        claimed = Counter(key for case in cases if isinstance(case, DicomCase) for key in (case.key, case.other_key))
+
+        def is_renamed(case: DicomCase) -> bool:
+            return case.key not in known and case.other_key in known and claimed[case.other_key] == 1
+
+        return [
+            replace(case, key=case.other_key, other_key=case.key)
+            if isinstance(case, DicomCase) and is_renamed(case)
+            else case
+            for case in cases
+        ]
 
     def known(self, case: ExportedCase) -> KnownCase | None:
         """Returns an earlier import of the case that is in the index."""

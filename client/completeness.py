@@ -70,6 +70,6 @@ def check_drawn_on(path: Path, target: Structure, sop_uids: Collection[str]) -> 
     num_there = len(images & set(sop_uids))
     if 0 < num_there < len(images):
         raise LabelError(
-            f"{path.name} draws {target.name!r} on {len(images)} images, and the {len(sop_uids)} of this CT that can "
-            f"be read hold {num_there} of them; expected all; {WHOLE}"
+            f"{path.name} draws {target.name!r} on {counted(len(images), 'image')}, and the {len(sop_uids)} of this CT "
+            f"that can be read hold {num_there} of them; expected all; {WHOLE}"
         )

@@ -17,6 +17,11 @@ class Images:
     """Image 2."""
     warnings: tuple[str, ...] = ()
 
+    @property
+    def all(self) -> tuple[Series, ...]:
+        """One or two, by channel."""
+        return (self.plain, self.contrast) if self.contrast else (self.plain,)
+
 
 def choose_images(drawn: Series, series: Iterable[Series], patterns: Sequence[str]) -> Images:
     """Returns the images of the case whose structures were drawn on the series `drawn`.

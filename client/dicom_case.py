@@ -8,7 +8,6 @@ import numpy as np
 from client.completeness import check_drawn_on, check_where_drawn
 from client.loaded_case import (
     GRID_TOLERANCE_MM,
-    TRUTH_NAME,
     LoadedCase,
     Tell,
     bridged,
@@ -23,6 +22,7 @@ from common.config import IngestConfig, fingerprint
 from common.dicom import CtSeries, read_ct_series
 from common.errors import InputError, LabelError
 from common.rtstruct import Structure, draw_structure, read_rtstruct
+from common.text import counted
 from common.volume import Geometry, Volume
 
 
@@ -33,7 +33,7 @@ class DicomCase:
     name: str
     """For messages: the folder of the series drawn on, with the series where the folder holds several."""
     key: str
-    """SeriesInstanceUID of the series drawn on."""
+    """SeriesInstanceUID of the series drawn on, the plain CT's where both are."""
     patient_key: str
     """PatientID, or the study where that is empty."""
     ct_files: tuple[Path, ...]
@@ -42,8 +42,14 @@ class DicomCase:
     pairing: str = ""
     """How the structure sets were paired with the series."""
     contrast_files: tuple[Path, ...] = ()
-    drawn_on_contrast: bool = False
-    """Whether the structures were drawn on the second series."""
+    drawn_on_contrast: tuple[Path, ...] = ()
+    """Those of the structure sets that were drawn on the second series."""
+    other_key: str = ""
+    """SeriesInstanceUID of its other series: a structure set drawn on that one may have made this case before."""
+    truth: Path | None = None
+    """A phantom's true mask, beside the folder of its slices."""
+    frame_uid: str = ""
+    """Frame of reference of the plain CT, or its study where it has none: scans of one session share it."""
     warnings: tuple[str, ...] = ()
     refusal: str = ""
     """Why it cannot be a case, found out before it was read; empty if it can."""
@@ -60,20 +66,15 @@ class DicomCase:
         return self.ct_files[0].parent
 
     @property
-    def truth(self) -> Path | None:
-        """A phantom's true mask, beside the folder of its slices."""
-        path = self.ct_files[0].parent.parent / TRUTH_NAME
-        return path if path.is_file() else None
-
-    @property
     def images(self) -> str:
         """The images in words."""
-        return f"{len(self.ct_files)} slices" + (f" + {len(self.contrast_files)}" if self.contrast_files else "")
+        return counted(len(self.ct_files), "slice") + (f" + {len(self.contrast_files)}" if self.contrast_files else "")
 
     def decided_by(self, config: IngestConfig) -> tuple[str, ...]:
         """What decides what becomes of the files, but for the choice of the target: their parts, and what is warned."""
-        parts = (len(self.ct_files), len(self.contrast_files), len(self.structure_sets), self.drawn_on_contrast)
-        return (*map(str, parts), str(config.interpolate_gaps), self.refusal, *self.warnings)
+        parts = (len(self.ct_files), len(self.contrast_files), len(self.structure_sets))
+        on_contrast = (str(self.structure_sets.index(path)) for path in self.drawn_on_contrast)
+        return (*map(str, parts), ",".join(on_contrast), str(config.interpolate_gaps), self.refusal, *self.warnings)
 
     def looked_for(self, config: IngestConfig) -> str:
         """Returns a hash of what is called the target."""
@@ -92,8 +93,8 @@ class DicomCase:
         geometry = plain.volume.geometry
         contrast = [read_ct_series(self.contrast_files)] if self.contrast_files else []
         for each in contrast:
-            self._check_contrast(each.volume.geometry, geometry)
-        drawn_on = contrast[0] if self.drawn_on_contrast else plain
+            self._check_contrast(each.volume.geometry, geometry, path)
+        drawn_on = contrast[0] if path in self.drawn_on_contrast else plain
         check_drawn_on(path, target, drawn_on.sop_uids)
         check_where_drawn(path, target, drawn_on)
         _check_same_frame(target, plain)
@@ -117,8 +118,9 @@ class DicomCase:
         path = next(each.path for each in sets if target in each.structures)
         return path, target, (*copies, *models, *second_choice(sets, found, config.structures))
 
-    def _check_contrast(self, contrast: Geometry, plain: Geometry) -> None:
-        if self.drawn_on_contrast and not contrast.matches(plain, GRID_TOLERANCE_MM):
+    def _check_contrast(self, contrast: Geometry, plain: Geometry, drawn: Path) -> None:
+        """Raises if image 2 lies elsewhere, or the target, which is in the file `drawn`, on another grid of its."""
+        if drawn in self.drawn_on_contrast and not contrast.matches(plain, GRID_TOLERANCE_MM):
             raise LabelError(
                 f"the structures are drawn on the contrast CT ({described(contrast)}), whose grid is not the plain "
                 f"CT's ({described(plain)}); expected them on the plain CT; copy them to it in the planning system"

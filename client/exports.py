@@ -7,14 +7,17 @@ from pathlib import Path
 
 from client.completeness import lost_images
 from client.contrast import Images, choose_images
+from client.copies import told_copies
 from client.dicom_case import DicomCase
 from client.import_report import unexpected
+from client.loaded_case import find_truth
 from client.nifti_case import NiftiCase
 from client.pairing import Pairing, pair
-from client.series import Series, list_series, shown
+from client.series import Series, list_series
 from common.config import IngestConfig
 from common.dicom import scan_folder
 from common.errors import ImageError, InputError
+from common.file_tree import shown
 from common.text import counted
 
 ExportedCase = DicomCase | NiftiCase
@@ -62,8 +65,11 @@ def find_cases(source: Path, config: IngestConfig, own: Path | None = None) -> E
     drawn, refused = _pair_all(source, patients, series, config)
     images, refusals = _images(drawn, series, config)
     beside = Counter(path.parent for path, _ in found.unreadable)
-    dicom = [_dicom_case(series[uid], drawn[uid], images[uid], beside, refusals.get(uid, "")) for uid in drawn]
-    used = {each.uid for chosen in images.values() for each in (chosen.plain, chosen.contrast) if each} | set(drawn)
+    dicom = [
+        _dicom_case(source, [series[uid] for uid in uids], drawn, images, beside, _why_not(uids, images, refusals))
+        for uids in _together(images)
+    ]
+    used = {each.uid for chosen in images.values() for each in chosen.all} | set(drawn)
     left_out, without = _undrawn(series, used, beside)
     return Export((*dicom, *nifti), (*refused, *without), left_out, unread)
 
@@ -86,7 +92,7 @@ def _nifti_cases(source: Path, files: Sequence[Path], config: IngestConfig, own:
     folders = sorted(folder for folder in found if own is None or not folder.resolve().is_relative_to(own.resolve()))
     keys = [folder.relative_to(source).as_posix() for folder in folders]
     keys = [source.resolve().name if key == "." else key for key in keys]
-    return tuple(NiftiCase(key, key, folder, config) for key, folder in zip(keys, folders, strict=True))
+    return tuple(NiftiCase(key, key, folder, config, source) for key, folder in zip(keys, folders, strict=True))
 
 
 def _pair_all(
@@ -123,22 +129,72 @@ def _images(
     return images, refusals
 
 
-def _dicom_case(series: Series, drawn: _Drawn, images: Images, beside: Counter[Path], refusal: str) -> DicomCase:
-    """`beside` counts by folder what could not be read."""
-    num_unread = sum(beside[folder] for folder in {path.parent for path in (*series.files, *drawn.paths)})
-    lost = lost_images(drawn.pairings, num_unread)
-    return DicomCase(
-        name=series.name,
-        key=series.uid,
-        patient_key=series.patient_key,
-        ct_files=images.plain.files,
-        structure_sets=tuple(drawn.paths),
-        pairing=", ".join(dict.fromkeys(pairing.reason for pairing in drawn.pairings)),
-        contrast_files=images.contrast.files if images.contrast else (),
-        drawn_on_contrast=images.contrast is series,
-        warnings=(*(warning for pairing in drawn.pairings for warning in pairing.warnings), *lost, *images.warnings),
-        refusal=next((pairing.refusal for pairing in drawn.pairings if pairing.refusal), refusal),
+def _together(images: Mapping[str, Images]) -> list[list[str]]:
+    """Returns the series drawn on that make one case: those of one plain CT, which comes first if it is drawn on."""
+    groups: dict[str, list[str]] = {}
+    for uid, chosen in images.items():
+        groups.setdefault(chosen.plain.uid, []).append(uid)
+    return [sorted(uids, key=lambda uid: uid != plain) for plain, uids in groups.items()]
+
+
+def _why_not(uids: Sequence[str], images: Mapping[str, Images], refusals: Mapping[str, str]) -> str:
+    """Returns why the images of the series `uids`, drawn on, cannot make a case; empty if they can."""
+    contrast = {each.uid: each for uid in uids if (each := images[uid].contrast)}
+    reasons = [refusals[uid] for uid in uids if uid in refusals]
+    if len(contrast) > 1:
+        names = ", ".join(each.name for each in contrast.values())
+        reasons.append(
+            f"structures are drawn on several images of one plain CT, whose contrast CTs are {names}; expected one "
+            "contrast CT; leave the others out of the export, with what is drawn on them"
+        )
+    return next(iter(reasons), "")
+
+
+def _dicom_case(
+    source: Path,
+    drawn_on: Sequence[Series],
+    drawn: Mapping[str, _Drawn],
+    images: Mapping[str, Images],
+    beside: Counter[Path],
+    refusal: str,
+) -> DicomCase:
+    """Returns the case of the series `drawn_on`, which are one, or a plain CT's and its contrast CT's.
+
+    `beside` counts by folder what could not be read.
+    """
+    first, chosen = drawn_on[0], images[drawn_on[-1].uid]
+    sets = {path: each for each in drawn_on for path in drawn[each.uid].paths}
+    pairings = [pairing for each in drawn_on for pairing in drawn[each.uid].pairings]
+    folders = {path.parent for path in (*(path for each in drawn_on for path in (*each.files, *each.copies)), *sets)}
+    truth, passed_over = find_truth(chosen.plain.files[0].parent.parent, source)
+    lost = lost_images(pairings, sum(beside[folder] for folder in folders))
+    warnings = (
+        *(warning for pairing in pairings for warning in pairing.warnings),
+        *lost,
+        *told_copies([path for each in chosen.all for path in each.copies], source),
+        *(warning for each in drawn_on for warning in images[each.uid].warnings),
+        *passed_over,
     )
+    return DicomCase(
+        name=first.name,
+        key=first.uid,
+        patient_key=first.patient_key,
+        ct_files=chosen.plain.files,
+        structure_sets=tuple(sets),
+        pairing=", ".join(dict.fromkeys(pairing.reason for pairing in pairings)),
+        contrast_files=chosen.contrast.files if chosen.contrast else (),
+        drawn_on_contrast=tuple(path for path, each in sets.items() if each is chosen.contrast),
+        other_key=_other_key(first, chosen),
+        truth=truth,
+        frame_uid=chosen.plain.frame_uid or chosen.plain.study_uid,
+        warnings=warnings,
+        refusal=next((pairing.refusal for pairing in pairings if pairing.refusal), refusal),
+    )
+
+
+def _other_key(first: Series, chosen: Images) -> str:
+    """Returns the other series of a case: structures may have been drawn on that one at an earlier import."""
+    return next((each.uid for each in chosen.all if each is not first), "")
 
 
 def _undrawn(

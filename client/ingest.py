@@ -9,8 +9,10 @@ from types import MappingProxyType
 
 from client.case_jobs import CaseOutcome, Job, Task, run_job, run_jobs, suitable_processes
 from client.case_store import CaseStore, opened
+from client.dicom_case import DicomCase
 from client.exports import ExportedCase, find_cases
 from client.import_report import Action, CaseLine, ImportReport
+from client.one_patient import one_or_many
 from client.pseudonyms import KnownCase
 from common.config import IngestConfig, fingerprint
 from common.errors import InputError
@@ -67,7 +69,7 @@ def import_folder(
     warnings = list(export.warnings)
     with _store(cases, site, dry_run) as store:
         store.check_whole()
-        plans = [_plan(case, store, config) for case in export.cases]
+        plans = [_plan(case, store, config) for case in store.recognised(export.cases)]
         jobs = [_job(number, plan, store, config, dry_run, list_all) for number, plan in enumerate(plans)]
         with closing(run_jobs(jobs, num_processes or suitable_processes(jobs))) as outcomes:
             for number, (plan, job) in enumerate(zip(plans, jobs, strict=True)):
@@ -79,6 +81,7 @@ def import_folder(
                     content = (plan.content, plan.case.looked_for(config), outcome.found.identity)
                     case_id = store.add(plan.case, job.folder, outcome.num_images, outcome.info, content)
                     lines[-1] = replace(lines[-1], case_id=case_id)
+        warnings += _one_or_many(plans, lines[len(lines) - len(plans) :], store)
         warnings += _strangers(stages, export.cases, store)
         if not dry_run:
             unchanged = [plan.case for plan in plans if plan.action == "unchanged"]
@@ -157,6 +160,17 @@ def _line(plan: _Plan, outcome: CaseOutcome, store: CaseStore) -> CaseLine:
         pairing=case.pairing,
         found=outcome.found,
     )
+
+
+def _one_or_many(plans: Sequence[_Plan], lines: Sequence[CaseLine], store: CaseStore) -> tuple[str, ...]:
+    """Returns warnings of PatientIDs that may be several patients'; what is not imported plays no part."""
+    usable = [
+        (plan.case, line.action)
+        for plan, line in zip(plans, lines, strict=True)
+        if isinstance(plan.case, DicomCase) and line.action not in ("refused", "removed")
+    ]
+    new = {case.key for case, action in usable if action == "new"}
+    return one_or_many([case for case, _ in usable], new, store.pseudonyms)
 
 
 def _strangers(stages: Mapping[str, str], cases: Sequence[ExportedCase], store: CaseStore) -> list[str]:

@@ -78,7 +78,7 @@ def _check_gaps(case_id: str, mask: Mask) -> Iterator[Finding]:
     what = (
         f"contours on every second slice only ({len(slices)} of {span})"
         if every_second
-        else f"{num_empty} of the {span} slices that the target spans have no contour"
+        else f"{num_empty} of the {span} slices that the target spans {'has' if num_empty == 1 else 'have'} no contour"
     )
     yield Finding(
         "warning",

@@ -12,6 +12,7 @@ from client.target import Found
 from common.alignment import described
 from common.config import IngestConfig
 from common.errors import ImageError, LabelError
+from common.file_tree import lies_below
 from common.gaps import WIDEST_GAP_MM, interpolate_gaps, num_empty_slices
 from common.text import counted
 from common.volume import Geometry, Volume, index_to_patient, read_nifti
@@ -42,9 +43,20 @@ def grid_info(geometry: Geometry) -> dict[str, Any]:
     return {"spacing_mm": [round(value, 4) for value in geometry.spacing_mm], "size": list(geometry.size)}
 
 
+def find_truth(folder: Path, source: Path) -> tuple[Path | None, tuple[str, ...]]:
+    """Returns a phantom's true mask in `folder`, and a warning if there is one that is no part of the export."""
+    path = folder / TRUTH_NAME
+    if not path.is_file():
+        return None, ()
+    if lies_below(path, source):
+        return path, ()
+    where = "is a link that leads out of the export" if lies_below(folder, source) else "lies above the folder given"
+    return None, (f"its {TRUTH_NAME} {where}, and is passed over; copy the file itself into it if it is this case's",)
+
+
 def read_truth(path: Path | None, geometry: Geometry) -> Volume | None:
     """Returns a phantom's true mask, read rather than copied: a NIfTI header has room for free text."""
-    if path is None or not path.is_file():
+    if path is None:
         return None
     truth = read_nifti(path)
     check_same_grid(geometry, truth.geometry, path.name, "the image")
@@ -61,16 +73,18 @@ def bridged(
     filled = interpolate_gaps(mask, geometry)
     num_left = num_empty_slices(filled)
     if config.interpolate_gaps and num_left < num_empty:
+        num_filled = num_empty - num_left
         return filled, (
-            f"{counted(num_empty - num_left, 'slice')} without a contour were filled between their neighbours"
-            + (f", {num_left} stay empty in gaps wider than {WIDEST_GAP_MM:g} mm" if num_left else "")
+            f"{counted(num_filled, 'slice')} without a contour {'was' if num_filled == 1 else 'were'} filled from the "
+            "neighbours"
+            + (f", {num_left} left empty in gaps wider than {WIDEST_GAP_MM:g} mm" if num_left else "")
             + "; see them in the pictures of the check",
         )
     fillable = ", or set ingest.interpolate_gaps in site.yaml," if num_left < num_empty else ""
     wide = "" if fillable else f", in gaps wider than {WIDEST_GAP_MM:g} mm, which are never filled"
     return mask, (
-        f"{num_empty} of the slices that the target spans have no contour{wide}; expected one on each, unless there "
-        f"are two targets; draw what was skipped{fillable} and import again",
+        f"{num_empty} of the slices that the target spans {'has' if num_empty == 1 else 'have'} no contour{wide}; "
+        f"expected one on each, unless there are two targets; draw what was skipped{fillable} and import again",
     )
 
 

@@ -15,12 +15,14 @@ from client.loaded_case import (
     bridged,
     check_overlap,
     check_same_grid,
+    find_truth,
     grid_info,
     read_truth,
 )
 from client.target import Found
 from common.config import IngestConfig
 from common.errors import InputError, LabelError
+from common.file_tree import lies_below
 from common.volume import Geometry, Volume, from_lps, read_nifti, to_lps
 
 
@@ -33,6 +35,8 @@ class NiftiCase:
     """The folder's path within the export, which stands for the patient too."""
     folder: Path
     config: IngestConfig
+    source: Path
+    """The export; a link to a file that is not in it is not read."""
 
     @property
     def patient_key(self) -> str:
@@ -41,10 +45,10 @@ class NiftiCase:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that the case is made of and that are there."""
+        """All files that the case is made of and that are there, in the export."""
         config = self.config
         names = (config.image_name, config.contrast_name, config.label_name, TRUTH_NAME)
-        return tuple(self.folder / name for name in names if name and (self.folder / name).is_file())
+        return tuple(self.folder / name for name in names if name and self._holds(name))
 
     @property
     def structure_sets(self) -> tuple[Path, ...]:
@@ -101,12 +105,13 @@ class NiftiCase:
         check_same_grid(image.geometry, label.geometry, config.label_name, config.image_name)
         mask, warnings = _bridged_along_z(Volume(_binary(label.array, config.label_name), image.geometry), config)
         contrast, lacking = self._contrast(config, image.geometry)
+        truth, passed_over = find_truth(self.folder, self.source)
         return LoadedCase(
             images=tuple(Volume(_compact(each.array), each.geometry) for each in (image, *contrast)),
             label=Volume(mask.astype(np.uint8), image.geometry),
-            truth=read_truth(self.folder / TRUTH_NAME, image.geometry),
+            truth=read_truth(truth, image.geometry),
             info=grid_info(image.geometry),
-            warnings=(*lacking, *warnings),
+            warnings=(*lacking, *passed_over, *warnings),
         )
 
     def _contrast(self, config: IngestConfig, plain: Geometry) -> tuple[list[Volume], tuple[str, ...]]:
@@ -117,7 +122,7 @@ class NiftiCase:
                 f"one image only: no {config.contrast_name} (ingest.contrast_name) in the folder; networks of two "
                 "images will leave this case out; put it there",
             )
-        contrast = read_nifti(self.folder / config.contrast_name)
+        contrast = read_nifti(self._there("contrast_name", config.contrast_name))
         check_overlap(plain, contrast.geometry)
         return [contrast], ()
 
@@ -127,7 +132,16 @@ class NiftiCase:
                 f"{self.folder / name}: no such file; expected image and label side by side; put it there, or give its "
                 f"name as ingest.{key} in site.yaml"
             )
+        if not self._holds(name):
+            raise InputError(
+                f"{self.folder / name}: is a link that leads out of the export; expected a file in it; copy the file "
+                "itself there"
+            )
         return self.folder / name
+
+    def _holds(self, name: str) -> bool:
+        path = self.folder / name
+        return path.is_file() and lies_below(path, self.source)
 
 
 def _binary(array: NDArray[Any], name: str) -> NDArray[np.bool_]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.cli_options import SITE_YAML, ConfigOption, DebugOption, JsonOption
+from common.text import counted
 
 if TYPE_CHECKING:
     from client.approval import Approvals
@@ -114,7 +115,9 @@ def _print_waiting(approvals: "Approvals") -> None:
 
     for path in approvals.waiting():
         waiting = read_bundle(path.read_bytes())
-        typer.echo(f"waiting:   {waiting.sha256[:12]}  {waiting.name} {waiting.version}, {len(waiting.files)} files")
+        typer.echo(
+            f"waiting:   {waiting.sha256[:12]}  {waiting.name} {waiting.version}, {counted(len(waiting.files), 'file')}"
+        )
     for each in approvals.approved():
         typer.echo(f"approved:  {each.sha256[:12]}  {each.name} {each.version}, {each.time[:10]}")
     if not approvals.waiting():

@@ -12,7 +12,7 @@ import numpy as np
 from common.dicom import CtSeries, DicomFolder, read_ct_series, scan_folder
 from common.errors import ImageError
 from common.nifti_file import read_slices
-from common.text import clean_text
+from common.text import clean_text, counted
 from common.volume import Volume, read_nifti
 
 log = logging.getLogger("fedgtv.site")
@@ -43,9 +43,10 @@ class Scan:
         if not self.is_dicom:
             return None, read_nifti(self.files[0])
         if self.damaged:
+            damaged = counted(len(self.damaged), "file")
             raise ImageError(
-                f"{self.name}: beside {len(self.files)} good slices lie damaged files, {len(self.damaged)} in all, "
-                f"such as {self.damaged[0]}, or move it elsewhere if it is no slice"
+                f"{self.name}: {damaged} beside its {counted(len(self.files), 'good slice')} cannot be read, such as "
+                f"{self.damaged[0]}, or move it elsewhere if it is no slice"
             )
         series = read_ct_series(self.files)
         return series, series.volume

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from client.copies import Slices, without_copies
 from common.dicom_files import reading
 from common.errors import ImageError
+from common.file_tree import shown
 
 HALF_SLICE = 0.5
 """Contours may lie this far beyond the outer slices' centres, in slices."""
@@ -51,6 +53,9 @@ class Series:
     sop_uids: frozenset[str]
     extent: Extent | None
     """None where the headers do not tell positions."""
+    copies: tuple[Path, ...] = ()
+    """Files that hold the same bytes as one of its own."""
+    study_uid: str = ""
 
     def described_as(self, patterns: Sequence[str]) -> bool:
         """Whether the description matches any of the patterns, in any case."""
@@ -72,13 +77,14 @@ def list_series(
     """
     folders = [paths[0].parent for paths in files.values()]
     return {
-        uid: _series(uid, paths, [headers[path] for path in paths], source, folders.count(paths[0].parent) > 1)
+        uid: _series(uid, without_copies(paths, headers), headers, source, folders.count(paths[0].parent) > 1)
         for uid, paths in sorted(files.items(), key=lambda item: item[1][0])
     }
 
 
-def _series(uid: str, paths: tuple[Path, ...], headers: Sequence[Dataset], source: Path, beside: bool) -> Series:
-    first = headers[0]
+def _series(uid: str, slices: Slices, headers: Mapping[Path, Dataset], source: Path, beside: bool) -> Series:
+    paths, own = slices.files, [headers[path] for path in slices.files]
+    first = own[0]
     with reading(paths[0], ImageError, "a CT slice"):
         patient_id = str(first.get("PatientID") or "").strip()
         return Series(
@@ -89,14 +95,11 @@ def _series(uid: str, paths: tuple[Path, ...], headers: Sequence[Dataset], sourc
             patient_key=patient_id or str(first.get("StudyInstanceUID") or uid),
             description=str(first.get("SeriesDescription") or "").strip(),
             frame_uid=str(first.get("FrameOfReferenceUID") or ""),
-            sop_uids=frozenset(str(header.get("SOPInstanceUID")) for header in headers),
-            extent=_extent(headers),
+            sop_uids=frozenset(str(header.get("SOPInstanceUID")) for header in own),
+            extent=_extent(own),
+            copies=slices.copies,
+            study_uid=str(first.get("StudyInstanceUID") or ""),
         )
-
-
-def shown(path: Path, source: Path) -> str:
-    """Returns a path's name in messages: relative to the export, or the export's own name."""
-    return source.resolve().name if path == source else path.relative_to(source).as_posix()
 
 
 def _extent(headers: Sequence[Dataset]) -> Extent | None:

@@ -34,6 +34,7 @@ from common.tasks import (
     TrainResult,
     TrainTask,
 )
+from common.text import counted
 from common.training import Span, make_optimiser, poly_lr, train_stage
 
 log = logging.getLogger("fedgtv.site")
@@ -169,7 +170,7 @@ class Site:
         cases = self.open_cases(task)
         part = cases.test if task.part == "test" else cases.validation
         if len(part) < policy.min_cases:
-            reason = f"{len(part)} cases, fewer than the site's min_cases {policy.min_cases}"
+            reason = f"{counted(len(part), 'case')}, fewer than the site's min_cases {policy.min_cases}"
             log.info("evaluation: withheld, %s", reason)
             return EvaluateResult(summaries={}, withheld=reason, seconds=time.monotonic() - started), []
         summaries: dict[str, ModelSummary] = {}

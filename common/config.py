@@ -604,6 +604,7 @@ def _read(path: Path, remedy: str = Frozen.absent) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        remedy = "let your account read it, then do it again" if isinstance(error, PermissionError) else remedy
         raise ConfigError(f"{path}: cannot be read ({reason}); {remedy}") from error
 
 

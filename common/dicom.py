@@ -27,6 +27,7 @@ from common.dicom_slices import (
 )
 from common.errors import ImageError
 from common.file_tree import list_files
+from common.text import counted
 from common.volume import Volume, itk_name
 
 EXPECTED = "a CT slice"
@@ -160,7 +161,7 @@ def _ct_series(folder: Path) -> dict[str, list[Slice]]:
     found, series = _scan(folder)
     if not series:
         raise ImageError(
-            f"{folder}: no CT slice among {len(found.files)} files; export the planning CT into this folder"
+            f"{folder}: no CT slice among {counted(len(found.files), 'file')}; export the planning CT into this folder"
         )
     return series
 
@@ -190,7 +191,7 @@ def _given_slice(path: Path) -> Slice:
 def _only_series(folder: Path) -> list[Slice]:
     series = _ct_series(folder)
     if len(series) > 1:
-        listed = ", ".join(f"{uid} ({len(slices)} slices)" for uid, slices in series.items())
+        listed = ", ".join(f"{uid} ({counted(len(slices), 'slice')})" for uid, slices in series.items())
         raise ImageError(f"{folder}: {len(series)} CT series: {listed}; expected one; keep one in the folder")
     return next(iter(series.values()))
 

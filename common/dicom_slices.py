@@ -112,9 +112,10 @@ def check_alike(slices: Sequence[Slice]) -> None:
     for path, header in slices:
         other = known.setdefault(str(header.SOPInstanceUID), path)
         if other != path:
+            place = other.name if other.parent == path.parent else other
             raise ImageError(
-                f"{path}: has the SOPInstanceUID of {other.name}; expected one of its own; remove the copy, or export "
-                "the series again"
+                f"{path}: has the SOPInstanceUID of {place}; expected one of its own; keep the right one alone, or "
+                "export the series again"
             )
         for tag in ("SeriesInstanceUID", "Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"):
             value, expected = header[tag].value, first[tag].value

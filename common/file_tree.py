@@ -46,6 +46,16 @@ def list_files(folder: Path) -> FileTree:
     return FileTree(tuple(sorted(files)), tuple(sorted(closed.items())))
 
 
+def shown(path: Path, source: Path) -> str:
+    """Returns a path's name in messages: relative to the export, or the export's own name."""
+    return source.resolve().name if path == source else path.relative_to(source).as_posix()
+
+
+def lies_below(path: Path, folder: Path) -> bool:
+    """Whether a file is in a folder, or in one in it, and no link that leads out."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
 def _check_folder(folder: Path) -> None:
     try:
         is_folder = stat.S_ISDIR(os.stat(folder).st_mode)

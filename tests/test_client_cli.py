@@ -1,5 +1,6 @@
 """`fedgtv-site`: every command as a hospital types it, its exit code, and what a script reads."""
 
+import errno
 import json
 import os
 import re
@@ -47,6 +48,22 @@ def test_a_name_that_cannot_be_a_file_writes_nothing(tmp_path, site):
     ended = site("init", "a b", "--folder", tmp_path)
     assert (ended.code, files_below(tmp_path)) == (2, {})
     assert "'a b'" in ended.err
+
+
+def test_a_configuration_that_may_not_be_read_is_told_with_a_remedy(tmp_path, site, monkeypatch):
+    def denied(path, *_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    config = tmp_path / "site.yaml"
+    config.write_text("site: A")
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    monkeypatch.setattr(Path, "read_text", denied)
+    for arguments in (("import", tmp_path), ("check",), ("remove", "A-0001")):
+        ended = site(*arguments, "--config", config)
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err == (
+            f"error: {config}: cannot be read (Permission denied); let your account read it, then do it again\n"
+        )
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,73 @@ def test_series_of_one_patient_share_the_patient(tmp_path, export, run):
     assert {entry.patient_id for entry in read_index(tmp_path / "cases")} == {"A-0001"}
 
 
+def test_many_scans_of_one_patient_id_are_asked_about_when_they_are_new(tmp_path, export, run):
+    for name in ("p1", "p2", "p3"):
+        export(name, ct={"PatientID": "ANON"})
+    export("p4", {"Cord": [TARGET]}, ct={"PatientID": "ANON"})  # refused: becomes nobody's case
+    export("q")
+    told = [report.warnings for report in (run(dry_run=True), run())]
+    assert told[0] == told[1]
+    (line,) = told[1]
+    assert line.startswith(
+        "p1/dicom: has the PatientID of 2 CTs in another frame of reference or of an earlier import, p2/dicom, "
+        "p3/dicom: one patient or many?"
+    )
+    assert "PatientID each" in line
+    assert run().warnings == ()
+    shutil.rmtree(tmp_path / "export")
+    export("p5", ct={"PatientID": "ANON"})
+    (line,) = run().warnings
+    assert "p5/dicom: has the PatientID of 3 CTs" in line
+    assert "A-0001, A-0001-2, A-0001-3: one patient or many?" in line
+
+
+def test_scans_of_one_session_are_one_patients(export, run):
+    for name in ("p1", "p2"):
+        export(name, ct={"PatientID": "same", "FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.5"})
+    assert run().warnings == ()
+
+
+def test_a_ct_exported_twice_is_one_case_with_a_warning(tmp_path, export, run):
+    export("p1")
+    shutil.copytree(tmp_path / "export" / "p1", tmp_path / "export" / "p2")
+    report = run()
+    assert (report.imported, report.refused) == (("A-0001",), ())
+    assert report.cases[0].images == "4 slices"
+    assert report.warnings == (
+        "p1/dicom: 4 files in p2/dicom are copies of its slices, byte for byte, and they count once; leave out of the "
+        "export what is there twice",
+        "p1/dicom: p2/dicom/rt.dcm is a copy of p1/dicom/rt.dcm and counts once; leave it out of the export",
+    )
+    np.testing.assert_array_equal(read_nifti(tmp_path / "cases" / "A-0001" / "image.nii.gz").array, HU)
+
+
+def test_halves_of_a_ct_that_overlap_in_copies_are_one_ct(tmp_path, export, run):
+    export("p1")
+    folder = tmp_path / "export" / "p1" / "dicom"
+    (folder.parent / "more").mkdir()
+    shutil.copy(folder / "ct-002.dcm", folder.parent / "more")
+    (folder / "ct-001.dcm").rename(folder.parent / "more" / "ct-001.dcm")
+    report = run()
+    assert (report.imported, report.refused) == (("A-0001",), ())
+    assert report.warnings == (
+        "p1/dicom: 1 file in p1/more is a copy of its slices, byte for byte, and it counts once; leave out of the "
+        "export what is there twice",
+    )
+
+
+def test_a_ct_exported_twice_with_other_bytes_is_refused_with_both_folders(tmp_path, export, run):
+    export("p1")
+    copies = tmp_path / "export" / "p2" / "dicom"
+    shutil.copytree(tmp_path / "export" / "p1" / "dicom", copies)
+    changed = dcmread(copies / "ct-002.dcm")
+    changed.RescaleIntercept = -1000
+    changed.save_as(copies / "ct-002.dcm")
+    ((name, reason),) = run().refused
+    assert name == "p1/dicom"
+    assert f"{copies / 'ct-002.dcm'}: has the SOPInstanceUID of {tmp_path / 'export' / 'p1' / 'dicom'}" in reason
+
+
 def test_a_patients_later_ct_gets_the_stage_that_was_given(tmp_path, export, run):
     export("p1", ct={"PatientID": "same"})
     run(stages={"same": "T3"})
@@ -332,6 +399,12 @@ def test_a_damaged_newer_structure_set_is_told_with_the_case(tmp_path, export, r
     )
 
 
+def test_one_slice_that_was_filled_is_told_as_one(export, run):
+    export("p1", {"GTVnx": [TARGET, TARGET + 2 * UP]})
+    (warning,) = run(IngestConfig(interpolate_gaps=True)).warnings
+    assert warning.startswith("p1/dicom: 1 slice without a contour was filled from the neighbours; ")
+
+
 def test_gaps_too_wide_to_be_filled_are_not_offered_to_be(tmp_path, export, run):
     """Drawn 15 mm apart; 12 mm are filled at most."""
     export("p1", {"GTVnx": [TARGET - UP, TARGET + 4 * UP]}, hu=np.arange(6 * 8 * 9).reshape(6, 8, 9))
@@ -353,7 +426,7 @@ def test_a_structure_set_that_cannot_be_read_may_be_the_one_that_is_missing(tmp_
 def test_skipped_slices_are_told(export, run):
     export("p1", {"GTVnx": [TARGET, TARGET + 2 * UP]})
     (warning,) = run().warnings
-    assert warning.startswith("p1/dicom: 1 of the slices that the target spans have no contour; ")
+    assert warning.startswith("p1/dicom: 1 of the slices that the target spans has no contour; ")
 
 
 def test_a_refused_change_leaves_the_earlier_import(tmp_path, export, run, write_structures):
@@ -397,6 +470,50 @@ def test_a_phantoms_truth_travels_along(tmp_path, export, run):
     write_nifti(Volume(np.ones((4, 8, 9), np.uint8), GRID), truth)
     assert run().imported == ("A-0001",)
     assert read_nifti(tmp_path / "cases" / "A-0001" / "truth.nii.gz").array.all()
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_a_truth_outside_the_export_is_passed_over(tmp_path, export, is_link):
+    export("p1")
+    outside = tmp_path / "truth.nii.gz" if is_link else tmp_path / "export" / "p1" / "truth.nii.gz"
+    write_nifti(Volume(np.ones((4, 8, 9), np.uint8), GRID), outside)
+    if is_link:
+        (tmp_path / "export" / "p1" / "truth.nii.gz").symlink_to(outside)
+    source = tmp_path / "export" if is_link else tmp_path / "export" / "p1" / "dicom"
+    report = import_folder(source, tmp_path / "cases", CONFIG, "A")
+    assert report.imported == ("A-0001",)
+    where = "is a link that leads out of the export" if is_link else "lies above the folder given"
+    assert report.warnings == (
+        f"{'p1/dicom' if is_link else 'dicom'}: its truth.nii.gz {where}, and is passed over; copy the file itself "
+        "into it if it is this case's",
+    )
+    assert not (tmp_path / "cases" / "A-0001" / "truth.nii.gz").exists()
+
+
+@pytest.mark.parametrize("name", ["ct.nii.gz", "gtv.nii.gz", "ce.nii.gz", "truth.nii.gz"])
+def test_a_nifti_link_out_of_the_export_is_not_read(tmp_path, run, name):
+    case = tmp_path / "export" / "pt_1"
+    write_case(case)
+    shutil.copy(case / "ct.nii.gz", case / "ce.nii.gz")
+    shutil.copy(case / "gtv.nii.gz", case / "truth.nii.gz")
+    (case / name).rename(tmp_path / name)
+    (case / name).symlink_to(tmp_path / name)
+    report = run(IngestConfig(contrast_name="ce.nii.gz"))
+    if name == "truth.nii.gz":
+        assert report.imported == ("A-0001",)
+        assert "its truth.nii.gz is a link that leads out of the export" in report.warnings[0]
+        assert not (tmp_path / "cases" / "A-0001" / name).exists()
+        return
+    assert report.refused[0][1].startswith(f"{case / name}: is a link that leads out of the export; expected a file")
+
+
+def test_a_nifti_link_within_the_export_is_read(tmp_path, run):
+    case = tmp_path / "export" / "pt_1"
+    write_case(case)
+    (tmp_path / "export" / "store").mkdir()
+    (case / "ct.nii.gz").rename(tmp_path / "export" / "store" / "1.nii.gz")
+    (case / "ct.nii.gz").symlink_to(Path("..", "store", "1.nii.gz"))
+    assert run().imported == ("A-0001",)
 
 
 def test_a_nifti_export_is_imported(tmp_path, run):
@@ -620,6 +737,69 @@ def test_structures_on_the_contrast_ct_need_the_plain_ones_grid(tmp_path, export
     first, second = (read_nifti(tmp_path / "cases" / name).array for name in read_index(tmp_path / "cases")[0].images)
     np.testing.assert_array_equal(first, HU)
     np.testing.assert_array_equal(second, HU + 30)
+
+
+@pytest.fixture
+def export_both(tmp_path, write_ct, write_structures):
+    """A function that writes a patient's plain and contrast CT; `on_plain` and `on_contrast` are drawn on them."""
+
+    def write(on_plain=None, on_contrast=None):
+        folder = tmp_path / "export" / "p1"
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, structures in {"plain": on_plain, "ce": on_contrast}.items():
+            number = f"1.2.826.0.1.3680043.8.498.{len(name)}"
+            uids = {"FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.9", "SeriesInstanceUID": number}
+            tags = {"PatientID": "secret-p1", "SeriesDescription": name, "StudyInstanceUID": "1.9"} | uids
+            slices = write_ct(folder / name, HU + 30 * (name == "ce"), **tags)
+            if structures:
+                write_structures(folder / name / f"rt-{name}.dcm", slices, structures)
+
+    return write
+
+
+CONTRAST = IngestConfig(contrast=("^ce$",))
+
+
+def test_targets_on_both_images_of_a_case_are_rivals_and_no_two_cases(export_both, run):
+    export_both({"GTVnx": [TARGET]}, {"GTVnx": [TARGET + UP]})
+    ((name, reason),) = run(CONTRAST).refused
+    assert name == "p1/plain"
+    assert reason.startswith("2 structure sets of this CT hold a target: plain/rt-plain.dcm (")
+    assert "ce/rt-ce.dcm (" in reason
+
+
+@pytest.mark.parametrize("is_on_contrast", [True, False])
+def test_the_target_on_one_image_and_organs_on_the_other_are_one_case(tmp_path, export_both, run, is_on_contrast):
+    drawn = [{"Cord": [TARGET]}, {"GTVnx": [TARGET + UP]}]
+    export_both(*(drawn if is_on_contrast else drawn[::-1]))
+    report = run(CONTRAST)
+    assert (report.imported, report.refused, report.warnings) == (("A-0001",), (), ())
+    (entry,) = read_index(tmp_path / "cases")
+    plain, contrast = (read_nifti(tmp_path / "cases" / name).array for name in entry.images)
+    np.testing.assert_array_equal(plain, HU)
+    np.testing.assert_array_equal(contrast, HU + 30)
+    assert read_nifti(tmp_path / "cases" / entry.label).array[2].sum() == 6
+
+
+@pytest.mark.parametrize("is_first_plain", [True, False])
+def test_a_target_drawn_anew_on_the_other_image_stays_the_same_case(tmp_path, export_both, run, is_first_plain):
+    target = {"GTVnx": [TARGET]}
+    export_both(*((target, None) if is_first_plain else (None, target)))
+    assert run(CONTRAST).imported == ("A-0001",)
+    export_both(*((None, target) if is_first_plain else (target, None)))
+    assert run(CONTRAST).imported == ("A-0001",)
+    assert run(CONTRAST).skipped == ("A-0001",)
+    assert len(read_index(tmp_path / "cases")) == 1
+
+
+def test_structures_on_two_contrast_cts_are_refused(tmp_path, export_both, run, write_ct, write_structures):
+    export_both({"Cord": [TARGET]}, {"GTVnx": [TARGET]})
+    tags = {"PatientID": "secret-p1", "FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.9"}
+    slices = write_ct(tmp_path / "export" / "p1" / "late", HU, SeriesDescription="late", **tags)
+    write_structures(tmp_path / "export" / "p1" / "late" / "rt.dcm", slices, {"Cord": [TARGET]})
+    ((name, reason),) = run(IngestConfig(contrast=("^ce$", "^late$"))).refused
+    assert name == "p1/plain"
+    assert "whose contrast CTs are p1/ce, p1/late; expected one contrast CT" in reason
 
 
 def test_a_second_nifti_image_beside_the_first_is_refused_by_place(tmp_path, run):

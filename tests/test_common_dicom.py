@@ -37,7 +37,7 @@ def test_nested_folders_with_other_files_and_modalities(tmp_path, write_ct, writ
 
 def test_a_folder_without_ct_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no DICOM")
-    with pytest.raises(ImageError, match="no CT slice among 1 files"):
+    with pytest.raises(ImageError, match="no CT slice among 1 file;"):
         find_ct_series(tmp_path)
     with pytest.raises(ImageError, match="no such folder"):
         find_ct_series(tmp_path / "missing")

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from common.errors import ImageError
-from common.file_tree import DENIED, list_files
+from common.file_tree import DENIED, lies_below, list_files
 
 LISTED = """
 import os, sys
 from pathlib import Path
-from common.file_tree import list_files
+from common.file_tree import lies_below, list_files
 if os.geteuid() == 0:  # after the imports: nobody may not even reach the interpreter's own files
     os.setgroups([]), os.setgid(65534), os.setuid(65534)
 tree = list_files(Path(sys.argv[1]))
@@ -86,3 +86,18 @@ def test_what_is_no_folder_is_said(tmp_path, name, words):
     with pytest.raises(ImageError) as caught:
         list_files(tmp_path / name)
     assert str(caught.value) == f"{tmp_path / name}: {words}"
+
+
+def test_a_link_that_leads_out_lies_below_nothing(tmp_path):
+    inside, outside = tmp_path / "export" / "p" / "a", tmp_path / "b"
+    inside.parent.mkdir(parents=True)
+    for path in (inside, outside):
+        path.touch()
+    (tmp_path / "export" / "in").symlink_to(inside)
+    (tmp_path / "export" / "out").symlink_to(outside)
+    (tmp_path / "link").symlink_to(tmp_path / "export")
+    for folder in (tmp_path / "export", tmp_path / "link"):
+        assert lies_below(inside, folder)
+        assert lies_below(folder / "in", folder)
+        assert not lies_below(folder / "out", folder)
+        assert not lies_below(folder / ".." / "b", folder)
