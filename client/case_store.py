@@ -83,9 +83,9 @@ class CaseStore:
             for case in cases
         ]
 
-    def known(self, case: ExportedCase) -> KnownCase | None:
-        """Returns an earlier import of the case that is in the index."""
-        known = self.pseudonyms.cases.get(case.key)
+    def known(self, key: str) -> KnownCase | None:
+        """Returns an earlier import of the case of this key that is in the index."""
+        known = self.pseudonyms.cases.get(key)
         return known if known and known.case_id in self.entries else None
 
     def removed(self, case: ExportedCase) -> KnownCase | None:
@@ -98,7 +98,7 @@ class CaseStore:
 
         The target is looked up, by `find_target`, only where something else is looked for than at the import.
         """
-        known = self.known(case)
+        known = self.known(case.key)
         if known is None or known.content != content:
             return False
         entry = self.entries[known.case_id]

@@ -28,8 +28,8 @@ class Export:
     """The cases of an export in a fixed order, and what could not become one."""
 
     cases: tuple[ExportedCase, ...]
-    refused: tuple[tuple[str, str], ...] = ()
-    """Structure sets and series without the other, by name, and the reason."""
+    refused: tuple[tuple[str, str, str], ...] = ()
+    """Series and structure sets without the other: SeriesInstanceUID (empty of a structure set), name, reason."""
     warnings: tuple[str, ...] = ()
     unread: tuple[tuple[str, str, bool], ...] = ()
     """Files and folders that could not be read, by name: the reason, and whether the system denies them."""
@@ -59,7 +59,9 @@ def find_cases(source: Path, config: IngestConfig, own: Path | None = None) -> E
         for path, reason in found.unreadable
     )
     if not found.ct_series and not nifti:
-        raise ImageError(_nothing(source, len(found.files), unread, config))
+        raise ImageError(
+            "; ".join([_nothing(source, len(found.files), unread, config), *_linked(source, found.linked)])
+        )
     series = list_series(source, found.ct_series, found.headers)
     patients = {path: str(found.headers[path].get("PatientID") or "").strip() for path in found.structure_sets}
     drawn, refused = _pair_all(source, patients, series, config)
@@ -71,7 +73,15 @@ def find_cases(source: Path, config: IngestConfig, own: Path | None = None) -> E
     ]
     used = {each.uid for chosen in images.values() for each in chosen.all} | set(drawn)
     left_out, without = _undrawn(series, used, beside)
-    return Export((*dicom, *nifti), (*refused, *without), left_out, unread)
+    return Export((*dicom, *nifti), (*refused, *without), (*_linked(source, found.linked), *left_out), unread)
+
+
+def _linked(source: Path, folders: Sequence[Path]) -> tuple[str, ...]:
+    """Returns a warning if there are links to folders: following them may lead anywhere, or in circles."""
+    if not folders:
+        return ()
+    told = f"{counted(len(folders), 'linked folder')} passed over, such as {shown(folders[0], source)}"
+    return (f"{told}; give the folder that it leads to, or copy it into the export",)
 
 
 def _nothing(source: Path, num_files: int, unread: Sequence[tuple[str, str, bool]], config: IngestConfig) -> str:
@@ -97,8 +107,8 @@ def _nifti_cases(source: Path, files: Sequence[Path], config: IngestConfig, own:
 
 def _pair_all(
     source: Path, patients: Mapping[Path, str], series: Mapping[str, Series], config: IngestConfig
-) -> tuple[dict[str, _Drawn], list[tuple[str, str]]]:
-    """Returns what was drawn by series, in the order of `series`, and the structure sets that fit none, with reasons.
+) -> tuple[dict[str, _Drawn], list[tuple[str, str, str]]]:
+    """Returns what was drawn by series, in the order of `series`, and the structure sets that fit none, as refused.
 
     `patients` are the PatientIDs of the structure sets.
     """
@@ -109,7 +119,7 @@ def _pair_all(
             pairing = pair(path, patient_id, series, config)
         except Exception as error:
             reason = str(error) if isinstance(error, InputError) else unexpected(error)
-            refused.append((shown(path, source), reason))
+            refused.append(("", shown(path, source), reason))
             continue
         drawn[pairing.series_uid].paths.append(path)
         drawn[pairing.series_uid].pairings.append(pairing)
@@ -199,7 +209,7 @@ def _other_key(first: Series, chosen: Images) -> str:
 
 def _undrawn(
     series: Mapping[str, Series], used: set[str], beside: Counter[Path]
-) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+) -> tuple[tuple[str, ...], tuple[tuple[str, str, str], ...]]:
     """Returns warnings for series beside their patient's drawn one, and refusals for patients with none drawn."""
     patients = {series[uid].patient_key for uid in used}
     rest = [each for uid, each in series.items() if uid not in used]
@@ -209,7 +219,11 @@ def _undrawn(
         if each.patient_key in patients
     ]
     without = [
-        (each.name, f"no RTSTRUCT refers to this CT series{_may_be(beside[each.files[0].parent])} with the CT")
+        (
+            each.uid,
+            each.name,
+            f"no RTSTRUCT refers to this CT series{_may_be(beside[each.files[0].parent])} with the CT",
+        )
         for each in rest
         if each.patient_key not in patients
     ]

@@ -65,10 +65,10 @@ def import_folder(
         CaseLine(name, "refused", reason, unread="denied" if is_denied else "damaged")
         for name, reason, is_denied in export.unread
     ]
-    lines += [CaseLine(name, "refused", reason) for name, reason in export.refused]
     warnings = list(export.warnings)
     with _store(cases, site, dry_run) as store:
         store.check_whole()
+        lines += [_undrawn(*each, store) for each in export.refused]
         plans = [_plan(case, store, config) for case in store.recognised(export.cases)]
         jobs = [_job(number, plan, store, config, dry_run, list_all) for number, plan in enumerate(plans)]
         with closing(run_jobs(jobs, num_processes or suitable_processes(jobs))) as outcomes:
@@ -117,7 +117,7 @@ def _plan(case: ExportedCase, store: CaseStore, config: IngestConfig) -> _Plan:
     removed = store.removed(case)
     if removed is not None:
         return _Plan(case, "removed", content, _on_purpose(removed))
-    return _Plan(case, "changed" if store.known(case) else "new", content)
+    return _Plan(case, "changed" if store.known(case.key) else "new", content)
 
 
 def _target(case: ExportedCase, config: IngestConfig) -> str:
@@ -146,9 +146,9 @@ def _line(plan: _Plan, outcome: CaseOutcome, store: CaseStore) -> CaseLine:
     case, action, reason = plan.case, plan.action, plan.reason
     if action in ("new", "changed") and outcome.refusal:
         action, reason = "refused", outcome.refusal
-    in_use, removed = store.known(case), store.removed(case)
+    in_use, removed = store.known(case.key), store.removed(case)
     if action == "refused" and in_use:
-        reason += f"; case {in_use.case_id} of an earlier import stays in use as it was"
+        reason += _stays(in_use)
     known = in_use or removed
     return CaseLine(
         name=case.name,
@@ -160,6 +160,16 @@ def _line(plan: _Plan, outcome: CaseOutcome, store: CaseStore) -> CaseLine:
         pairing=case.pairing,
         found=outcome.found,
     )
+
+
+def _undrawn(key: str, name: str, reason: str, store: CaseStore) -> CaseLine:
+    """Returns the line of a series or structure set without the other; the series may have been imported before."""
+    in_use = store.known(key)
+    return CaseLine(name, "refused", reason + (_stays(in_use) if in_use else ""), in_use.case_id if in_use else "")
+
+
+def _stays(in_use: KnownCase) -> str:
+    return f"; case {in_use.case_id} of an earlier import stays in use as it was"
 
 
 def _one_or_many(plans: Sequence[_Plan], lines: Sequence[CaseLine], store: CaseStore) -> tuple[str, ...]:

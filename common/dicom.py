@@ -69,6 +69,8 @@ class DicomFolder:
     that begins with its path."""
     denied: frozenset[Path] = frozenset()
     """Those of `unreadable` that the system keeps from this account: nobody knows what is in them."""
+    linked: tuple[Path, ...] = ()
+    """Links to folders, which are not followed."""
 
 
 def scan_folder(folder: Path) -> DicomFolder:
@@ -154,7 +156,8 @@ def _scan(folder: Path) -> tuple[DicomFolder, dict[str, list[Slice]]]:
     headers = dict(structure_sets) | dict(each for slices in series.values() for each in slices)
     sets = tuple(path for path, _ in structure_sets)
     others = tuple(other_images)
-    return DicomFolder(files, sets, headers, others, tree.files, tuple(unreadable), frozenset(denied)), series
+    found = DicomFolder(files, sets, headers, others, tree.files, tuple(unreadable), frozenset(denied), tree.linked)
+    return found, series
 
 
 def _ct_series(folder: Path) -> dict[str, list[Slice]]:

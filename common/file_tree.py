@@ -21,6 +21,8 @@ class FileTree:
     """Sorted."""
     closed: tuple[tuple[Path, str], ...]
     """Folders that cannot be listed, or whose files cannot be looked at, and the reason in one line."""
+    linked: tuple[Path, ...] = ()
+    """Links to folders, sorted; what they lead to is not in `files`."""
 
 
 def list_files(folder: Path) -> FileTree:
@@ -36,14 +38,16 @@ def list_files(folder: Path) -> FileTree:
     def note(error: OSError) -> None:
         closed[Path(error.filename)] = _reason(error)
 
-    for where, _, names in os.walk(folder, onerror=note):
+    linked: list[Path] = []
+    for where, folders, names in os.walk(folder, onerror=note):
+        linked += [path for name in folders if (path := Path(where, name)).is_symlink()]
         try:
             files += [path for name in names if (path := Path(where, name)).is_file()]
         except PermissionError as error:  # a folder that may be listed but not entered
             closed[Path(where)] = _reason(error)
     if folder in closed:
         raise ImageError(f"{folder}: {closed[folder]}")
-    return FileTree(tuple(sorted(files)), tuple(sorted(closed.items())))
+    return FileTree(tuple(sorted(files)), tuple(sorted(closed.items())), tuple(sorted(linked)))
 
 
 def shown(path: Path, source: Path) -> str:

@@ -423,6 +423,25 @@ def test_a_structure_set_that_cannot_be_read_may_be_the_one_that_is_missing(tmp_
     assert "but 1 file beside it cannot be read; expected one with the target; copy what " in reasons["p1/dicom"]
 
 
+def test_a_case_whose_structure_set_is_gone_is_said_to_stay(tmp_path, export, run):
+    export("p1")
+    export("p2")
+    run()
+    (tmp_path / "export" / "p1" / "dicom" / "rt.dcm").unlink()
+    report = run()
+    ((name, reason),) = report.refused
+    assert (name, report.skipped) == ("p1/dicom", ("A-0002",))
+    assert reason.endswith("; case A-0001 of an earlier import stays in use as it was")
+
+
+def test_an_export_of_linked_folders_alone_says_so(tmp_path, export, run):
+    export("p1")
+    (tmp_path / "export" / "p1").rename(tmp_path / "p1")
+    (tmp_path / "export" / "p1").symlink_to(tmp_path / "p1")
+    with pytest.raises(ImageError, match="1 linked folder passed over, such as p1; give the folder that it leads to"):
+        run()
+
+
 def test_skipped_slices_are_told(export, run):
     export("p1", {"GTVnx": [TARGET, TARGET + 2 * UP]})
     (warning,) = run().warnings
