@@ -73,6 +73,11 @@ class Border:
         """Writes to the audit log that a message came, readable or not (AuditError: the log cannot be written)."""
         self.audit.append(TASK, **_where(message), bytes=num_bytes)
 
+    def turn_away(self, message: Message, error: FedgtvError) -> None:
+        """Writes to the audit log that a message was received and refused unread."""
+        why = "site.yaml cannot be read; neither task nor code was looked at"
+        self.audit.append(DECISION, **_where(message), decision=error.code, why=why)
+
     def enter(self, message: Message) -> Entry:
         """Returns what a message that was received asks for, once the policy allows it and the audit log holds that.
 

@@ -10,18 +10,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import httpx
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from common.errors import SiteError, WorkError
+from common.errors import ConfigError, SiteError, WorkError
 from common.kit import Kit
 from common.validity import warning
 
 TIMEOUT_S = 15.0
 AHEAD_S, BEHIND_S = 4.0, 300.0
 """Flower refuses a node's call that was signed more than 5 s in the future or 305 s in the past."""
+LOOPBACK = ("all://localhost", "all://127.0.0.1")
 NEARLY = 0.25
 """A clock that has used up so much of what is allowed is told of."""
 
@@ -47,9 +50,11 @@ def contact(kit: Kit) -> Contact:
         WorkError: the other end is not the coordinator: another authority's certificate (a proxy that inspects TLS),
             another name's, an expired one, or no TLS at all.
         SiteError: the clocks differ too much for any call to be accepted.
+        ConfigError: the environment names a proxy that is none for HTTPS.
     """
+    _check_proxy()
     try:
-        with httpx.Client(verify=_trust(kit), timeout=TIMEOUT_S) as client, client.stream("GET", _url(kit)) as answer:
+        with _client(_trust(kit)) as client, client.stream("GET", _url(kit)) as answer:
             return _found(kit, answer, datetime.now(UTC))
     except httpx.TransportError as error:
         refused = next((each for each in _causes(error) if isinstance(each, ssl.SSLError)), None)
@@ -139,7 +144,7 @@ def _seen(kit: Kit) -> _Seen | None:
             raise httpx.TransportError("seen, and left")
 
     try:
-        with httpx.Client(verify=trusting, timeout=TIMEOUT_S) as client:
+        with _client(trusting) as client:
             client.request("HEAD", _url(kit), extensions={"trace": look})
     except httpx.TransportError:
         pass
@@ -159,21 +164,39 @@ def _certificate(stream: Any) -> x509.Certificate:
     return x509.load_der_x509_certificate(stream.get_extra_info("ssl_object").getpeercert(True))
 
 
+def _client(trusted: ssl.SSLContext) -> httpx.Client:
+    """One that calls loopback past a proxy, as the node does."""
+    return httpx.Client(verify=trusted, timeout=TIMEOUT_S, mounts=dict.fromkeys(LOOPBACK))
+
+
 def _unreached(kit: Kit, error: httpx.TransportError) -> str:
     way = f" through the proxy {proxy}" if (proxy := _proxy()) else ""
+    right = "are HTTPS_PROXY and the address right" if proxy else "is the address right"
     return (
-        f"no answer from {kit.coordinator}{way} ({str(error) or type(error).__name__}); is the address right, is the "
+        f"no answer from {kit.coordinator}{way} ({str(error) or type(error).__name__}); {right}, is the "
         "way open for outgoing HTTPS, is the coordinator up?"
     )
 
 
 def _proxy() -> str | None:
     """The proxy that the environment names for HTTPS, without its password."""
-    from urllib.parse import urlsplit
-    from urllib.request import getproxies
+    found = urlsplit(_proxy_url())
+    return found.netloc.rpartition("@")[2] or None
 
-    found = urlsplit(getproxies().get("https", ""))
-    return f"{found.hostname}:{found.port}" if found.hostname else None
+
+def _check_proxy() -> None:
+    scheme = urlsplit(_proxy_url()).scheme
+    if scheme not in ("", "http", "https"):
+        raise ConfigError(
+            f"HTTPS_PROXY: names a {scheme} proxy; expected an HTTP proxy, such as http://proxy.hospital.example:3128"
+        )
+
+
+def _proxy_url() -> str:
+    """As httpx takes it from the environment: HTTPS_PROXY or ALL_PROXY, which may leave out http://; empty for none."""
+    told = getproxies()
+    url = told.get("https") or told.get("all") or ""
+    return url if not url or "://" in url else f"http://{url}"
 
 
 def _trust(kit: Kit) -> ssl.SSLContext:

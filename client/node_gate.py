@@ -115,9 +115,10 @@ class Gate:
         """Writes to the audit log that a message came, also where site.yaml cannot be read, and returns the border."""
         try:
             border = self._open()
-        except FedgtvError:
+        except FedgtvError as error:
             if self._border is not None:
                 self._border.receive(message, num_bytes)
+                self._border.turn_away(message, error)
             raise
         border.receive(message, num_bytes)
         return border

@@ -71,7 +71,7 @@ def read_join_request(path: Path) -> JoinRequest:
         raise InputError(f"{path}: {error.strerror}; {EXPECTED}") from error
     except ValueError as error:
         raise InputError(f"{path}: no join request; {EXPECTED}") from error
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or not JoinRequest.model_fields.keys() <= record.keys():
         raise InputError(f"{path}: no join request; {EXPECTED}")
     stated = record.pop("fingerprint", None)
     request = validate(record, JoinRequest, str(path))

@@ -57,4 +57,6 @@ def read_kit(path: Path) -> Kit:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a kit; give the SITE.kit.json that `enrol` wrote") from error
+    if not isinstance(data, dict) or not Kit.model_fields.keys() <= data.keys():
+        raise ConfigError(f"{path}: is no kit; give the SITE.kit.json that `enrol` wrote")
     return validate(data, Kit, str(path))

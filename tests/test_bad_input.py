@@ -223,7 +223,7 @@ def test_a_site_enrolled_twice(tmp_path, refused, federation):
     assert "revoke it first" in line
 
 
-@pytest.mark.parametrize("content", [None, b"", b"[1]", b"\xff"])
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b"\xff", b'{"site": "B", "coordinator": "h:1"}'])
 def test_what_is_no_join_request(tmp_path, refused, federation, content):
     path = tmp_path / "B.join.json"
     if content is not None:

@@ -12,7 +12,7 @@ import pytest
 from client.contact import contact
 from client.contact_check import check_contact
 from client.kit_place import given_kit, place_kit
-from common.errors import SiteError, WorkError
+from common.errors import ConfigError, SiteError, WorkError
 from common.kit import Kit, write_kit
 from common.processes import free_port
 from server import provision
@@ -229,6 +229,27 @@ def test_a_proxy_that_refuses_is_named_without_its_password(files, monkeypatch):
         (warning,) = contact(kit_for(files, "gtv.example.org:8443")).warnings
     assert f"through the proxy 127.0.0.1:{proxy} (403 Forbidden)" in warning
     assert "secret" not in warning
+
+
+def test_a_proxy_without_its_scheme_is_named_too(files, monkeypatch):
+    with serving(lambda connection: connection.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"127.0.0.1:{proxy}")
+        (warning,) = contact(kit_for(files, "gtv.example.org:8443")).warnings
+    assert f"through the proxy 127.0.0.1:{proxy} (403 Forbidden); are HTTPS_PROXY and the address right" in warning
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
+def test_a_socks_proxy_is_told_and_not_tried(files, monkeypatch, variable):
+    monkeypatch.setenv(variable, "socks5://user:secret@proxy:1080")
+    with pytest.raises(ConfigError, match="names a socks5 proxy; expected an HTTP proxy") as caught:
+        contact(kit_for(files, "gtv.example.org:8443"))
+    assert "secret" not in str(caught.value)
+
+
+def test_loopback_is_called_past_a_proxy_as_the_node_calls_it(files, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
+    with serving(https_server(files)) as port:
+        assert contact(kit_for(files, f"localhost:{port}")).reached
 
 
 def test_check_tells_the_same_as_findings(files, tmp_path):

@@ -292,7 +292,7 @@ def test_a_task_is_on_record_also_when_site_yaml_cannot_be_read(config: Path, ow
     node.take(side)
     node.give(side)
     assert wire.read_error(side.reply) == "bad-config"
-    assert events(config) == [("task", ""), ("outgoing", "bad-config")]
+    assert events(config) == [("task", ""), ("decision", "bad-config"), ("outgoing", "bad-config")]
 
 
 def test_a_broken_message_is_answered_and_the_node_lives(config: Path, own_bundle: bytes) -> None:

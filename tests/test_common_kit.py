@@ -72,8 +72,9 @@ def test_a_kit_at_fault_is_told_in_one_line(tmp_path: Path, change: dict[str, st
     assert "\n" not in str(caught.value)
 
 
-def test_json_that_is_no_mapping(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"site": "A"}', '{"site": "A", "public_key": "k", "fingerprint": "f"}'])
+def test_other_json_is_no_kit(tmp_path: Path, text: str) -> None:
     path = tmp_path / "A.kit.json"
-    path.write_text("[1]")
-    with pytest.raises(ConfigError, match="Kit"):
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"is no kit; give the SITE\.kit\.json that `enrol` wrote"):
         read_kit(path)
