@@ -79,20 +79,23 @@ def without_models(sets: Sequence[RtStruct], patterns: Sequence[str]) -> tuple[t
 
 
 def second_choice(sets: Sequence[RtStruct], found: Found, patterns: Sequence[str]) -> tuple[str, ...]:
-    """Returns a warning if the target that was found may be the nodes, and the tumour missing.
+    """Returns a warning if the target that was found may be another than the one meant.
 
-    That is where not the first pattern chose it, or where another structure that could have come first is empty.
+    That is where not the first pattern chose it, where another structure that could have come first is empty, or where
+    one that a later pattern takes is drawn too: an old contour and its correction may lie in one structure set.
     """
     number = tuple(patterns).index(found.pattern)
     named = [each for each_set in sets for each in each_set.structures if each.name != found.chosen]
     empty = [each.name for each in named if not each.contours and _first_match(each.name, patterns[: number + 1])]
     why = [f"no drawn structure matches {' or '.join(map(repr, patterns[:number]))}"] if number else []
     why += [f"{clean_text(name, None)!r} is empty" for name in dict.fromkeys(empty)]
+    later = [each.name for each in named if each.contours and _first_match(each.name, patterns[number + 1 :])]
+    why += [f"{clean_text(name, None)!r} is drawn too and fits a later pattern" for name in dict.fromkeys(later)]
     if not why:
         return ()
     return (
         f"the target is {found.chosen!r} by pattern {number + 1} of ingest.structures: {', '.join(why)}; expected the "
-        "primary tumour; look at it, then name the target exactly in the first pattern in site.yaml",
+        "primary tumour; look at it, then name the target exactly in the only pattern in site.yaml",
     )
 
 

@@ -127,6 +127,12 @@ def test_a_second_choice_says_what_came_before_it():
     assert warning.startswith("the target is 'GTV-T' by pattern 1 of ingest.structures: 'GTVnx' is empty; ")
 
 
+def test_an_old_contour_beside_its_correction_is_told():
+    sets = [structure_set("a.dcm", "GTVnx", "GTVnx 2", "GTV_old", "GTVnd", empty=("GTV_old",))]
+    (warning,) = second_choice(sets, choose_target(sets, NPC)[1], NPC)
+    assert "pattern 1 of ingest.structures: 'GTVnx 2' is drawn too and fits a later pattern; expected the" in warning
+
+
 def test_what_a_model_wrote_beside_what_was_drawn_is_left_out_and_named():
     drawn, model = structure_set("tps/rt.dcm", "GTVnx"), structure_set("mine/rtstruct.dcm", "GTVnx")
     model = replace(model, by_model=True)
