@@ -52,10 +52,13 @@ def command_line(app: typer.Typer, arguments: Sequence[str] | None = None) -> No
 
 
 def _listen() -> None:
-    """Lets a polite kill end the command like Ctrl-C; what nohup or a shell's `&` has it ignore stays ignored."""
+    """Lets a polite kill end the command like Ctrl-C; SIGHUP stays ignored where nohup has it ignored.
+
+    A script's `&` has SIGINT ignored, but who sends it to this process means it.
+    """
     interruption = _Interruption()
     for polite in POLITE:
-        if signal.getsignal(polite) != signal.SIG_IGN:
+        if polite != signal.SIGHUP or signal.getsignal(polite) != signal.SIG_IGN:
             signal.signal(polite, interruption)
 
 

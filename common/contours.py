@@ -105,11 +105,17 @@ def _without_collinear(ring: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _keyhole(outer: NDArray[np.float64], holes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Returns one ring: the outer one with a detour there and back to every hole, from the nearest vertex."""
-    ring = outer
-    for hole in holes:
-        distances = np.linalg.norm(ring[:, None] - hole[None], axis=2)
-        at, start = np.unravel_index(int(distances.argmin()), distances.shape)
+    """Returns one ring: the outer one with a detour there and back to every hole, from the nearest vertex.
+
+    The hole that lies nearest comes first: a channel to another may otherwise lead across it, which readers that fill
+    with the outline would see.
+    """
+    ring, left = outer, list(holes)
+    while left:
+        distances = [np.linalg.norm(ring[:, None] - hole[None], axis=2) for hole in left]
+        nearest = int(np.argmin([each.min() for each in distances]))
+        hole, found = left.pop(nearest), distances[nearest]
+        at, start = np.unravel_index(int(found.argmin()), found.shape)
         detour = np.roll(hole, -start, axis=0)
         ring = np.concatenate([ring[: at + 1], detour, detour[:1], ring[at:]])
     return ring

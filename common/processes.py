@@ -77,6 +77,8 @@ class ProcessTree:
         """
         self._own()
         self._end_members()
+        if self.process is not None:
+            self.process.wait()  # an earlier one of this owner's, ended just now
 
     def stop(self, grace_s: float = 15.0) -> int | None:
         """Ends the whole tree, asking first; returns the first process's exit code, None if it never ran.

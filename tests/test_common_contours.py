@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from matplotlib.path import Path as MplPath
@@ -11,12 +11,21 @@ from common.contours import fill_areas, fill_even_odd, outline
 SQUARE = np.array([[1, 1], [1, 4], [4, 4], [4, 1]], float)
 
 
+def with_holes(shape, *holes):
+    mask = np.ones(shape, bool)
+    for hole in holes:
+        mask[hole] = False
+    return mask
+
+
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9)))
 def test_an_outline_filled_is_the_mask_again(mask):
     np.testing.assert_array_equal(fill_even_odd(outline(mask), mask.shape), mask)
 
 
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9)))
+@example(with_holes((8, 8), (4, 4), (6, 6)))
+@example(with_holes((9, 3), (5, 1), (7, 1)))
 def test_readers_that_round_vertices_and_fill_with_the_outline_find_the_mask_too(mask):
     filled = np.zeros(mask.shape, np.uint8)
     rounded = [np.around(polygon[:, ::-1]).astype(np.int32) for polygon in outline(mask)]
