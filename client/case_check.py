@@ -25,9 +25,10 @@ from common.config import PreprocessConfig
 from common.dataset import CaseEntry
 from common.errors import FedgtvError, ImageError, LabelError
 from common.fitness import no_hu
-from common.pictures import overlay_jpeg
+from common.pictures import as_jpeg, overlay_figure
 from common.preprocess import Patient, PreparedCase, find_patient, prepare_patient
 from common.resample import resample_linear
+from common.text import counted
 from common.volume import Geometry, Volume, lps_geometry, read_nifti, to_lps
 
 log = logging.getLogger("fedgtv.site")
@@ -184,8 +185,7 @@ class _Check:
         target = ""
         if mask is not None and mask.any():
             num_slices = int(mask.any(axis=(1, 2)).sum())
-            plural = "" if num_slices == 1 else "s"
-            target = f"target of {target_ml(mask, geometry):.1f} ml on {num_slices} slice{plural}; "
+            target = f"target of {target_ml(mask, geometry):.1f} ml on {counted(num_slices, 'slice')}; "
         first, *others = self.images
         further = [*enumerate(others, 2), *self.unseen.items()]
         rest = [f"; image {number}, not drawn: {_grid(each)}" for number, each in further]
@@ -193,7 +193,7 @@ class _Check:
 
     def _picture(self, lps: Volume, mask: NDArray[np.bool_] | None, whole: bool) -> bytes:
         """`whole` shows what lies far from the target too: head, chest and the image's border."""
-        return overlay_jpeg(lps.array, lps.geometry.spacing_mm, mask, None, self.entry.case_id, whole)
+        return as_jpeg(overlay_figure(lps.array, lps.geometry.spacing_mm, mask, None, self.entry.case_id, whole))
 
     def _facts(self, patient: Patient, prepared: PreparedCase | None) -> Facts:
         return Facts(

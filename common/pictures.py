@@ -65,16 +65,8 @@ def overlay_png(
     return stream.getvalue()
 
 
-def overlay_jpeg(
-    image_hu_zyx: Array,
-    spacing_mm: Sequence[float],
-    truth: Mask | None,
-    prediction: Mask | None,
-    title: str,
-    whole: bool = False,
-) -> bytes:
-    """Returns a JPEG of the case, a third of the PNG's size, for a page of hundreds; see `overlay_figure`."""
-    figure = overlay_figure(image_hu_zyx, spacing_mm, truth, prediction, title, whole)
+def as_jpeg(figure: Any) -> bytes:
+    """Returns an `overlay_figure` as JPEG, a third of the PNG's size, for a page of hundreds."""
     stream = io.BytesIO()
     figure.savefig(stream, format="jpeg", pil_kwargs={"quality": JPEG_QUALITY, "optimize": True})
     return stream.getvalue()

@@ -12,6 +12,7 @@ from math import sqrt
 from statistics import fmean
 
 from common.config import Experiment, FinetuneStep, LocalStep, TrainStep
+from common.text import counted
 from server.matrix import Matrix
 from server.metric import METRIC, NONE
 
@@ -215,7 +216,7 @@ def _abroad(matrix: Matrix, federated: str, origins: Mapping[str, ModelOrigin]) 
         return ""
     is_only = sum(origin.kind == "federated" for origin in origins.values()) == 1
     name = "the federated model" if is_only else federated
-    cells = f"{found.num_cells} cell{'s' if found.num_cells > 1 else ''}"
+    cells = counted(found.num_cells, "cell")
     shown = partial(_percent, decimals=matrix.decimals(matrix.sites))
     missing = f"; {found.num_missing} more without a value" if found.num_missing else ""
     return (
@@ -266,4 +267,4 @@ def _cases(matrix: Matrix, sites: tuple[str, ...]) -> str:
     """`3 sites (A, B, C; 10 test cases)`."""
     numbers = [matrix.num_cases(site) for site in sites]
     cases = f"{sum(number or 0 for number in numbers)}{'' if all(numbers) else ' or more'} {matrix.split} cases"
-    return f"{len(sites)} site{'s' if len(sites) > 1 else ''} ({', '.join(sites)}; {cases})"
+    return f"{counted(len(sites), 'site')} ({', '.join(sites)}; {cases})"

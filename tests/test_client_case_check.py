@@ -165,7 +165,8 @@ def test_thumbnails_of_one_scan_agree_and_those_of_two_do_not():
 def test_a_finding_far_from_the_target_has_whole_planes_beside_it(cases, monkeypatch):
     """The body fills the image's rows from side to side: only the whole plane shows it."""
     drawn = []
-    monkeypatch.setattr("client.case_check.overlay_jpeg", lambda *arguments: drawn.append(arguments[-1]) or b"")
+    monkeypatch.setattr("client.case_check.overlay_figure", lambda *arguments: drawn.append(arguments[-1]))
+    monkeypatch.setattr("client.case_check.as_jpeg", lambda _: b"")
     check_case(cases, read_index(cases)[0], CONFIG, 1)
     rewrite(cases / "A-0001/image.nii.gz", lambda hu: np.where(np.arange(24)[:, None] // 10 == 1, 40, hu))
     assert ("warning", "field-of-view") in checks(cases)
