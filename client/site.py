@@ -122,6 +122,8 @@ class Site:
         validation_dsc = self._validation_dsc(model, cases.validation, task) if task.validate_received else None
         losses = {stage: self._train_stage(stage, model, cases.train, task) for stage in model.networks}
         result = TrainResult(
+            model=task.model,
+            round=task.round,
             num_examples=len(cases.train),
             epochs=_epoch_records(task, losses),
             validation_dsc=validation_dsc,

@@ -305,10 +305,12 @@ class TrainStep(_Training):
     kind: Literal["train"]
     initial: Name | None = None
     """A model of an earlier step; none: fresh weights from the experiment's seed."""
-    strategy: Literal["fedavg", "fedavgm", "fedprox", "fedadam"] = "fedavg"
-    """How the sites' weights become one model, as Flower has it."""
+    strategy: Literal[
+        "fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi", "trimmed-mean", "median", "krum", "multikrum"
+    ] = "fedavg"
+    """How the sites' weights become one model; the last four withstand a few bad sites among many."""
     strategy_options: dict[str, float] = {}
-    """Keyword arguments of Flower's strategy, such as `proximal_mu`."""
+    """What the strategy can be told, such as `proximal_mu` (FedProx) or `beta` (trimmed mean)."""
 
 
 class LocalStep(_Training):
@@ -348,11 +350,25 @@ class RoundConfig(Frozen):
     """How the coordinator waits for the sites."""
 
     join_timeout_s: float = Field(default=120.0, gt=0)
-    """Every named site must be connected within this."""
+    """Sites must be connected within this, all or the quorum; a run that goes on waits for them up to `timeout_s`."""
     timeout_s: float = Field(default=43_200.0, gt=0, le=43_200.0)
     """A round's replies must be in within this; Flower 1.41 drops a message after 12 h."""
     quorum: int = Field(default=0, ge=0)
     """Sites whose replies must be good for a federated round to count; 0: all that the step names."""
+    patience: float = Field(default=3.0, ge=1)
+    """Once the quorum is in, the others have this many times the median of the last five rounds, from the round's
+    start; in a model's first round, of the time that the quorum took."""
+    grace_s: float = Field(default=60.0, ge=0)
+    """They have at least this."""
+    stragglers: Literal["drop", "next"] = "drop"
+    """Who is later than that: `drop`: the work is lost, and the site takes part in the next round; `next`: it is let
+    finish, and what it learnt is added in the round in which it comes."""
+    max_norm_ratio: float | None = Field(default=10.0, gt=1)
+    """An update this many times longer than the median of this and the last round is left out; null: any may be."""
+    min_cosine: float | None = Field(default=-0.1, ge=-1, lt=0)
+    """Of three sites or more, an update whose cosine with most of the others is below this is left out; null: none."""
+    keep_rounds: Literal["last", "all"] = "last"
+    """Whose weights stay on the coordinator's disk: the last two rounds' and the best's, or all."""
     transport: Literal["fp32", "fp16"] = "fp32"
     """Number format of weights on the wire; aggregation is always fp32."""
 

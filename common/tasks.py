@@ -109,6 +109,9 @@ class EpochRecord(Frozen):
 class TrainResult(Frozen):
     """What goes with a site's trained weights."""
 
+    model: Name
+    round: Annotated[int, Field(ge=1)]
+    """Of the task that this answers."""
     num_examples: Annotated[int, Field(ge=1, le=1_000_000)]
     """Training cases, not patches: the weight of the site in the mean."""
     epochs: tuple[EpochRecord, ...]

@@ -158,6 +158,11 @@ def read_task(message: Message, model: type[TaskModel]) -> tuple[TaskModel, Conf
         raise kind(f"task: not a {model.__name__} of this release ({reason}); update one side") from error
 
 
+def experiment_of(message: Message) -> str:
+    """Returns the name of the experiment that a task of ours is of."""
+    return str(json.loads(str(message.content.config_records[CONFIG][TASK]))["experiment"])
+
+
 def read_any_task(message: Message) -> Task:
     """Returns the task of whichever kind the message's type announces.
 

@@ -19,7 +19,7 @@ from server.ledger import Ledger, end_of_run
 from server.matrix import matrix_text
 from server.progress import describe
 from server.report import write_report
-from server.rounds import Sites
+from server.sites import Sites
 
 
 def prepare_sites(experiment: Experiment, folder: Path, console: Console) -> dict[str, Path]:

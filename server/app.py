@@ -15,7 +15,8 @@ from common.logs import log_to_output
 from server import RUNS_VARIABLE
 from server.experiment import run_experiment
 from server.ledger import Ledger
-from server.rounds import Sites
+from server.sites import Sites
+from server.watch import Watch
 
 app = ServerApp()
 log = logging.getLogger("fedgtv.coordinator")
@@ -30,7 +31,8 @@ def main(grid: Grid, context: Context) -> None:
     ledger = Ledger(run_folder(run["name"]), experiment)
     with ledger.hold():
         try:
-            sites = Sites(grid, run["node_ids"], experiment.rounds)
+            watch = Watch(ledger.folder, ledger.append)
+            sites = Sites(grid, run["node_ids"], experiment.rounds, watch)
             run_experiment(experiment, ledger, sites, run["coordinator"])
         except FedgtvError as error:
             ledger.append({"kind": "failed", "code": error.code, "exit_code": error.exit_code, "why": str(error)})

@@ -14,11 +14,13 @@ from common.errors import WorkError
 from common.tasks import EvaluateResult, EvaluateTask, Picture
 from server.card import refresh_cards
 from server.evaluation_reply import refuse_picture, refuse_result
-from server.rounds import read_results
 from server.run import Run
+from server.sites import read_results
 
 Pictures = dict[str, list[Picture]]
 """By site."""
+NO_ANSWER = "no answer while the quorum's were awaited"
+"""Stands in the matrix for a site that was lost."""
 
 
 def evaluate(run: Run, number: int, step: EvaluateStep) -> None:
@@ -39,7 +41,7 @@ def evaluate(run: Run, number: int, step: EvaluateStep) -> None:
         wanted = step.pictures if chunk[0] == names[0] else 0
         results, pictures = measure(run, models, sites, step.split, wanted)
         for name in chunk:
-            matrix[name] = {site: _cell(result, name) for site, result in results.items()}
+            matrix[name] = {site: _cell(results.get(site), name) for site in sites}
         saved += _save(run, chunk[0], pictures)
     run.ledger.append(
         {
@@ -63,9 +65,11 @@ def measure(
 ) -> tuple[dict[str, EvaluateResult], Pictures]:
     """Returns each site's summaries of `models` on one part of its split, and its pictures of the first model.
 
+    Sites beyond the quorum that fail or keep silent are not there.
+
     Raises:
-        WorkError: a site fails, keeps silent, or answers what cannot be: other models, an unknown metric, a value
-            out of range, a picture that is none.
+        WorkError: too many sites fail or keep silent, or one answers what cannot be: other models, an unknown metric, a
+            value out of range, a picture that is none.
     """
     experiment = run.experiment
     task = EvaluateTask(
@@ -79,7 +83,7 @@ def measure(
     )
     transport = experiment.rounds.transport
     records = {name: wire.pack_weights(weights, transport) for name, weights in models.items()}
-    replies = run.sites.ask_all({site: run.sites.message(site, wire.EVALUATE, task, records) for site in sites})
+    replies = run.sites.ask({site: run.sites.message(site, wire.EVALUATE, task, records) for site in sites})
     results = read_results(replies, EvaluateResult)
     for site, result in results.items():
         _accept(site, refuse_result(result, models))
@@ -129,8 +133,9 @@ def _save(run: Run, model: str, pictures: Pictures) -> list[dict[str, Any]]:
     ]
 
 
-def _cell(result: EvaluateResult, model: str) -> dict[str, Any]:
-    """Returns one cell of the matrix; what is withheld is null, as what is NaN."""
-    if result.withheld:
-        return {"n": None, "num_undefined": None, "metrics": {}, "withheld": result.withheld}
+def _cell(result: EvaluateResult | None, model: str) -> dict[str, Any]:
+    """Returns one cell of the matrix; what is withheld, or did not come, is null, as what is NaN."""
+    withheld = NO_ANSWER if result is None else result.withheld
+    if result is None or withheld:
+        return {"n": None, "num_undefined": None, "metrics": {}, "withheld": withheld}
     return json.loads(result.summaries[model].model_dump_json())  # type: ignore[no-any-return]

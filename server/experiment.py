@@ -3,12 +3,12 @@
 import time
 
 from common.config import EvaluateStep, Experiment, StatisticsStep, Step, TrainStep
-from server.aggregation import make_strategy
 from server.evaluation import evaluate
 from server.ledger import Ledger
-from server.rounds import Sites
 from server.run import Run
+from server.sites import Sites
 from server.statistics import gather_statistics
+from server.strategy import Strategy
 from server.training import train
 
 
@@ -25,7 +25,10 @@ def run_experiment(experiment: Experiment, ledger: Ledger, sites: Sites, coordin
     if ledger.find("end"):
         return
     check_strategies(experiment)
-    sites.wait_until_joined(experiment.sites)
+    _join(experiment, ledger, sites)
+    for sentence in cautions(experiment):
+        if not ledger.find("note", text=sentence):
+            sites.watch.note(sentence)
     run = Run(experiment, ledger, sites, coordinator)
     for number, step in enumerate(experiment.steps):
         if not ledger.find("done", step=number):
@@ -37,7 +40,22 @@ def check_strategies(experiment: Experiment) -> None:
     """Raises ConfigError if a step's strategy does not take the options that the step gives it."""
     for step in experiment.steps:
         if isinstance(step, TrainStep):
-            make_strategy(step.strategy, step.strategy_options)
+            Strategy(step.strategy, step.strategy_options)
+
+
+def cautions(experiment: Experiment) -> list[str]:
+    """Returns a sentence for each step whose strategy means nothing over so few sites."""
+    steps = [step for step in experiment.steps if isinstance(step, TrainStep)]
+    found = [Strategy(step.strategy, step.strategy_options).caution(len(experiment.sites_of(step))) for step in steps]
+    return list(dict.fromkeys(sentence for sentence in found if sentence))
+
+
+def _join(experiment: Experiment, ledger: Ledger, sites: Sites) -> None:
+    """Waits for the sites: to begin, for all within `join_timeout_s`; to go on, as long as for a round."""
+    config = experiment.rounds
+    goes_on = bool(ledger.find("round") or ledger.find("done"))
+    timeout_s = config.timeout_s if goes_on else config.join_timeout_s
+    sites.wait_until_joined(experiment.sites, config.quorum or len(experiment.sites), timeout_s)
 
 
 def _do_step(run: Run, number: int, step: Step) -> None:

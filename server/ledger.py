@@ -1,14 +1,18 @@
 """Every round on disk: weights as safetensors, events as JSON lines, both before the next round starts.
 
 The folder: `experiment.yaml`, `ledger.jsonl`, `models/<model>.safetensors`, `rounds/<model>/round-0001.safetensors`,
-`pictures/`. A run that is started again with the same experiment continues after the last line.
+with `round-0001.state.safetensors` beside it where the strategy keeps state, `spool/` with the replies of the round
+under way, `pictures/`. A run that is started again with the same experiment continues after the last line.
 """
 
+import errno
 import fcntl
 import json
 import os
+import re
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,12 +23,18 @@ from numpy.typing import NDArray
 from common.atomic import write_bytes_atomically, write_text_atomically
 from common.checkpoint import Weights, load_weights, save_weights
 from common.config import Experiment, load_yaml
-from common.errors import ConfigError, InputError, WorkError
+from common.errors import ConfigError, DiskFullError, InputError, WorkError
+from common.text import counted
 
 Record = dict[str, Any]
 LOCK_POLL_S = 0.5
 EXPERIMENT = "experiment.yaml"
 LEDGER = "ledger.jsonl"
+RESERVE, RESERVE_BYTES = "reserve", 1 << 16
+"""A file that is given up for the line that tells of a full disk."""
+SPARE_BYTES = 64 << 20
+"""For the report, the log, pictures."""
+STATE = ".state.safetensors"
 RESULTS = frozenset({"statistics", "round", "evaluation", "done", "end"})
 """Records of something that would be lost."""
 
@@ -84,12 +94,28 @@ class Ledger:
     def append(self, record: Record) -> None:
         """Writes one line, with the time of day, through to the disk."""
         record = {**record, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        with self._path.open("ab") as file:
-            file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        try:
+            self._write(line)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            (self.folder / RESERVE).unlink(missing_ok=True)
+            self._write(line)
         self.records.append(record)
         self._on_record(record)
+
+    def _write(self, line: bytes) -> None:
+        """Writes a whole line, or leaves the file as it was."""
+        with self._path.open("ab") as file:
+            end = file.tell()
+            try:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.truncate(self._path, end)
+                raise
 
     def find(self, kind: str, **fields: Any) -> list[Record]:
         """Returns the lines of a kind whose fields have these values."""
@@ -99,13 +125,55 @@ class Ledger:
             if record["kind"] == kind and all(record.get(key) == value for key, value in fields.items())
         ]
 
+    def check_space(self, models: Sequence[Mapping[str, NDArray[Any]]], num_sites: int) -> None:
+        """Raises DiskFullError unless a round's files fit on the disk.
+
+        Each model needs room for `num_sites` replies, the round's weights, the strategy's state (two more), and the
+        finished model.
+        """
+        reserve = self.folder / RESERVE
+        if not reserve.exists():
+            write_bytes_atomically(reserve, bytes(RESERVE_BYTES))
+        num_bytes = sum(array.nbytes for model in models for array in model.values())
+        needed, free = num_bytes * (num_sites + 4) + SPARE_BYTES, shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise DiskFullError(
+                f"{self.folder}: {free / 1e9:.2f} GB free on the disk; expected {needed / 1e9:.2f} GB for a round of "
+                f"{counted(num_sites, 'site')}; make room, then run the same command: it goes on after the last round"
+            )
+
     def save_round(
-        self, model: str, number: int, weights: Mapping[str, NDArray[Any]], metadata: dict[str, str]
+        self,
+        model: str,
+        number: int,
+        weights: Mapping[str, NDArray[Any]],
+        metadata: dict[str, str],
+        state: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        """Writes a round's weights; its ledger line follows, so a line without weights cannot be."""
+        """Writes a round's weights, and the strategy's state where it has one.
+
+        The ledger's line follows, so a line without weights cannot be.
+        """
         path = self.round_path(model, number)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if state:
+            save_weights(path.with_suffix(STATE), state, metadata)
         save_weights(path, weights, metadata)
+
+    def load_state(self, model: str, number: int) -> Weights:
+        """Returns what the strategy kept after a round (CheckpointError: the file is missing or cut short)."""
+        return load_weights(self.round_path(model, number).with_suffix(STATE))[0]
+
+    def prune(self, model: str, kept: Collection[int]) -> None:
+        """Removes the files of all of a model's rounds but these."""
+        for path in (self.folder / "rounds" / model).glob("round-*.safetensors"):
+            found = re.match(r"round-(\d+)\.", path.name)
+            if found and int(found[1]) not in kept:
+                path.unlink(missing_ok=True)
+
+    def spool_folder(self, model: str) -> Path:
+        """Where the replies of a model's round under way lie."""
+        return self.folder / "spool" / model
 
     def load_round(self, model: str, number: int) -> Weights:
         """Returns a round's weights."""

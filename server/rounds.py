@@ -1,147 +1,26 @@
-"""One round over named sites: send, wait, check, aggregate. Flower's sampling of anonymous nodes is not used."""
+"""One round of one model: replies are judged and put on disk as they come; in the end the good ones make the model."""
 
 import logging
 import math
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from flwr.app import ArrayRecord, Message
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+import numpy as np
+from flwr.app import Message
+from numpy.typing import NDArray
 
-from common import wire
 from common.checkpoint import Weights
-from common.config import Frozen, RoundConfig
-from common.errors import SiteError, WorkError
+from common.config import RoundConfig
+from common.errors import WorkError
 from common.tasks import TrainResult, TrainTask
-from server.aggregation import aggregate, refuse
+from server.acceptance import Arrays, accept, judge
+from server.combine import products
+from server.patience import Patience
+from server.spool import Spool, Update
+from server.strategy import Strategy
+from server.watch import Watch
 
 log = logging.getLogger("fedgtv.coordinator")
-POLL_S = 0.25
-POLL_MAX_S = 2.0
-"""Polling slows down as a wait grows: every poll costs the SuperLink a TLS request and a database transaction."""
-
-
-class Sites:
-    """The named sites over Flower's grid: site name to node id comes from enrolment, never from a message."""
-
-    def __init__(self, grid: Grid, node_ids: Mapping[str, int], config: RoundConfig) -> None:
-        """`node_ids`: of every enrolled site."""
-        self._grid = grid
-        self._node_ids = dict(node_ids)
-        self._config = config
-
-    def wait_until_joined(self, sites: Sequence[str]) -> None:
-        """Returns once every site is connected.
-
-        Raises:
-            SiteError: a site is not enrolled, or not connected within `join_timeout_s`.
-        """
-        unknown = sorted(set(sites) - set(self._node_ids))
-        if unknown:
-            known = ", ".join(sorted(self._node_ids)) or "none"
-            raise SiteError(f"site {unknown[0]!r} is not enrolled (enrolled: {known}); enrol it, or leave it out")
-        deadline = time.monotonic() + self._config.join_timeout_s
-        while missing := self._missing(sites):
-            if time.monotonic() > deadline:
-                raise SiteError(
-                    f"site {', '.join(missing)} did not connect within {self._config.join_timeout_s:.0f} s; start "
-                    "`fedgtv-site join` there, or leave it out of the experiment"
-                )
-            time.sleep(POLL_S)
-
-    def _missing(self, sites: Sequence[str]) -> list[str]:
-        online = set(self._grid.get_node_ids())
-        return [site for site in sites if self._node_ids[site] not in online]
-
-    def message(self, site: str, kind: str, task: Frozen, models: Mapping[str, ArrayRecord] | None = None) -> Message:
-        """Returns a message with a task and models for one site."""
-        return Message(wire.task_record(task, models), self._node_ids[site], kind)
-
-    def train_messages(
-        self, strategy: FedAvg, task: TrainTask, weights: Weights, sites: Sequence[str]
-    ) -> dict[str, Message]:
-        """Returns the strategy's own training messages, one for each named site."""
-        names = {self._node_ids[site]: site for site in sites}
-        arrays = wire.weights_to_record(weights)
-        messages = strategy.configure_train(task.round, arrays, wire.task_config(task), _NamedNodes(self._grid, names))
-        packed = wire.pack_weights(weights, task.transport)
-        by_site = {names[message.metadata.dst_node_id]: message for message in messages}
-        for message in by_site.values():
-            message.content[wire.ARRAYS] = packed
-        return by_site
-
-    def ask(self, messages: Mapping[str, Message]) -> dict[str, Message]:
-        """Sends each site its message and returns the replies that came within `timeout_s`, by site."""
-        order = sorted(messages)
-        ids = dict(zip(self._grid.push_messages([messages[site] for site in order]), order, strict=True))
-        replies: dict[str, Message] = {}
-        deadline, pause_s = time.monotonic() + self._config.timeout_s, POLL_S
-        while ids and time.monotonic() < deadline:
-            for reply in self._grid.pull_messages(list(ids)):
-                site = ids.pop(reply.metadata.reply_to_message_id)
-                log.info("site %s answered", site)
-                replies[site] = reply
-            if ids:
-                pause_s = min(pause_s * 1.5, POLL_MAX_S)
-                time.sleep(pause_s)
-        return replies
-
-    def ask_all(self, messages: Mapping[str, Message]) -> dict[str, Message]:
-        """As `ask`, but every site must answer without error; the replies are ordered by site.
-
-        Raises:
-            WorkError: a site failed or kept silent; every one is named with its reason.
-        """
-        replies = self.ask(messages)
-        faults = {site: wire.read_error(replies[site]) if site in replies else "no-answer" for site in messages}
-        at_fault = [f"{site} ({reason})" for site, reason in sorted(faults.items()) if reason]
-        if at_fault:
-            raise WorkError(f"no result from site {', '.join(at_fault)}; its own log says why; run again to go on")
-        return {site: replies[site] for site in sorted(replies)}
-
-
-def read_results(replies: Mapping[str, Message], model: type[wire.TaskModel]) -> dict[str, wire.TaskModel]:
-    """Returns the result that each site's reply carries (WorkError: one is not a `model`; its site is named)."""
-    results = {}
-    for site, reply in replies.items():
-        try:
-            results[site] = wire.read_result(reply, model)
-        except WorkError as error:
-            raise WorkError(f"site {site}: {error}") from error
-    return results
-
-
-class _NamedNodes(Grid):
-    """The grid as a strategy sees it: only the nodes of the sites that a step names."""
-
-    def __init__(self, grid: Grid, names: Mapping[int, str]) -> None:
-        self._grid = grid
-        self._names = names
-
-    def get_node_ids(self) -> Iterable[int]:
-        return list(self._names)
-
-    def set_run(self, run: Any) -> None:
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        return self._grid.run
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        return self._grid.create_message(*args, **kwargs)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return self._grid.pull_messages(message_ids)
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        return self._grid.send_and_receive(messages, timeout=timeout)
 
 
 @dataclass(frozen=True)
@@ -151,41 +30,140 @@ class Outcome:
     weights: Weights
     results: dict[str, TrainResult]
     dropped: dict[str, str]
+    norms: dict[str, float]
+    """L2 norm of each accepted update."""
 
 
-def conclude(
-    strategy: FedAvg,
-    number: int,
-    replies: Mapping[str, Message | None],
-    sent: Weights,
-    quorum: int,
-    most_cases: Mapping[str, int] | None = None,
-) -> Outcome:
-    """Checks the replies of one model's sites and aggregates the good ones.
+@dataclass(frozen=True)
+class Late:
+    """A site that was still at work when a round closed: what it had been sent."""
+
+    message_id: str
+    task: TrainTask
+    sent: Weights
+
+
+@dataclass
+class Round:
+    """A round under way.
 
     Args:
-        strategy: Flower's.
-        number: the round, from 1.
-        replies: by site; None for a site that did not answer in time.
+        task: of the round; its replies must be of its model and round.
         sent: the weights that were sent out.
+        sites: who takes part.
         quorum: how many replies must be good.
+        config: of the rounds.
+        spool: where the replies go; what lies there already counts as having come.
+        watch: hears of sites that are left out.
         most_cases: each site's training cases as it counted them for the statistics; a reply may not claim more.
-
-    Raises:
-        WorkError: fewer than `quorum` are; every site at fault is named with its reason.
+        earlier_s: how long the model's last rounds took.
+        earlier_norms: of the updates that the last round accepted.
+        late: sites that finish an earlier round first.
     """
-    most = most_cases or {}
-    reasons = {
-        site: "no-answer" if reply is None else refuse(reply, sent, most.get(site, math.inf))
-        for site, reply in replies.items()
-    }
-    dropped = {site: reason for site, reason in reasons.items() if reason is not None}
-    accepted = {site: reply for site, reply in replies.items() if reply is not None and site not in dropped}
-    if len(accepted) < quorum:
-        told = ", ".join(f"{site} ({reason})" for site, reason in sorted(dropped.items()))
-        raise WorkError(
-            f"round {number}: {len(accepted)} good replies of {len(replies)}, {quorum} needed; at fault: {told}; each "
-            "site's own log says why; run again to go on from the last round"
+
+    task: TrainTask
+    sent: Weights
+    sites: Sequence[str]
+    quorum: int
+    config: RoundConfig
+    spool: Spool
+    watch: Watch
+    most_cases: Mapping[str, int] = field(default_factory=dict)
+    earlier_s: Sequence[float] = ()
+    earlier_norms: Sequence[float] = ()
+    late: Mapping[str, Late] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._patience = Patience(self.config, self.earlier_s)
+        self.dropped: dict[str, str] = {}
+        found = {site: self.spool.find(site) for site in self.sites}
+        self._updates: dict[str, Update] = {site: update for site, update in found.items() if update is not None}
+        self._note_quorum()
+
+    @property
+    def open_sites(self) -> list[str]:
+        """Who has neither answered well nor been left out."""
+        return [site for site in self.sites if site not in self._updates and site not in self.dropped]
+
+    @property
+    def deadline(self) -> float:
+        """By the monotonic clock: once the quorum is in, as the times of earlier rounds have it."""
+        return self._patience.deadline
+
+    def take(self, site: str, reply: Message) -> None:
+        """Puts a good reply on disk; of another the reason is kept.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        late = self.late.get(site)
+        task, sent = (late.task, late.sent) if late else (self.task, self.sent)
+        told = accept(reply, sent, task, self.most_cases.get(site, math.inf))
+        if isinstance(told, str):
+            self._leave_out(site, told)
+            self._note_quorum()
+            return
+        arrays, result = told
+        if late:
+            self.watch.event(site, "late", f"round-{late.task.round}")
+            arrays = _moved(arrays, sent, self.sent)
+        self.spool.put(site, arrays, result)
+        update = self.spool.find(site)
+        assert update is not None, site
+        self._updates[site] = update
+        self._note_quorum()
+
+    def _note_quorum(self) -> None:
+        hopeless = len(self.sites) - len(self.dropped) < self.quorum
+        self._patience.note(len(self._updates) >= self.quorum, hopeless)
+
+    def _leave_out(self, site: str, reason: str) -> None:
+        self.dropped[site] = reason
+        self.watch.event(site, "left-out", reason)
+
+    def close(self, strategy: Strategy) -> Outcome:
+        """Returns what the strategy makes of the good replies.
+
+        Raises:
+            WorkError: fewer than the quorum are; every site at fault is named with its reason.
+        """
+        for site in self.open_sites:
+            self._leave_out(site, "no-answer")
+        updates, gram = self._judged()
+        if len(updates) < self.quorum:
+            raise self._too_few(len(updates))
+        weights = strategy.combine(self.task.round, updates, self.sent, lambda: gram)
+        norms = np.sqrt(np.maximum(np.diag(gram), 0.0))
+        return Outcome(
+            weights,
+            {update.site: update.result for update in updates},
+            dict(self.dropped),
+            {update.site: float(norm) for update, norm in zip(updates, norms, strict=True)},
         )
-    results = {site: wire.read_result(reply, TrainResult) for site, reply in accepted.items()}
-    return Outcome(aggregate(strategy, number, accepted, sent), results, dropped)
+
+    def _judged(self) -> tuple[list[Update], NDArray[np.float64]]:
+        """The updates that may be used, by site, and their scalar products; who is left out is noted."""
+        updates = [self._updates[site] for site in sorted(self._updates)]
+        gram = products(updates, self.sent)
+        sites = [update.site for update in updates]
+        config = self.config
+        reasons = judge(sites, gram, self.earlier_norms, config.max_norm_ratio, config.min_cosine)
+        for site, reason in reasons.items():
+            self._leave_out(site, reason)
+        kept = [index for index, site in enumerate(sites) if site not in reasons]
+        return [updates[index] for index in kept], gram[np.ix_(kept, kept)]
+
+    def _too_few(self, num_good: int) -> WorkError:
+        told = ", ".join(f"{site} ({reason})" for site, reason in sorted(self.dropped.items()))
+        return WorkError(
+            f"round {self.task.round}: {num_good} good replies of {len(self.sites)}, {self.quorum} needed; at fault: "
+            f"{told}; each site's own log says why; run again to go on from the last round"
+        )
+
+
+def _moved(arrays: Arrays, sent_then: Weights, sent_now: Weights) -> Arrays:
+    """What the site learnt from an earlier model, added to the present one."""
+    return {
+        name: (array.astype(np.float32) - sent_then[name] + sent_now[name]).astype(np.float32)
+        for name, array in arrays.items()
+    }

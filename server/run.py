@@ -9,7 +9,7 @@ from common.errors import WorkError
 from common.tasks import NormalisationRecord
 from server.card import model_card
 from server.ledger import Ledger, Record
-from server.rounds import Sites
+from server.sites import Sites
 
 
 @dataclass(frozen=True)

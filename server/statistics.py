@@ -10,8 +10,8 @@ from common import wire
 from common.errors import WorkError
 from common.statistics import HuHistogram, Normalisation
 from common.tasks import SiteStatistics, StatisticsTask
-from server.rounds import read_results
 from server.run import Run
+from server.sites import read_results
 
 
 def gather_statistics(run: Run, number: int) -> None:
@@ -24,7 +24,7 @@ def gather_statistics(run: Run, number: int) -> None:
     started = time.monotonic()
     experiment = run.experiment
     task = StatisticsTask(experiment=experiment.name, recipe=experiment.recipe, split=experiment.split)
-    replies = run.sites.ask_all({site: run.sites.message(site, wire.STATISTICS, task) for site in experiment.sites})
+    replies = run.sites.ask({site: run.sites.message(site, wire.STATISTICS, task) for site in experiment.sites})
     histograms = {site: _read_histogram(site, reply) for site, reply in replies.items()}
     normalisation = _pooled(histograms)
     run.ledger.append(

@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Message
-from flwr.serverapp.strategy import FedAvg
 
 from common.checkpoint import Weights
-from common.config import FinetuneStep, LocalStep, TrainStep
+from common.config import FinetuneStep, LocalStep, TrainStep, fingerprint
+from common.errors import CheckpointError
 from common.model import build_model, model_weights
 from common.tasks import TrainResult, TrainTask
-from server.aggregation import STATELESS, make_strategy
 from server.evaluation import measure
-from server.rounds import Outcome, conclude
+from server.ledger import Record
+from server.rounds import Late, Outcome, Round
 from server.run import Run
+from server.sites import arrivals
+from server.spool import Spool, weights_key
+from server.strategy import Strategy
 
 TrainingStep = TrainStep | LocalStep | FinetuneStep
 
@@ -31,10 +34,12 @@ class Cohort:
 
     model: str
     sites: tuple[str, ...]
-    strategy: FedAvg
+    strategy: Strategy
     weights: Weights
     validation: dict[int, float] = field(default_factory=dict)
     """Mean validation DSC by round; round 0 is what the step started from."""
+    late: dict[str, Late] = field(default_factory=dict)
+    """Sites that were still at work when a round closed, and are let finish."""
 
     def note_validation(self, number: int, scores: Iterable[float | None]) -> None:
         """Keeps the mean over the sites that know a score of round `number`'s weights."""
@@ -42,20 +47,23 @@ class Cohort:
         if known:
             self.validation[number] = float(np.mean(known))
 
+    @property
+    def best(self) -> int | None:
+        """The round with the best validation DSC so far, of equals the later; None where no site knows one."""
+        scores = {number: score for number, score in self.validation.items() if number > 0}
+        return max(scores, key=lambda number: (scores[number], number)) if scores else None
+
 
 def train(run: Run, number: int, step: TrainingStep) -> None:
     """Does the step's rounds from where the ledger left them, and writes the models that it makes.
 
-    A strategy that keeps state between rounds has lost it with its process: its step starts again at round 1.
-
     Raises:
-        WorkError: a round failed.
+        WorkError: a round failed, or the disk is too full for the next.
         ConfigError: the strategy does not take the step's options.
     """
     cohorts = make_cohorts(run, step)
-    for current in range(1, step.rounds + 1):
-        if not _restore(run, step, cohorts, current):
-            _do_round(run, number, step, cohorts, current)
+    for current in range(_restore(run, step, cohorts) + 1, step.rounds + 1):
+        _do_round(run, number, step, cohorts, current)
     for cohort in cohorts:
         _choose(run, step, cohort)
 
@@ -65,11 +73,9 @@ def make_cohorts(run: Run, step: TrainingStep) -> list[Cohort]:
     sites = run.experiment.sites_of(step)
     start = _initial(run, step)
     if isinstance(step, TrainStep):
-        return [Cohort(step.model, sites, make_strategy(step.strategy, step.strategy_options), start)]
+        return [Cohort(step.model, sites, Strategy(step.strategy, step.strategy_options), start)]
     models = run.experiment.results_of(step)
-    return [
-        Cohort(model, (site,), make_strategy("fedavg", {}), start) for model, site in zip(models, sites, strict=True)
-    ]
+    return [Cohort(model, (site,), Strategy("fedavg"), start) for model, site in zip(models, sites, strict=True)]
 
 
 def _initial(run: Run, step: TrainingStep) -> Weights:
@@ -84,34 +90,104 @@ def _initial_model(step: TrainingStep) -> str | None:
     return None if isinstance(step, LocalStep) else step.initial
 
 
-def _restore(run: Run, step: TrainingStep, cohorts: Sequence[Cohort], current: int) -> bool:
-    """Takes a round from the ledger when every cohort's is there and no strategy keeps state between rounds."""
-    if isinstance(step, TrainStep) and step.strategy not in STATELESS:
+def _restore(run: Run, step: TrainingStep, cohorts: Sequence[Cohort]) -> int:
+    """Takes the last round from the ledger that every cohort has whole, and returns its number; 0: none.
+
+    A round whose file cannot be read is done again, from the one before.
+    """
+    lines = {cohort.model: _lines(run, cohort.model) for cohort in cohorts}
+    done = 0
+    while all(done + 1 in found for found in lines.values()):
+        done += 1
+    while done and not all(_load(run, cohort, done) for cohort in cohorts):
+        done -= 1
+    for cohort in cohorts:
+        for number in range(1, done + 1):
+            told = lines[cohort.model][number]["sites"].values()
+            cohort.note_validation(number - 1, [each["validation_dsc"] for each in told])
+    return done
+
+
+def _lines(run: Run, model: str) -> dict[int, Record]:
+    """The model's rounds; of one that was done twice, the later line."""
+    return {line["round"]: line for line in run.ledger.find("round", model=model)}
+
+
+def _load(run: Run, cohort: Cohort, number: int) -> bool:
+    try:
+        weights, state = run.ledger.load_round(cohort.model, number), None
+        if cohort.strategy.keeps_state:
+            state = run.ledger.load_state(cohort.model, number)
+    except CheckpointError as error:
+        run.sites.watch.note(f"round {number} of {cohort.model} is done again: {error}")
         return False
-    lines = [run.ledger.find("round", model=cohort.model, round=current) for cohort in cohorts]
-    if not all(lines):
-        return False
-    for cohort, found in zip(cohorts, lines, strict=True):
-        cohort.note_validation(current - 1, [told["validation_dsc"] for told in found[-1]["sites"].values()])
-        cohort.weights = run.ledger.load_round(cohort.model, current)
+    cohort.weights = weights
+    if state is not None:
+        cohort.strategy.restore(state)
     return True
 
 
 def _do_round(run: Run, number: int, step: TrainingStep, cohorts: Sequence[Cohort], current: int) -> None:
     started = time.monotonic()
-    messages: dict[str, Message] = {}
+    run.ledger.check_space([cohort.weights for cohort in cohorts], max(len(cohort.sites) for cohort in cohorts))
+    run.sites.watch.begin(step=number, what=step.kind, model=step.model, round=current, rounds=step.rounds)
+    rounds = {cohort.model: _open_round(run, number, step, cohort, current) for cohort in cohorts}
+    _gather(run, cohorts, rounds)
     for cohort in cohorts:
-        task = _task(run, number, step, cohort.model, current)
-        messages |= run.sites.train_messages(cohort.strategy, task, cohort.weights, cohort.sites)
-    replies = run.sites.ask(messages)
-    for cohort in cohorts:
-        mine = {site: replies.get(site) for site in cohort.sites}
-        quorum = min(run.experiment.rounds.quorum or len(cohort.sites), len(cohort.sites))
-        outcome = conclude(cohort.strategy, current, mine, cohort.weights, quorum, run.num_cases())
+        under_way = rounds[cohort.model]
+        outcome = under_way.close(cohort.strategy)
         cohort.weights = outcome.weights
         cohort.note_validation(current - 1, [result.validation_dsc for result in outcome.results.values()])
-        run.ledger.save_round(cohort.model, current, cohort.weights, run.metadata(cohort.model, current, cohort.sites))
+        metadata = run.metadata(cohort.model, current, cohort.sites)
+        run.ledger.save_round(cohort.model, current, cohort.weights, metadata, cohort.strategy.state())
         run.ledger.append(_line(number, step, cohort.model, current, outcome, time.monotonic() - started))
+        under_way.spool.clear()
+        if run.experiment.rounds.keep_rounds == "last":
+            run.ledger.prune(cohort.model, {current - 1, current, cohort.best or 0})
+
+
+def _open_round(run: Run, number: int, step: TrainingStep, cohort: Cohort, current: int) -> Round:
+    config = run.experiment.rounds
+    task = _task(run, number, step, cohort.model, current)
+    cohort.strategy.begin(cohort.weights)
+    lines = _lines(run, cohort.model)
+    last = lines.get(current - 1, {"sites": {}})["sites"].values()
+    return Round(
+        task,
+        cohort.weights,
+        cohort.sites,
+        min(config.quorum or len(cohort.sites), len(cohort.sites)),
+        config,
+        Spool(run.ledger.spool_folder(cohort.model), fingerprint(task, weights_key(cohort.weights))),
+        run.sites.watch,
+        run.num_cases(),
+        [lines[each]["seconds"] for each in sorted(lines) if each < current],
+        [told["norm"] for told in last],
+        dict(cohort.late),
+    )
+
+
+def _gather(run: Run, cohorts: Sequence[Cohort], rounds: dict[str, Round]) -> None:
+    """Sends the open sites their task and hands what comes to their round, until all is in or no round waits on."""
+    messages: dict[str, Message] = {}
+    for cohort in cohorts:
+        under_way = rounds[cohort.model]
+        asked = [site for site in under_way.open_sites if site not in cohort.late]
+        messages |= run.sites.train_messages(cohort.strategy.flower, under_way.task, cohort.weights, asked)
+    earlier = {late.message_id: site for cohort in cohorts for site, late in cohort.late.items()}
+    waiting = run.sites.send(messages, earlier)
+    round_of = {site: rounds[cohort.model] for cohort in cohorts for site in cohort.sites}
+    for site, reply in arrivals(waiting, lambda: max(each.deadline for each in rounds.values())):
+        round_of[site].take(site, reply)
+    if run.experiment.rounds.stragglers == "next":
+        for cohort in cohorts:
+            cohort.late = _late(cohort, rounds[cohort.model], waiting.outstanding())
+
+
+def _late(cohort: Cohort, under_way: Round, outstanding: dict[str, str]) -> dict[str, Late]:
+    """Who is let finish: what each was sent in this round, or before it."""
+    mine = {site: name for name, site in outstanding.items() if site in cohort.sites}
+    return {site: cohort.late.get(site) or Late(name, under_way.task, under_way.sent) for site, name in mine.items()}
 
 
 def _task(run: Run, number: int, step: TrainingStep, model: str, current: int) -> TrainTask:
@@ -143,17 +219,18 @@ def _line(
         "model": model,
         "round": current,
         "rounds": step.rounds,
-        "sites": {site: _told(result) for site, result in sorted(outcome.results.items())},
+        "sites": {site: _told(result, outcome.norms[site]) for site, result in sorted(outcome.results.items())},
         "dropped": outcome.dropped,
         "seconds": round(seconds, 1),
     }
 
 
-def _told(result: TrainResult) -> dict[str, Any]:
+def _told(result: TrainResult, norm: float) -> dict[str, Any]:
     return {
         "cases": result.num_examples,
         "epochs": [{"epoch": each.epoch, "lr": each.lr, **each.losses} for each in result.epochs],
         "validation_dsc": result.validation_dsc,
+        "norm": norm,
         "seconds": round(result.seconds, 1),
     }
 
@@ -166,8 +243,7 @@ def _choose(run: Run, step: TrainingStep, cohort: Cohort) -> None:
     chosen = step.rounds
     if step.select == "best":
         cohort.note_validation(step.rounds, _validated(run, cohort))
-        scores = {number: score for number, score in cohort.validation.items() if number > 0}
-        chosen = max(scores, key=lambda number: (scores[number], number)) if scores else step.rounds
+        chosen = cohort.best or step.rounds
     weights = cohort.weights if chosen == step.rounds else run.ledger.load_round(cohort.model, chosen)
     run.ledger.save_model(cohort.model, weights, run.metadata(cohort.model, chosen, cohort.sites))
     run.ledger.append(

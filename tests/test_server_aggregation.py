@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from flwr.app import Array, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from server.aggregation import OPTIONS, STATELESS, STRATEGIES, aggregate, make_strategy, refuse
 
 from common import wire
 from common.errors import ConfigError, TaskError
 from common.tasks import EpochRecord, TrainResult
-from server.aggregation import OPTIONS, STATELESS, STRATEGIES, aggregate, make_strategy, refuse
 
 SENT = {"stage1.a": np.zeros((2, 3), np.float32), "stage1.b": np.zeros(2, np.float32)}
 

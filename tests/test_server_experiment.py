@@ -24,13 +24,13 @@ from common.tasks import (
     TrainTask,
 )
 from deploy.in_process import InProcessGrid
-from server import rounds
+from server import sites as server_sites
 from server.evaluation import expand
 from server.evaluation_reply import PNG_SIGNATURE
 from server.experiment import run_experiment
 from server.ledger import Ledger
-from server.rounds import Sites
 from server.run_record import read_run
+from server.sites import Sites
 
 RECIPE = Recipe(
     stage1=StageConfig(network=NetworkConfig(widths=(2, 2), strides=((2, 2, 2),), aspp=None), patch_size=(8, 8, 8)),
@@ -59,7 +59,7 @@ def quick(monkeypatch):
     """Two small arrays for a network, no pauses between looks, and no waits for the disk."""
     monkeypatch.setattr("server.training.build_model", lambda recipe, seed: seed)
     monkeypatch.setattr("server.training.model_weights", lambda seed: {5: START}[seed])
-    monkeypatch.setattr(rounds, "POLL_S", 0.001)
+    monkeypatch.setattr(server_sites, "POLL_S", 0.001)
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 

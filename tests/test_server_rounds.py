@@ -5,14 +5,13 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+from server.aggregation import make_strategy
 
 from common import wire
 from common.config import Recipe, RoundConfig, SplitConfig
 from common.errors import SiteError, WorkError
 from common.tasks import EpochRecord, NormalisationRecord, SiteStatistics, StatisticsTask, TrainResult, TrainTask
-from server import rounds
-from server.aggregation import make_strategy
-from server.rounds import Sites, conclude, read_results
+from server.sites import Sites, conclude, read_results
 
 SENT = {"stage1.w": np.zeros((2, 2), np.float32)}
 NODES = {"A": 11, "B": 22, "C": 33}

@@ -27,13 +27,13 @@ from common.config import Experiment, IngestConfig, SplitConfig
 from common.errors import WorkError
 from deploy.in_process import InProcessGrid
 from server import launch as launching
-from server import rounds
+from server import sites as server_sites
 from server.control import Control
 from server.experiment import run_experiment
 from server.launch import launch
 from server.ledger import Ledger
 from server.report import write_report
-from server.rounds import Sites
+from server.sites import Sites
 
 TAGS = {
     "PatientName": "Mustermann^Erika", "PatientID": "PID-4711-0815", "PatientBirthDate": "19570613",
@@ -143,7 +143,7 @@ def raising(error: Exception):
 def test_no_reply_of_a_whole_experiment_holds_one(
     tmp_path, hospital, experiment, monkeypatch, error: Exception | None, caplog
 ) -> None:
-    monkeypatch.setattr(rounds, "POLL_S", 0.002)
+    monkeypatch.setattr(server_sites, "POLL_S", 0.002)
     config, replies = hospital("A", share_pictures=True, share_case_metrics=True), []
 
     def watched(message, context):

@@ -33,12 +33,12 @@ from common.model import build_model, model_weights
 from common.tasks import TrainResult
 from common.volume import Geometry, Volume, write_nifti
 from deploy.in_process import InProcessGrid
-from server import rounds
+from server import sites as server_sites
 from server.experiment import run_experiment
 from server.ledger import Ledger
 from server.matrix import load_matrices
-from server.rounds import Sites
 from server.run_record import read_run
+from server.sites import Sites
 
 torch.set_num_threads(1)
 NETWORK = NetworkConfig(widths=(2, 4), strides=((2, 2, 2),), aspp=None)
@@ -104,7 +104,7 @@ def sites(make_sites):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Short pauses between looks for replies, and no waits for the disk."""
-    monkeypatch.setattr(rounds, "POLL_S", 0.002)
+    monkeypatch.setattr(server_sites, "POLL_S", 0.002)
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 
@@ -130,7 +130,7 @@ def files(ledger):
     """The tensors of every weight file, as bytes, by model and round."""
     weights = {}
     for path in sorted(ledger.folder.rglob("*.safetensors")):
-        load = ledger.load_round if path.parent.name != "models" else ledger.load_model
+        is_model = path.parent.name == "models"
         key = (path.parent.name, int(path.stem[-4:])) if path.parent.name != "models" else (path.stem,)
         weights[key] = {name: array.tobytes() for name, array in load(*key).items()}
     return weights
@@ -151,7 +151,7 @@ def told(ledger):
 def whole(sites, tmp_path_factory):
     """The full experiment, run once by one worker."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rounds, "POLL_S", 0.002)
+        patch.setattr(server_sites, "POLL_S", 0.002)
         return run(experiment(), sites, tmp_path_factory.mktemp("whole"))
 
 

@@ -18,10 +18,10 @@ from common.model import build_model, model_weights
 from common.statistics import Normalisation, body_histogram
 from common.training import Span, make_optimiser, poly_lr, train_stage
 from deploy.in_process import InProcessGrid
-from server import rounds
+from server import sites as server_sites
 from server.experiment import run_experiment
 from server.ledger import Ledger
-from server.rounds import Sites
+from server.sites import Sites
 
 torch.set_num_threads(1)
 ROUNDS, SEED = 3, 5
@@ -84,7 +84,7 @@ def same(one, two):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(rounds, "POLL_S", 0.002)
+    monkeypatch.setattr(server_sites, "POLL_S", 0.002)
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 

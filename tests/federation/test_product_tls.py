@@ -13,7 +13,7 @@ from server.launch import launch
 from server.ledger import Ledger
 from server.matrix import load_matrices
 from server.report import write_report
-from server.rounds import Sites
+from server.sites import Sites
 
 pytestmark = [pytest.mark.tls, pytest.mark.timeout(300)]
 

@@ -1,0 +1,165 @@
+"""The named sites over Flower's grid: who they are, what they are sent. Flower's sampling is not used."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from flwr.app import ArrayRecord, Message
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from common import wire
+from common.checkpoint import Weights
+from common.config import Frozen, RoundConfig
+from common.errors import SiteError, WorkError
+from common.tasks import TrainTask
+from server.patience import Patience
+from server.waiting import Waiting
+from server.watch import Watch
+
+POLL_S = 0.25
+POLL_MAX_S = 2.0
+"""Polling slows down as a wait grows: every poll costs the SuperLink a TLS request and a database transaction."""
+
+
+class Sites:
+    """The named sites: site name to node id comes from enrolment, never from a message."""
+
+    def __init__(
+        self, grid: Grid, node_ids: Mapping[str, int], config: RoundConfig, watch: Watch | None = None
+    ) -> None:
+        """`node_ids`: of every enrolled site; `watch`: hears what happens at the sites."""
+        self._grid = grid
+        self._node_ids = dict(node_ids)
+        self._config = config
+        self.watch = watch or Watch()
+
+    def wait_until_joined(self, sites: Sequence[str], quorum: int, timeout_s: float) -> None:
+        """Returns once every site is connected, or after `timeout_s` the quorum; who is missing then is named.
+
+        Raises:
+            SiteError: a site is not enrolled, or fewer than `quorum` are connected after `timeout_s`.
+        """
+        unknown = sorted(set(sites) - set(self._node_ids))
+        if unknown:
+            known = ", ".join(sorted(self._node_ids)) or "none"
+            raise SiteError(f"site {unknown[0]!r} is not enrolled (enrolled: {known}); enrol it, or leave it out")
+        deadline = time.monotonic() + timeout_s
+        while missing := self._missing(sites):
+            if time.monotonic() > deadline:
+                self._go_on_without(missing, len(sites) - len(missing) >= quorum, timeout_s)
+                return
+            time.sleep(POLL_S)
+
+    def _go_on_without(self, missing: Sequence[str], enough: bool, timeout_s: float) -> None:
+        if not enough:
+            raise SiteError(
+                f"site {', '.join(missing)} did not connect within {timeout_s:.0f} s; start `fedgtv-site join` there, "
+                "or leave it out of the experiment"
+            )
+        for site in missing:
+            self.watch.event(site, "lost", "not-joined")
+
+    def _missing(self, sites: Sequence[str]) -> list[str]:
+        online = set(self._grid.get_node_ids())
+        return [site for site in sites if self._node_ids[site] not in online]
+
+    def message(self, site: str, kind: str, task: Frozen, models: Mapping[str, ArrayRecord] | None = None) -> Message:
+        """Returns a message with a task and models for one site."""
+        return Message(wire.task_record(task, models), self._node_ids[site], kind)
+
+    def train_messages(
+        self, strategy: FedAvg, task: TrainTask, weights: Weights, sites: Sequence[str]
+    ) -> dict[str, Message]:
+        """Returns the strategy's own training messages, one for each named site."""
+        names = {self._node_ids[site]: site for site in sites}
+        arrays = wire.weights_to_record(weights)
+        messages = strategy.configure_train(task.round, arrays, wire.task_config(task), _NamedNodes(self._grid, names))
+        packed = wire.pack_weights(weights, task.transport)
+        by_site = {names[message.metadata.dst_node_id]: message for message in messages}
+        for message in by_site.values():
+            message.content[wire.ARRAYS] = packed
+        return by_site
+
+    def send(self, messages: Mapping[str, Message], earlier: Mapping[str, str] | None = None) -> Waiting:
+        """Sends each site its message and returns the wait for the replies; `earlier`: see `Waiting`."""
+        return Waiting(self._grid, self._node_ids, messages, self.watch, earlier)
+
+    def ask(self, messages: Mapping[str, Message]) -> dict[str, Message]:
+        """Sends each site its message and returns the replies without error, ordered by site.
+
+        All must answer well, or the quorum where the configuration has one: the others then have as long again as
+        `patience` and `grace_s` say.
+
+        Raises:
+            WorkError: too few did; every one that did not is named with its reason.
+        """
+        quorum = min(self._config.quorum or len(messages), len(messages))
+        patience = Patience(self._config)
+        replies: dict[str, Message] = {}
+        faults: dict[str, str] = {}
+        for site, reply in arrivals(self.send(messages), lambda: patience.deadline):
+            error = wire.read_error(reply)
+            if error is None:
+                replies[site] = reply
+            else:
+                faults[site] = error
+            patience.note(len(replies) >= quorum, len(messages) - len(faults) < quorum)
+        faults |= {site: "no-answer" for site in messages if site not in replies and site not in faults}
+        if len(replies) < quorum:
+            at_fault = ", ".join(f"{site} ({reason})" for site, reason in sorted(faults.items()))
+            raise WorkError(f"no result from site {at_fault}; its own log says why; run again to go on")
+        for site, reason in sorted(faults.items()):
+            self.watch.event(site, "left-out", reason)
+        return {site: replies[site] for site in sorted(replies)}
+
+
+def arrivals(waiting: Waiting, deadline: Callable[[], float]) -> Iterator[tuple[str, Message]]:
+    """Yields the replies as they come, until all are here or `deadline()` (of the monotonic clock) is over."""
+    pause_s = POLL_S
+    while waiting.owed and time.monotonic() < deadline():
+        yield from waiting.poll()
+        if waiting.owed:
+            pause_s = min(pause_s * 1.5, POLL_MAX_S)
+            time.sleep(pause_s)
+
+
+def read_results(replies: Mapping[str, Message], model: type[wire.TaskModel]) -> dict[str, wire.TaskModel]:
+    """Returns the result that each site's reply carries (WorkError: one is not a `model`; its site is named)."""
+    results = {}
+    for site, reply in replies.items():
+        try:
+            results[site] = wire.read_result(reply, model)
+        except WorkError as error:
+            raise WorkError(f"site {site}: {error}") from error
+    return results
+
+
+class _NamedNodes(Grid):
+    """The grid as a strategy sees it: only the nodes of the sites that a step names."""
+
+    def __init__(self, grid: Grid, names: Mapping[int, str]) -> None:
+        self._grid = grid
+        self._names = names
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._names)
+
+    def set_run(self, run: Any) -> None:
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        return self._grid.run
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        return self._grid.create_message(*args, **kwargs)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        return self._grid.send_and_receive(messages, timeout=timeout)

@@ -1,0 +1,123 @@
+"""Replies on disk: each good one is written as it comes, so that memory holds one at a time and a crash loses none.
+
+A round's folder holds `<site>.bin`, the numbers that the site sent, and after it `<site>.json`, what they are. A
+coordinator that was killed finds there who has answered. The files are read as maps of memory, part by part.
+"""
+
+import shutil
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from common.atomic import write_text_atomically
+from common.checkpoint import Weights
+from common.config import Frozen
+from common.tasks import TrainResult
+
+CHUNK = 1 << 22
+"""Numbers that are checked or changed at a time."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one site sent: its result, and its weights on disk."""
+
+    site: str
+    result: TrainResult
+    places: Mapping[str, slice]
+    """Where each array lies among the numbers; layers that the site keeps to itself are not there."""
+    _numbers: NDArray[Any]
+
+    @property
+    def cases(self) -> int:
+        """Training cases: the weight of the site in a mean."""
+        return self.result.num_examples
+
+    def part(self, name: str, part: slice) -> NDArray[np.float32]:
+        """Returns some numbers of an array that the site sent, flat and in fp32."""
+        place = self.places[name]
+        return self._numbers[place][part].astype(np.float32, copy=False)
+
+
+class _Note(Frozen):
+    """What stands beside the numbers."""
+
+    key: str
+    """Of the task and the weights that were sent out."""
+    dtype: Literal["float32", "float16"]
+    layout: tuple[tuple[str, int], ...]
+    """Name and size of each array, in order."""
+    crc32: int
+    result: TrainResult
+
+
+class Spool:
+    """The replies to one task, in `folder`."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        """`key`: of the task and the weights sent out; what was spooled under another is not taken for an answer."""
+        self._folder = folder
+        self._key = key
+
+    def put(self, site: str, arrays: Mapping[str, NDArray[Any]], result: TrainResult) -> None:
+        """Writes a site's arrays (all fp32, or all fp16), replacing an earlier reply of it.
+
+        Raises:
+            OSError: the disk is full; no half reply is found afterwards.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        note_path, path = self._paths(site)
+        note_path.unlink(missing_ok=True)
+        crc32 = 0
+        with path.open("wb") as file:
+            for array in arrays.values():
+                flat = np.ascontiguousarray(array).reshape(-1)
+                file.write(flat.data)
+                crc32 = zlib.crc32(flat.data, crc32)
+        dtype = next(iter(arrays.values())).dtype.name
+        layout = tuple((name, int(array.size)) for name, array in arrays.items())
+        note = _Note(key=self._key, dtype=dtype, layout=layout, crc32=crc32, result=result)
+        write_text_atomically(note_path, note.model_dump_json())
+
+    def find(self, site: str) -> Update | None:
+        """Returns the site's reply to this very task; None where there is none, or it is not whole."""
+        note_path, path = self._paths(site)
+        try:
+            note = _Note.model_validate_json(note_path.read_bytes())
+            numbers = np.memmap(path, note.dtype, mode="r")
+        except (OSError, ValidationError, ValueError):  # NumPy maps no empty file
+            return None
+        ends = list(accumulate(size for _, size in note.layout))
+        if note.key != self._key or numbers.size != ends[-1] or _crc32(numbers) != note.crc32:
+            return None
+        places = {name: slice(end - size, end) for (name, size), end in zip(note.layout, ends, strict=True)}
+        return Update(site, note.result, places, numbers)
+
+    def clear(self) -> None:
+        """Removes all replies."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _paths(self, site: str) -> tuple[Path, Path]:
+        return self._folder / f"{site}.json", self._folder / f"{site}.bin"
+
+
+def _crc32(numbers: NDArray[Any]) -> int:
+    crc32 = 0
+    for start in range(0, numbers.size, CHUNK):
+        crc32 = zlib.crc32(np.ascontiguousarray(numbers[start : start + CHUNK]).data, crc32)
+    return crc32
+
+
+def weights_key(weights: Weights) -> int:
+    """Returns a checksum of the names and numbers of a model."""
+    crc32 = 0
+    for name, array in weights.items():
+        crc32 = zlib.crc32(np.ascontiguousarray(array).reshape(-1).data, zlib.crc32(name.encode(), crc32))
+    return crc32

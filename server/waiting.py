@@ -1,0 +1,193 @@
+"""One wait for the replies of named sites: who is lost is named and asked again, and no reply counts twice.
+
+Flower answers in a site's stead when its node has not been heard of for its lease, or its process has died. Such a site
+is asked again as soon as its node is back; it keeps what it has trained, so it loses little.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from common import wire
+from common.errors import CRASHED, WorkerLostError, WorkError
+from common.tasks import ProgressTask, SiteProgress
+from server.watch import Watch
+
+log = logging.getLogger("fedgtv.coordinator")
+LOOK_S = 5.0
+"""How often it is asked who is connected."""
+PROGRESS_S = 15.0
+"""How often a site that is at work is asked how far it is."""
+RETRY_S = 10.0
+"""After a failure a site has so long before it is asked again."""
+MAX_CRASHES = 3
+"""So often is a site asked again whose process died over the task."""
+MAX_IDLE = 3
+"""So often in a row may a site say that it has nothing to do, before the task is held to be lost."""
+PULL_BYTES = 64 << 20
+"""Replies are fetched together up to this size, at least one."""
+NODE_LOST = "flower-5"
+MESSAGE_LOST = frozenset({"flower-3", "flower-4"})
+PROCESS_DIED = frozenset({"flower-8", CRASHED, WorkerLostError.code})
+"""What is no answer of the site: its node was not heard of, the message was lost, its process died."""
+
+
+class Waiting:
+    """Messages that were sent to sites, until all are answered or the caller gives up."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        node_ids: Mapping[str, int],
+        messages: Mapping[str, Message],
+        watch: Watch,
+        earlier: Mapping[str, str] | None = None,
+    ) -> None:
+        """Sends the messages.
+
+        Args:
+            grid: Flower's.
+            node_ids: of the sites.
+            messages: by site.
+            watch: hears of all that happens.
+            earlier: ids of messages that other sites have not answered yet, and their sites.
+        """
+        self._grid = grid
+        self._node_ids = node_ids
+        self._messages = dict(messages)
+        self._watch = watch
+        self._ids: dict[str, str] = dict(earlier or {})
+        self._owed = set(messages) | set(self._ids.values())
+        self._lost: set[str] = set()
+        self._retry_at: dict[str, float] = {}
+        self._crashes: Counter[str] = Counter()
+        self._idle: Counter[str] = Counter()
+        self._progress: dict[str, str] = {}
+        self._look_at, self._progress_at = 0.0, time.monotonic() + PROGRESS_S
+        size = max((_num_bytes(message) for message in messages.values()), default=0)
+        self._num_together = max(1, PULL_BYTES // max(1, size))
+        watch.ask(sorted(self._owed))
+        self._push(sorted(messages))
+
+    @property
+    def owed(self) -> frozenset[str]:
+        """The sites whose answer is still waited for."""
+        return frozenset(self._owed)
+
+    def outstanding(self) -> dict[str, str]:
+        """Returns the ids of unanswered messages and their sites."""
+        return {name: site for name, site in self._ids.items() if site in self._owed}
+
+    def poll(self) -> Iterator[tuple[str, Message]]:
+        """Yields what has come since, each site once, and looks after those that keep silent.
+
+        An error that is no answer of the site's is not yielded: the site is asked again.
+        """
+        for names in _chunks(list(self._ids), self._num_together):
+            for reply in self._grid.pull_messages(names):
+                site = self._take(reply)
+                if site is not None:
+                    yield site, reply
+        if self._owed and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_S
+            self._look()
+
+    def _take(self, reply: Message) -> str | None:
+        """Returns the site whose answer this is, or None where it is none."""
+        site = self._ids.pop(reply.metadata.reply_to_message_id, None)
+        if site is None or site not in self._owed:
+            self._watch.event(site or "unknown", "duplicate", "other-round")
+            return None
+        error = wire.read_error(reply)
+        if error is not None and site in self._messages and self._may_ask_again(site, error):
+            return None
+        self._owed.discard(site)
+        self._ids = {name: other for name, other in self._ids.items() if other != site}
+        self._watch.answered(site)
+        return site
+
+    def _may_ask_again(self, site: str, error: str) -> bool:
+        if error in PROCESS_DIED | MESSAGE_LOST:
+            self._crashes[site] += 1
+            if self._crashes[site] > MAX_CRASHES:
+                return False
+        elif error != NODE_LOST:
+            return False
+        self._lose(site, error)
+        return True
+
+    def _lose(self, site: str, why: str) -> None:
+        if site not in self._lost:
+            self._lost.add(site)
+            self._retry_at[site] = time.monotonic() + RETRY_S
+            self._watch.event(site, "lost", why)
+
+    def _look(self) -> None:
+        """Who is connected? Who is not is named; who was lost and is there again is asked again."""
+        online = set(self._grid.get_node_ids())
+        asked = set(self._ids.values())
+        for site in sorted(self._owed):
+            connected = self._node_ids[site] in online
+            self._watch.connected(site, connected)
+            if not connected:
+                self._lose(site, NODE_LOST)
+            elif site in self._lost and time.monotonic() >= self._retry_at[site]:
+                self._lost.discard(site)
+                self._watch.event(site, "back", "connected")
+                if site not in asked and site in self._messages:
+                    self._push([site])
+        self._ask_progress([site for site in sorted(self._owed - self._lost) if self._node_ids[site] in online])
+
+    def _ask_progress(self, sites: Sequence[str]) -> None:
+        if self._progress:
+            for reply in self._grid.pull_messages(list(self._progress)):
+                site = self._progress.pop(reply.metadata.reply_to_message_id, None)
+                if site in self._owed and wire.read_error(reply) is None:
+                    self._note_progress(site, reply)
+        if time.monotonic() >= self._progress_at and sites:
+            self._progress_at = time.monotonic() + PROGRESS_S
+            asked = [site for site in sites if site in self._messages and site not in self._progress.values()]
+            messages = [self._progress_message(site) for site in asked]
+            self._progress |= dict(zip(self._grid.push_messages(messages), asked, strict=True)) if messages else {}
+
+    def _progress_message(self, site: str) -> Message:
+        task = ProgressTask(experiment=wire.experiment_of(self._messages[site]))
+        return Message(wire.task_record(task), self._node_ids[site], wire.PROGRESS)
+
+    def _note_progress(self, site: str, reply: Message) -> None:
+        try:
+            progress = wire.read_result(reply, SiteProgress)
+        except WorkError:
+            return  # it is worth no run
+        self._watch.progress(site, progress)
+        self._idle[site] = self._idle[site] + 1 if progress.state == "idle" else 0
+        if self._idle[site] >= MAX_IDLE and site in self._messages:
+            self._idle[site] = 0
+            self._watch.event(site, "asked-again", "idle")
+            self._push([site])
+
+    def _push(self, sites: Sequence[str]) -> None:
+        """Sends the sites their messages, as new ones where they had them before."""
+        copies = [_copy(self._messages[site], self._node_ids[site]) for site in sites]
+        names = list(self._grid.push_messages(copies)) if copies else []
+        for site, name in zip(sites, names, strict=True):
+            if name is None:  # Flower takes no message for a node that it does not know now
+                self._lose(site, NODE_LOST)
+            else:
+                self._ids[name] = site
+
+
+def _copy(message: Message, node_id: int) -> Message:
+    return Message(message.content, node_id, message.metadata.message_type)
+
+
+def _num_bytes(message: Message) -> int:
+    return sum(record.count_bytes() for record in message.content.values())
+
+
+def _chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (names[start : start + size] for start in range(0, len(names), size))
