@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.site import Site
@@ -38,7 +38,7 @@ def _statistics(site: Site, message: Message) -> RecordDict:
 
 def _train(site: Site, message: Message) -> RecordDict:
     task = wire.read_train_task(message)
-    weights = wire.record_to_weights(message.content.array_records[wire.ARRAYS])
+    weights = wire.record_to_weights(wire.records(message.content, ArrayRecord)[wire.ARRAYS])
     return wire.train_reply(*site.train(task, weights), task.transport)
 
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 
 from client import policy
 from client.audit import OUTGOING, Audit, AuditLog
@@ -104,7 +104,7 @@ class Border:
             policy.admit_disk(self.policy, bytes_below(private_folder(self.state)) + bytes_below(self.work))
         if not isinstance(task, TrainTask):
             return Entry(task)
-        record = message.content.array_records.get(wire.ARRAYS)
+        record = wire.records(message.content, ArrayRecord).get(wire.ARRAYS)
         return Entry(task, wire.record_to_weights(record) if record is not None else {})
 
     @staticmethod
@@ -183,7 +183,7 @@ class Border:
 
     def _training(self, task: TrainTask, received: Weights, reply: Message) -> _Leaving:
         result, withheld = wire.read_result(reply, TrainResult), policy.Withheld()
-        trained = wire.record_to_weights(reply.content.array_records[wire.ARRAYS])
+        trained = wire.record_to_weights(wire.records(reply.content, ArrayRecord)[wire.ARRAYS])
         update = policy.limit_update(self.policy, received, trained)
         result = policy.limit_training(self.policy, result, update, withheld)
         counts: dict[str, Any] = {"cases": result.num_examples, "arrays": len(update.weights)}

@@ -17,20 +17,25 @@ OWNERS = 0o600
 the file's own, whatever the umask."""
 
 
-def write_bytes_atomically(path: Path, data: bytes, mode: int = ANYONES) -> None:
+def write_bytes_atomically(path: Path, data: bytes, mode: int = ANYONES, durable: bool = True) -> None:
     """Writes `path` with mode `mode`, in place of an older file.
+
+    Without `durable` it does not wait for the disk: whole for every reader, and lost where the power fails now.
 
     Raises:
         OSError: the disk is full, or the folder missing or not writable; an older file stands, and nothing beside it.
     """
     with _beside(path, mode) as (unfinished, handle):
         _write(handle, data)
-        put_in_place(unfinished, path)
+        if durable:
+            put_in_place(unfinished, path)
+        else:
+            os.replace(unfinished, path)
 
 
-def write_text_atomically(path: Path, text: str, mode: int = ANYONES) -> None:
+def write_text_atomically(path: Path, text: str, mode: int = ANYONES, durable: bool = True) -> None:
     """Writes `path` as UTF-8; otherwise as `write_bytes_atomically`."""
-    write_bytes_atomically(path, text.encode("utf-8"), mode)
+    write_bytes_atomically(path, text.encode("utf-8"), mode, durable)
 
 
 def create_atomically(path: Path, data: bytes, mode: int = ANYONES) -> None:

@@ -137,6 +137,15 @@ def _line(error: Exception) -> str:
     return ascii(" ".join(str(error).split())[:200])[1:-1]
 
 
+def records(content: RecordDict, kind: type[Item]) -> dict[str, Item]:
+    """Returns the content's records of one kind.
+
+    Flower's own views (`array_records` and so on) keep the content alive until Python next looks for cycles of
+    references: several models' worth of memory.
+    """
+    return {key: record for key, record in content.items() if isinstance(record, kind)}
+
+
 def task_config(task: Frozen) -> ConfigRecord:
     """Returns a ConfigRecord that carries `task`."""
     return ConfigRecord({TASK: task.model_dump_json()})
@@ -150,7 +159,7 @@ def read_task(message: Message, model: type[TaskModel]) -> tuple[TaskModel, Conf
         TaskError: no task, or not a `model`.
     """
     try:
-        config = message.content.config_records[CONFIG]
+        config = records(message.content, ConfigRecord)[CONFIG]
         return model.model_validate_json(str(config[TASK])), config
     except (KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -160,7 +169,7 @@ def read_task(message: Message, model: type[TaskModel]) -> tuple[TaskModel, Conf
 
 def experiment_of(message: Message) -> str:
     """Returns the name of the experiment that a task of ours is of."""
-    return str(json.loads(str(message.content.config_records[CONFIG][TASK]))["experiment"])
+    return str(json.loads(str(records(message.content, ConfigRecord)[CONFIG][TASK]))["experiment"])
 
 
 def read_any_task(message: Message) -> Task:
@@ -193,7 +202,7 @@ def read_models(message: Message) -> dict[str, Weights]:
     """Returns the named models that came with an evaluation task."""
     return {
         key.removeprefix(MODEL_PREFIX): record_to_weights(record)
-        for key, record in message.content.array_records.items()
+        for key, record in records(message.content, ArrayRecord).items()
         if key.startswith(MODEL_PREFIX)
     }
 
@@ -224,7 +233,7 @@ def progress_reply(progress: SiteProgress) -> RecordDict:
 
 def read_histogram(message: Message) -> NDArray[Any] | None:
     """Returns the histogram of a statistics reply as it came, unchecked, or None when it was withheld."""
-    record = message.content.array_records.get(ARRAYS)
+    record = records(message.content, ArrayRecord).get(ARRAYS)
     return None if record is None else record[HISTOGRAM].numpy()
 
 
@@ -262,7 +271,7 @@ def read_error(message: Message) -> str | None:
 
 def error_code(content: RecordDict) -> str | None:
     """Returns the error code that a reply's content carries, or None when it carries a result."""
-    result = content.config_records.get(RESULT)
+    result = records(content, ConfigRecord).get(RESULT)
     if result is None:
         return "no-result"
     if ERROR not in result:
@@ -278,7 +287,7 @@ def read_result(message: Message, model: type[TaskModel]) -> TaskModel:
         WorkError: the result is not a `model`; NaN and infinity are in none.
     """
     try:
-        return model.model_validate_json(str(message.content.config_records[RESULT][JSON]))
+        return model.model_validate_json(str(records(message.content, ConfigRecord)[RESULT][JSON]))
     except (KeyError, ValueError) as error:
         raise WorkError(f"reply: not a {model.__name__}; the site may run another release") from error
 
@@ -289,7 +298,7 @@ def read_pictures(message: Message) -> list[Picture]:
     Raises:
         WorkError: they are no list of files, or the numbers beside them are not one for each.
     """
-    record = message.content.config_records[RESULT]
+    record = records(message.content, ConfigRecord)[RESULT]
     files = _list_of(bytes, record.get(PICTURES, []))
     if files is None:
         raise WorkError("reply: pictures are no list of files; the site may run another release")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from common import wire
@@ -27,7 +27,7 @@ def accept(
     error = wire.read_error(message)
     if error is not None:
         return error
-    records = list(message.content.array_records.values())
+    records = list(wire.records(message.content, ArrayRecord).values())
     if len(records) != 1 or not wire.is_packed(records[0]):
         return "other-names"
     result = _result(message)
@@ -74,7 +74,7 @@ def _accept_arrays(record: ArrayRecord, expected: Mapping[str, NDArray[Any]]) ->
 
 
 def _counts_agree(message: Message, result: TrainResult) -> bool:
-    metrics = message.content.metric_records.get(wire.METRICS)
+    metrics = wire.records(message.content, MetricRecord).get(wire.METRICS)
     count = None if metrics is None else metrics.get(wire.NUM_EXAMPLES)
     return isinstance(count, int | float) and math.isfinite(count) and count == result.num_examples
 

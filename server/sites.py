@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
@@ -71,15 +71,21 @@ class Sites:
     def train_messages(
         self, strategy: FedAvg, task: TrainTask, weights: Weights, sites: Sequence[str]
     ) -> dict[str, Message]:
-        """Returns the strategy's own training messages, one for each named site."""
+        """Returns a training message for each named site, with what the strategy tells it.
+
+        The strategy sees no weights: Flower looks at messages in a way that keeps what they hold in memory for long.
+        """
         names = {self._node_ids[site]: site for site in sites}
-        arrays = wire.weights_to_record(weights)
-        messages = strategy.configure_train(task.round, arrays, wire.task_config(task), _NamedNodes(self._grid, names))
+        nodes = _NamedNodes(self._grid, names)
         packed = wire.pack_weights(weights, task.transport)
-        by_site = {names[message.metadata.dst_node_id]: message for message in messages}
-        for message in by_site.values():
-            message.content[wire.ARRAYS] = packed
-        return by_site
+        return {
+            names[told.metadata.dst_node_id]: Message(
+                RecordDict({wire.ARRAYS: packed, wire.CONFIG: told.content[wire.CONFIG]}),
+                told.metadata.dst_node_id,
+                told.metadata.message_type,
+            )
+            for told in strategy.configure_train(task.round, ArrayRecord(), wire.task_config(task), nodes)
+        }
 
     def send(self, messages: Mapping[str, Message], earlier: Mapping[str, str] | None = None) -> Waiting:
         """Sends each site its message and returns the wait for the replies; `earlier`: see `Waiting`."""

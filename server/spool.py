@@ -1,7 +1,7 @@
 """Replies on disk: each good one is written as it comes, so that memory holds one at a time and a crash loses none.
 
 A round's folder holds `<site>.bin`, the numbers that the site sent, and after it `<site>.json`, what they are. A
-coordinator that was killed finds there who has answered. The files are read as maps of memory, part by part.
+coordinator that was killed finds there who has answered. The numbers are read part by part.
 """
 
 import shutil
@@ -21,8 +21,8 @@ from common.checkpoint import Weights
 from common.config import Frozen
 from common.tasks import TrainResult
 
-CHUNK = 1 << 22
-"""Numbers that are checked or changed at a time."""
+CHUNK_BYTES = 1 << 24
+"""Read at a time to check a file."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Update:
     result: TrainResult
     places: Mapping[str, slice]
     """Where each array lies among the numbers; layers that the site keeps to itself are not there."""
-    _numbers: NDArray[Any]
+    _path: Path
+    _dtype: str
 
     @property
     def cases(self) -> int:
@@ -42,8 +43,7 @@ class Update:
 
     def part(self, name: str, part: slice) -> NDArray[np.float32]:
         """Returns some numbers of an array that the site sent, flat and in fp32."""
-        place = self.places[name]
-        return self._numbers[place][part].astype(np.float32, copy=False)
+        return _read(self._path, self._dtype, self.places[name].start + part.start, part.stop - part.start)
 
 
 class _Note(Frozen):
@@ -84,21 +84,20 @@ class Spool:
         dtype = next(iter(arrays.values())).dtype.name
         layout = tuple((name, int(array.size)) for name, array in arrays.items())
         note = _Note(key=self._key, dtype=dtype, layout=layout, crc32=crc32, result=result)
-        write_text_atomically(note_path, note.model_dump_json())
+        write_text_atomically(note_path, note.model_dump_json(), durable=False)  # the checksum tells what was lost
 
     def find(self, site: str) -> Update | None:
         """Returns the site's reply to this very task; None where there is none, or it is not whole."""
         note_path, path = self._paths(site)
         try:
             note = _Note.model_validate_json(note_path.read_bytes())
-            numbers = np.memmap(path, note.dtype, mode="r")
-        except (OSError, ValidationError, ValueError):  # NumPy maps no empty file
+            if note.key != self._key or _crc32(path) != note.crc32:
+                return None
+        except (OSError, ValidationError):
             return None
         ends = list(accumulate(size for _, size in note.layout))
-        if note.key != self._key or numbers.size != ends[-1] or _crc32(numbers) != note.crc32:
-            return None
         places = {name: slice(end - size, end) for (name, size), end in zip(note.layout, ends, strict=True)}
-        return Update(site, note.result, places, numbers)
+        return Update(site, note.result, places, path, note.dtype)
 
     def clear(self) -> None:
         """Removes all replies."""
@@ -108,10 +107,16 @@ class Spool:
         return self._folder / f"{site}.json", self._folder / f"{site}.bin"
 
 
-def _crc32(numbers: NDArray[Any]) -> int:
+def _read(path: Path, dtype: str, first: int, count: int) -> NDArray[np.float32]:
+    """Plain reads: the pages of a map would count as this process's memory, and grow with the number of sites."""
+    return np.fromfile(path, dtype, count, offset=first * np.dtype(dtype).itemsize).astype(np.float32, copy=False)
+
+
+def _crc32(path: Path) -> int:
     crc32 = 0
-    for start in range(0, numbers.size, CHUNK):
-        crc32 = zlib.crc32(np.ascontiguousarray(numbers[start : start + CHUNK]).data, crc32)
+    with path.open("rb") as file:
+        while data := file.read(CHUNK_BYTES):
+            crc32 = zlib.crc32(data, crc32)
     return crc32
 
 

@@ -76,7 +76,7 @@ class Strategy:
         return isinstance(self.flower, flower.FedAvgM) or hasattr(self.flower, MOMENTS[0])
 
     def begin(self, sent: Weights) -> None:
-        """Takes note of what a round sends out, as Flower's own `configure_train` does where a site is asked."""
+        """Takes note of what a round has sent out, as Flower's own `configure_train` does with what it is given."""
         if isinstance(self.flower, flower.FedAvgM):
             self.flower.current_arrays = wire.weights_to_record(sent)
         elif self.keeps_state:

@@ -149,7 +149,6 @@ def _do_round(run: Run, number: int, step: TrainingStep, cohorts: Sequence[Cohor
 def _open_round(run: Run, number: int, step: TrainingStep, cohort: Cohort, current: int) -> Round:
     config = run.experiment.rounds
     task = _task(run, number, step, cohort.model, current)
-    cohort.strategy.begin(cohort.weights)
     lines = _lines(run, cohort.model)
     last = lines.get(current - 1, {"sites": {}})["sites"].values()
     return Round(
@@ -173,7 +172,9 @@ def _gather(run: Run, cohorts: Sequence[Cohort], rounds: dict[str, Round]) -> No
     for cohort in cohorts:
         under_way = rounds[cohort.model]
         asked = [site for site in under_way.open_sites if site not in cohort.late]
-        messages |= run.sites.train_messages(cohort.strategy.flower, under_way.task, cohort.weights, asked)
+        if asked:  # Flower would wait for ever for a first site
+            messages |= run.sites.train_messages(cohort.strategy.flower, under_way.task, cohort.weights, asked)
+        cohort.strategy.begin(cohort.weights)
     earlier = {late.message_id: site for cohort in cohorts for site, late in cohort.late.items()}
     waiting = run.sites.send(messages, earlier)
     round_of = {site: rounds[cohort.model] for cohort in cohorts for site in cohort.sites}

@@ -100,7 +100,7 @@ class Watch:
         self._written = time.monotonic()
         text = json.dumps({"time": now().isoformat(), **self._work, "sites": self._sites})
         try:
-            write_text_atomically(self._path, text)
+            write_text_atomically(self._path, text, durable=False)
         except OSError as error:  # what is shown is worth no run
             log.warning("%s: not written (%s)", self._path, error.strerror)
 

@@ -98,3 +98,37 @@ def test_a_node_that_is_no_site_gets_an_error(caplog):
         (reply,) = grid.send_and_receive([message(999)])
     assert reply.has_error()
     assert "KeyError" in caplog.text
+
+
+def test_no_more_replies_wait_than_threads_work():
+    """Ten sites, two threads: the third starts when one of the first two replies has been pulled."""
+    sites = {f"S{number}": Path("site.yaml") for number in range(10)}
+    began = []
+
+    def client_app(sent, _):
+        began.append(sent.metadata.dst_node_id)
+        return Message(RecordDict(), reply_to=sent)
+
+    with closing(InProcessGrid(client_app, sites, num_workers=2)) as grid:
+        ids = list(grid.push_messages([message(node) for node in grid.get_node_ids()]))
+        pulled = set()
+        while len(pulled) < len(ids):
+            for reply in grid.pull_messages([each for each in ids if each not in pulled]):
+                pulled.add(reply.metadata.reply_to_message_id)
+                assert len(began) <= len(pulled) + 2
+    assert sorted(began) == list(grid.get_node_ids())
+
+
+def test_a_reply_that_nobody_waits_for_any_more_keeps_nobody_waiting():
+    with closing(InProcessGrid(lambda sent, _: Message(RecordDict(), reply_to=sent), SITES, num_workers=1)) as grid:
+        (left,) = grid.push_messages([message(100)])
+        for node in (100, 101, 100, 101):
+            assert collect(grid, grid.push_messages([message(node)]))
+        assert list(grid.pull_messages([left])) == []
+
+
+def test_closing_ends_those_who_wait_for_room():
+    grid = InProcessGrid(lambda sent, _: Message(RecordDict(), reply_to=sent), SITES, num_workers=1)
+    grid.push_messages([message(100), message(101)])
+    grid.close()
+    assert list(grid.get_node_ids()) == [100, 101]
