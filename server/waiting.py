@@ -61,6 +61,7 @@ class Waiting:
         self._messages = dict(messages)
         self._watch = watch
         self._ids: dict[str, str] = dict(earlier or {})
+        self._all_ids = dict(self._ids)
         self._owed = set(messages) | set(self._ids.values())
         self._lost: set[str] = set()
         self._retry_at: dict[str, float] = {}
@@ -98,9 +99,10 @@ class Waiting:
 
     def _take(self, reply: Message) -> str | None:
         """Returns the site whose answer this is, or None where it is none."""
-        site = self._ids.pop(reply.metadata.reply_to_message_id, None)
-        if site is None or site not in self._owed:
-            self._watch.event(site or "unknown", "duplicate", "other-round")
+        name = reply.metadata.reply_to_message_id
+        site = self._all_ids[name]
+        if self._ids.pop(name, None) is None or site not in self._owed:
+            self._watch.event(site, "duplicate", "answered-before")
             return None
         error = wire.read_error(reply)
         if error is not None and site in self._messages and self._may_ask_again(site, error):
@@ -178,7 +180,7 @@ class Waiting:
             if name is None:  # Flower takes no message for a node that it does not know now
                 self._lose(site, NODE_LOST)
             else:
-                self._ids[name] = site
+                self._ids[name] = self._all_ids[name] = site
 
 
 def _copy(message: Message, node_id: int) -> Message:
