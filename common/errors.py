@@ -13,6 +13,10 @@ FedgtvError
 │   └── PolicyError     what the site's policy does not allow
 ├── AuditError          exit code 1: the audit log cannot be written, or has been changed
 └── WorkError           exit code 1: the work itself failed
+    ├── OutOfMemoryError  a GPU, or the machine, has no memory left for it
+    ├── DiskFullError     there is no room for what must be written
+    ├── WorkerLostError   the process that did it has ended without an answer
+    └── NoCasesError      no case is left to train on
 """
 
 from typing import ClassVar, Self
@@ -109,6 +113,30 @@ class WorkError(FedgtvError, RuntimeError):
     code = "work-failed"
 
 
+class OutOfMemoryError(WorkError):
+    """A GPU, or the machine, has no memory left for the work."""
+
+    code = "out-of-memory"
+
+
+class DiskFullError(WorkError):
+    """There is no room on the disk for what must be written."""
+
+    code = "disk-full"
+
+
+class WorkerLostError(WorkError):
+    """The process that did the work has ended without an answer."""
+
+    code = "worker-lost"
+
+
+class NoCasesError(WorkError):
+    """No case is left to train on."""
+
+    code = "no-cases"
+
+
 class AuditError(FedgtvError):
     """The audit log cannot be written, or has been changed: a site that cannot prove what it does does nothing."""
 
@@ -123,7 +151,7 @@ CODES = frozenset(
     kind.code
     for kind in (
         FedgtvError, InputError, ConfigError, ImageError, LabelError, CheckpointError, SiteError, TaskError,
-        ReleaseError, AuditError, WorkError
+        ReleaseError, AuditError, WorkError, OutOfMemoryError, DiskFullError, WorkerLostError, NoCasesError
     )
 ) | ApprovalError.codes | PolicyError.codes | {INTERNAL, CRASHED}  # fmt: skip
 """All that a site says of its errors to the coordinator."""

@@ -7,9 +7,16 @@ from pydantic import AfterValidator, Field, field_validator
 
 from common import WIRE_VERSION
 from common.config import Frozen, Name, Recipe, SplitConfig
+from common.errors import CODES
 from common.text import clean_text
 
 OTHER_WIRE = "the other side speaks wire version"
+
+
+def _known_code(code: str) -> str:
+    if code not in CODES:
+        raise ValueError("no code of this release; update one side")
+    return code
 
 
 Count = Annotated[int, Field(ge=0)]
@@ -23,11 +30,11 @@ class NormalisationRecord(Frozen):
     sd: float = Field(gt=0)
 
 
-class _Task(Frozen):
+class ProgressTask(Frozen):
+    """Tell how far the work for an experiment is; a node answers at once, also while its ClientApp trains."""
+
     wire_version: int = WIRE_VERSION
     experiment: Name
-    recipe: Recipe
-    split: SplitConfig
 
     @field_validator("wire_version")
     @classmethod
@@ -35,6 +42,11 @@ class _Task(Frozen):
         if version != WIRE_VERSION:
             raise ValueError(f"{OTHER_WIRE} {version}; this release {WIRE_VERSION}; update one")
         return version
+
+
+class _Task(ProgressTask):
+    recipe: Recipe
+    split: SplitConfig
 
 
 class StatisticsTask(_Task):
@@ -107,6 +119,23 @@ class TrainResult(Frozen):
     local_layers: tuple[Annotated[str, Field(max_length=200)], ...] = ()
     """Names of the weights that the site keeps to itself: they are not among those that travel beside this."""
     seconds: float
+
+
+class SiteProgress(Frozen):
+    """How far a site is with what it is at work on; nothing in it is about a patient."""
+
+    state: Literal["idle", "queued", "preparing", "training", "validating", "evaluating", "sending"] = "idle"
+    """`queued`: the task is there, its process is not at work on it yet."""
+    model: Name | None = None
+    round: Annotated[int, Field(ge=1)] | None = None
+    epoch: Count = 0
+    """Done in this round, over all stages."""
+    epochs: Count = 0
+    """Of this round, over all stages; 0 for a task that trains nothing."""
+    seconds: float = Field(default=0.0, ge=0)
+    """Since the task began."""
+    error: Annotated[str, AfterValidator(_known_code)] | None = None
+    """The code of the last task here, where it ended in one."""
 
 
 class MetricSummary(Frozen):

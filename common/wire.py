@@ -27,6 +27,7 @@ from common.tasks import (
     EvaluateResult,
     EvaluateTask,
     Picture,
+    SiteProgress,
     SiteStatistics,
     StatisticsTask,
     TrainResult,
@@ -51,10 +52,11 @@ PROXIMAL_MU = "proximal-mu"
 TRAIN = "train"
 EVALUATE = "evaluate"
 STATISTICS = "query.statistics"
+PROGRESS = "query.progress"
 
 Task = StatisticsTask | TrainTask | EvaluateTask
 TASKS: dict[str, type[Task]] = {STATISTICS: StatisticsTask, TRAIN: TrainTask, EVALUATE: EvaluateTask}
-"""What a message of each type asks."""
+"""What a message of each type asks; `PROGRESS` asks for no work, and the node answers it itself."""
 UNREADABLE = (
     AttributeError, BadZipFile, EOFError, KeyError, MemoryError, OSError, OverflowError, TypeError, ValueError
 )  # fmt: skip
@@ -208,6 +210,11 @@ def statistics_reply(result: SiteStatistics, histogram: NDArray[np.int64] | None
     if histogram is not None:
         records[ARRAYS] = ArrayRecord({HISTOGRAM: Array(histogram)})
     return records
+
+
+def progress_reply(progress: SiteProgress) -> RecordDict:
+    """Returns the answer to a `ProgressTask`."""
+    return RecordDict({RESULT: ConfigRecord({JSON: progress.model_dump_json()})})
 
 
 def read_histogram(message: Message) -> NDArray[Any] | None:

@@ -8,7 +8,16 @@ from pydantic import ValidationError
 
 from common import WIRE_VERSION
 from common.config import Recipe, SplitConfig
-from common.tasks import EpochRecord, EvaluateTask, NormalisationRecord, StatisticsTask, TrainResult, TrainTask
+from common.tasks import (
+    EpochRecord,
+    EvaluateTask,
+    NormalisationRecord,
+    ProgressTask,
+    SiteProgress,
+    StatisticsTask,
+    TrainResult,
+    TrainTask,
+)
 
 COMMON: dict[str, Any] = {"experiment": "demo", "recipe": Recipe(), "split": SplitConfig()}
 NORMALISATION = NormalisationRecord(mean=-12.5, sd=198.0)
@@ -31,9 +40,10 @@ TRAIN: dict[str, Any] = COMMON | {
         StatisticsTask(**COMMON),
         TrainTask(**TRAIN),
         EvaluateTask(**COMMON, models=("a", "b"), part="test", normalisation=NORMALISATION),
+        ProgressTask(experiment="demo"),
     ],
 )
-def test_a_task_survives_json(task: StatisticsTask | TrainTask | EvaluateTask) -> None:
+def test_a_task_survives_json(task: StatisticsTask | TrainTask | EvaluateTask | ProgressTask) -> None:
     assert type(task).model_validate_json(task.model_dump_json()) == task
 
 
@@ -85,3 +95,12 @@ def test_a_loss_is_that_of_a_stage() -> None:
     """In the ledger it stands beside `epoch` and `lr`."""
     with pytest.raises(ValidationError, match="stage"):
         EpochRecord(epoch=0, lr=0.1, losses={"epoch": 1.0})
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"state": "hacking"}, {"error": "Mustermann"}, {"epoch": -1}, {"round": 0}, {"model": "a b"}, {"more": 1}]
+)
+def test_progress_holds_known_words_and_counts_alone(wrong: dict[str, Any]) -> None:
+    assert SiteProgress(state="training", model="m", round=1, epoch=1, epochs=4, error="worker-lost").seconds == 0
+    with pytest.raises(ValidationError):
+        SiteProgress.model_validate({"state": "idle"} | wrong)
