@@ -158,6 +158,11 @@ def read_task(message: Message, model: type[TaskModel]) -> tuple[TaskModel, Conf
         raise kind(f"task: not a {model.__name__} of this release ({reason}); update one side") from error
 
 
+def is_progress(message: Message) -> bool:
+    """Whether a message asks how far the site is."""
+    return message.metadata.message_type == PROGRESS
+
+
 def read_any_task(message: Message) -> Task:
     """Returns the task of whichever kind the message's type announces.
 
