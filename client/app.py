@@ -7,10 +7,12 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.progress import read_progress
 from client.site import Site
 from common import wire
 from common.logs import log_to_output
-from common.tasks import EvaluateTask, StatisticsTask
+from common.shortage import explained
+from common.tasks import EvaluateTask, ProgressTask, SiteProgress, StatisticsTask
 
 app = ClientApp()
 log = logging.getLogger("fedgtv.site")
@@ -21,7 +23,8 @@ def _answer(message: Message, context: Context, work: Callable[[Site, Message], 
     log_to_output()
     try:
         content = work(Site.open(Path(str(context.node_config["config"]))), message)
-    except Exception as error:
+    except Exception as raised:
+        error = explained(raised)
         log.exception("%s failed: %s", message.metadata.message_type, _line(error))
         content = wire.error_reply(error)
     return Message(content=content, reply_to=message)
@@ -42,6 +45,11 @@ def _train(site: Site, message: Message) -> RecordDict:
     return wire.train_reply(*site.train(task, weights), task.transport)
 
 
+def _progress(site: Site, message: Message) -> RecordDict:
+    wire.read_task(message, ProgressTask)
+    return wire.progress_reply(read_progress(site.work_folder) or SiteProgress())
+
+
 def _evaluate(site: Site, message: Message) -> RecordDict:
     task, _ = wire.read_task(message, EvaluateTask)
     return wire.evaluate_reply(*site.evaluate(task, wire.read_models(message)))
@@ -51,6 +59,12 @@ def _evaluate(site: Site, message: Message) -> RecordDict:
 def statistics(message: Message, context: Context) -> Message:
     """Answers a `StatisticsTask`."""
     return _answer(message, context, _statistics)
+
+
+@app.query("progress")
+def progress(message: Message, context: Context) -> Message:
+    """Answers a `ProgressTask` where no node does."""
+    return _answer(message, context, _progress)
 
 
 @app.train()

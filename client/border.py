@@ -16,18 +16,28 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.common.constant import ErrorCode
 
 from client import policy
 from client.audit import OUTGOING, Audit, AuditLog
 from client.disk_use import bytes_below
 from client.pixels import pixels_alone
+from client.progress import forget_progress, read_progress
 from common import wire
 from common.checkpoint import Weights
 from common.config import PolicyConfig, SiteConfig, load_yaml
-from common.errors import CODES, CRASHED, FedgtvError, PolicyError, WorkError
+from common.errors import CODES, CRASHED, FedgtvError, PolicyError, WorkerLostError, WorkError
 from common.private import private_folder
 from common.statistics import HuHistogram
-from common.tasks import EvaluateResult, EvaluateTask, SiteStatistics, StatisticsTask, TrainResult, TrainTask
+from common.tasks import (
+    EvaluateResult,
+    EvaluateTask,
+    SiteProgress,
+    SiteStatistics,
+    StatisticsTask,
+    TrainResult,
+    TrainTask,
+)
 
 log = logging.getLogger("fedgtv.site")
 TASK, DECISION = "task", "decision"
@@ -77,6 +87,14 @@ class Border:
         """Writes to the audit log that a message was received and refused unread."""
         why = "site.yaml cannot be read; neither task nor code was looked at"
         self.audit.append(DECISION, **_where(message), decision=error.code, why=why)
+
+    def tell(self, message: Message, progress: SiteProgress) -> Message:
+        """Returns the answer to a `ProgressTask`, once the audit log holds all that it says, in the one line of it.
+
+        No policy forbids it: it tells of no patient, and whoever waits hours for a round may know that it goes on.
+        """
+        told = progress.model_dump(exclude_defaults=True)
+        return self._send(message, _Leaving(wire.progress_reply(progress), {"state": progress.state, **told}))
 
     def enter(self, message: Message) -> Entry:
         """Returns what a message that was received asks for, once the policy allows it and the audit log holds that.
@@ -152,6 +170,8 @@ class Border:
         return Message(content=content, reply_to=message)
 
     def _limit(self, entry: Entry, reply: Message) -> _Leaving:
+        if reply.has_error() and reply.error.code == ErrorCode.CLIENT_APP_CRASHED:
+            return _Leaving(wire.code_reply(WorkerLostError.code))
         if reply.has_error() or not reply.has_content():
             return _Leaving(wire.code_reply(CRASHED))
         code = wire.error_code(reply.content)
@@ -227,19 +247,24 @@ def guarded(app: Callable[[Message, Context], Message]) -> Callable[[Message, Co
 
     def answer(message: Message, context: Context) -> Message:
         border = Border.open(Path(str(context.node_config["config"])))
+        if wire.is_progress(message):
+            return border.tell(message, read_progress(border.work) or SiteProgress())
         border.receive(message, num_bytes(message.content))
         try:
             entry = border.enter(message)
         except FedgtvError as error:
             return border.refuse(message, error)
-        return border.leave(message, entry, app(message, context))
+        try:
+            return border.leave(message, entry, app(message, context))
+        finally:
+            forget_progress(border.work)
 
     return answer
 
 
 def _where(message: Message) -> dict[str, Any]:
     metadata = message.metadata
-    kind = metadata.message_type if metadata.message_type in wire.TASKS else "unknown"
+    kind = metadata.message_type if metadata.message_type in (*wire.TASKS, wire.PROGRESS) else "unknown"
     return {"run": str(metadata.run_id), "message": _id(metadata.message_id), "kind": kind}
 
 

@@ -4,12 +4,13 @@ FOLDER/<stage>-<epochs done>.safetensors; the last two stay, so that a round whi
 coordinator stopped before its reply was recorded, finds what it started from.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from common.checkpoint import load_weights, save_weights
+from common.checkpoint import Array, load_weights, save_weights
 from common.errors import CheckpointError
 
 
@@ -17,12 +18,7 @@ def save_momentum(
     folder: Path, stage: str, optimiser: torch.optim.SGD, network: nn.Module, before: int, after: int
 ) -> None:
     """Writes the momentum of every parameter, by its name, and forgets all but the epochs `before` and `after`."""
-    buffers = {
-        name: optimiser.state[parameter]["momentum_buffer"]
-        for name, parameter in network.named_parameters()
-        if parameter in optimiser.state
-    }
-    save_weights(_path(folder, stage, after), buffers, {})
+    save_weights(_path(folder, stage, after), momentum_of(optimiser, network), {})
     for path in folder.glob(f"{stage}-*.safetensors"):
         if path not in (_path(folder, stage, before), _path(folder, stage, after)):
             path.unlink()
@@ -40,11 +36,24 @@ def load_momentum(folder: Path, stage: str, optimiser: torch.optim.SGD, network:
             f"{path}: no momentum of {stage} after {epochs_done} epochs here, a round was missed; "
             "start the step again, or use momentum_across_rounds: reset"
         )
-    buffers, _ = load_weights(path)
+    put_momentum(optimiser, network, load_weights(path)[0])
+
+
+def momentum_of(optimiser: torch.optim.SGD, network: nn.Module) -> dict[str, torch.Tensor]:
+    """Returns the momentum of every parameter that has one, by its name."""
+    return {
+        name: optimiser.state[parameter]["momentum_buffer"]
+        for name, parameter in network.named_parameters()
+        if parameter in optimiser.state
+    }
+
+
+def put_momentum(optimiser: torch.optim.SGD, network: nn.Module, momentum: Mapping[str, Array]) -> None:
+    """Puts momentum, by its parameter's name, into `optimiser`."""
     for name, parameter in network.named_parameters():
-        if name in buffers:
-            momentum = torch.from_numpy(buffers[name]).to(parameter.device)
-            optimiser.state[parameter]["momentum_buffer"] = momentum
+        if name in momentum:
+            value = torch.from_numpy(momentum[name]).to(parameter.device)
+            optimiser.state[parameter]["momentum_buffer"] = value
 
 
 def _path(folder: Path, stage: str, epochs_done: int) -> Path:

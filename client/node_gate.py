@@ -5,40 +5,42 @@ text included. Its main loop calls two functions of its own module, which are re
 
 - the task and its objects are pulled first, then the code is checked, then the border judges the task; only then does
   Flower's own step get all of it, from memory, and start the ClientApp;
-- of the ClientApp's reply the border makes the one that leaves, and that one is sent.
+- of the ClientApp's reply the border makes the one that leaves, and that one is sent. While there is none yet, who asks
+  how far the work is gets an answer, and other tasks wait; a ClientApp that ends without a reply is answered for.
 
 Whatever is refused is answered with a code. No process is started for it and no file of it is installed.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.supercore.fab import Fab
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    iterate_object_tree,
-    no_object_id_recompute,
-)
-from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, inflate_object_from_contents, pull_objects
-from flwr.supercore.object_store import NoObjectInStoreError
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, no_object_id_recompute
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.run import Run, RunNotRunningException
 
 from client.approval import Approvals
 from client.border import Border, Entry
+from client.node_messages import Awaited, Stored, inflated, is_over, pulled, stored_contents
+from client.progress import forget_progress, progress_of
 from common import wire
-from common.errors import ApprovalError, AuditError, FedgtvError, TaskError, WorkError
+from common.errors import ApprovalError, AuditError, FedgtvError, WorkerLostError, WorkError
+from common.shortage import explained
+from common.tasks import ProgressTask, SiteProgress
 
 log = logging.getLogger("fedgtv.site")
 CODE = "code"
-OBJECTS_S, OBJECT_POLL_S = 600.0, 0.05
-"""How long a ClientApp may take to store what it replies, and how often it is looked for."""
+POLL_S = 3.0
+"""Between two looks for messages while a ClientApp is at work; Flower's own, between two tasks."""
+MANY = 100
+"""Messages that are looked at in one go."""
 PULL, PUSH, INSERT = "_pull_and_store_message", "_push_messages", "_insert_message"
 """Flower's private functions in `flwr.supernode.start_client_internal`; a contract test guards them."""
 
@@ -61,26 +63,36 @@ class Gate:
         """Of the site.yaml that could be read last: a later one that cannot be read is refused in the same log."""
         self._asked: dict[str, tuple[Message, Entry]] = {}
         """Messages that are being worked on, by id."""
-        self._refused: dict[str, Message] = {}
-        """Replies to messages that are not, by the message's id. What is sent is this object: the store that Flower
-        keeps a copy in is open to the training code."""
+        self._ready: dict[str, Message] = {}
+        """Replies that no process made, by the message's id. What is sent is this object: the store that Flower keeps a
+        copy in is open to the training code."""
+        self._kept: deque[tuple[Message, Any]] = deque()
+        """Messages that came while another was worked on, with the trees of their objects."""
+        self._link: _Link | None = None
+        self._looked = self._began = 0.0
+        self._last_error: str | None = None
+        """The code that the last task ended in."""
         with suppress(FedgtvError):
             self._open()
 
     def pull(self, *, state: Any, object_store: Any, receive: Any, get_run: Any, get_fab: Any, pull_object: Any,
              confirm_message_received: Any, **others: Any) -> int | None:  # fmt: skip
         """As Flower's step: returns the run of the message that was taken in, or None when there was none."""
+        self._link = _Link(receive, pull_object, confirm_message_received)
         try:
-            received = receive()
+            received = self._next()
             if received is None:
                 return None
             message, tree = received
             run_id, message_id = int(message.metadata.run_id), message.metadata.message_id
+            if wire.is_progress(message):
+                self._ready[message_id] = self._progress(message, self._link.contents(message, tree))
+                self._insert(self._ready[message_id], state, object_store)
+                return run_id
             known = state.get_run(run_id)
             run = known or get_run(run_id)
             fab = None if known else get_fab(run.fab_hash, run_id)
-            contents = _pull_objects(tree, lambda name: pull_object(run_id, name))
-            confirm_message_received(run_id, message_id)
+            contents = self._link.contents(message, tree)
         except RunNotRunningException:
             log.info("the run has ended; its message is left")
             return None
@@ -89,7 +101,7 @@ class Gate:
             return None
         refusal = self._judge(message, run, fab, contents)
         if refusal is not None:
-            self._refused[message_id] = refusal
+            self._ready[message_id] = refusal
             self._insert(refusal, state, object_store)
             return run_id
         done: int | None = self._pull(
@@ -97,7 +109,39 @@ class Gate:
             get_fab=lambda *_: fab, pull_object=lambda _, name: contents[name],
             confirm_message_received=lambda *_: None, **others,
         )  # fmt: skip
+        if done is None:
+            self._asked.pop(message_id)
         return done
+
+    def _next(self) -> tuple[Message, Any] | None:
+        """The message to be done next: first whoever asks how far the site is, so all that waits is looked at then."""
+        assert self._link is not None
+        if not self._kept:
+            self._kept.extend(self._link.received(1))
+        if self._kept and wire.is_progress(self._kept[-1][0]):
+            self._kept.extend(self._link.received(MANY))
+        for number, (message, _) in enumerate(self._kept):
+            if wire.is_progress(message):
+                self._kept.rotate(-number)
+                break
+        return self._kept.popleft() if self._kept else None
+
+    def _progress(self, message: Message, contents: dict[str, bytes]) -> Message:
+        """Returns the answer to whoever asks how far the site is; an unreadable site.yaml changes nothing of it."""
+        try:
+            task, _ = wire.read_task(inflated(message, contents), ProgressTask)
+            border = self._border or self._open()
+            return border.tell(message, self._how_far(border, task))
+        except Exception as error:
+            return _refusal(self._border, message, error)
+
+    def _how_far(self, border: Border, asked: ProgressTask) -> SiteProgress:
+        """Of the task of that experiment; the work for another one is a queue before it, and nothing more."""
+        told = SiteProgress(state="queued" if self._asked or self._kept else "idle")
+        for _, entry in self._asked.values():
+            if entry.task.experiment == asked.experiment:
+                told = progress_of(border.work, entry.task, time.monotonic() - self._began)
+        return told.model_copy(update={"error": self._last_error})
 
     def _judge(self, message: Message, run: Run, fab: Fab | None, contents: dict[str, bytes]) -> Message | None:
         """Returns the reply to a message that may not be worked on, or None."""
@@ -105,11 +149,13 @@ class Gate:
             border = self._received(message, sum(map(len, contents.values())))
             if fab is not None:
                 self._check_code(border, run, fab)
-            inflated = _inflate(message, contents)
-            self._asked[message.metadata.message_id] = (inflated, border.enter(inflated))
+            whole = inflated(message, contents)
+            self._asked[message.metadata.message_id] = (whole, border.enter(whole))
+            forget_progress(border.work)
+            self._began = time.monotonic()
             return None
         except Exception as error:
-            return _refusal(self._border, message, error)
+            return self._noted(_refusal(self._border, message, error))
 
     def _received(self, message: Message, num_bytes: int) -> Border:
         """Writes to the audit log that a message came, also where site.yaml cannot be read, and returns the border."""
@@ -142,36 +188,79 @@ class Gate:
     def push(self, *, state: Any, object_store: Any, send: Any, push_object: Any) -> None:
         """As Flower's step: waits for replies, and sends what the border makes of them."""
 
+        def send_off(leaving: Message, seconds: float) -> str:
+            return _send(leaving, seconds, send, push_object)
+
         def send_what_may_leave(reply: Message, tree: Any, seconds: float) -> tuple[set[str], str]:
-            leaving = self._leaving(reply, tree, object_store.get)
-            if leaving is None:
-                return set(), ""
-            with no_object_id_recompute():
-                leaving.metadata.__dict__["_message_id"] = leaving.object_id  # as Flower's own step does
-                objects, tree_of_it = get_all_nested_objects(leaving), get_object_tree(leaving)
-            missing, session = send(leaving, tree_of_it, seconds)
-            for name in missing:
-                push_object(leaving.metadata.run_id, session, name, objects[name].deflate())
-            return set(), session  # nothing of the original is left for Flower to send
+            leaving = self._leaving(reply, tree, object_store.get, lambda: is_over(state))
+            return set(), "" if leaving is None else send_off(leaving, seconds)
 
-        self._push(state=state, object_store=_Stored(object_store), send=send_what_may_leave, push_object=push_object)
+        def meanwhile(over: bool) -> None:
+            if over:
+                self._answer_for_the_lost(state, object_store)
+            elif time.monotonic() - self._looked >= POLL_S:
+                self._look_round(send_off)
 
-    def _leaving(self, reply: Message, tree: Any, get: Callable[[str], bytes | None]) -> Message | None:
+        self._push(
+            state=Awaited(state, meanwhile), object_store=Stored(object_store), send=send_what_may_leave,
+            push_object=push_object,
+        )  # fmt: skip
+
+    def _look_round(self, send_off: Callable[[Message, float], str]) -> None:
+        """Answers whoever asks how far the work is; whatever else comes has to wait for its end.
+
+        A network that is away ends no work: what could not be answered is asked again.
+        """
+        self._looked = time.monotonic()
+        assert self._link is not None
+        try:
+            for message, tree in self._link.received(MANY):
+                if wire.is_progress(message):
+                    send_off(self._progress(message, self._link.contents(message, tree)), 0.0)
+                else:
+                    self._kept.append((message, tree))
+        except RunNotRunningException:
+            log.info("the run that asked how far the site is has ended")
+        except Exception as error:
+            log.warning("no look for messages while at work: %s", error)
+
+    def _answer_for_the_lost(self, state: Any, object_store: Any) -> None:
+        """Makes the reply to a message whose process has ended without one: killed, for want of memory or by hand."""
+        for message_id, (message, _) in self._asked.items():
+            error = WorkerLostError(
+                "the process at work ended without an answer; if nobody stopped it, look for the system's "
+                "out-of-memory killer (dmesg); the coordinator asks again, and the work goes on where it was kept"
+            )
+            self._ready[message_id] = self._noted(_refusal(self._border, message, error))
+            object_store.delete(message_id)
+            self._insert(self._ready[message_id], state, object_store)
+        self._asked.clear()
+
+    def _leaving(
+        self, reply: Message, tree: Any, get: Callable[[str], bytes | None], over: Callable[[], bool]
+    ) -> Message | None:
         """Returns what is sent for a reply that waits; None for one that answers nothing that is being worked on."""
         answered = reply.metadata.reply_to_message_id
-        if answered in self._refused:
-            return self._refused.pop(answered)
+        if answered in self._ready:
+            return self._ready.pop(answered)
         if answered not in self._asked:
             self._hold_back(reply)
             return None
         message, entry = self._asked.pop(answered)
         try:
             border = self._open()
+            forget_progress(border.work)
             if tree is None:
                 raise WorkError("reply: stored under another id than its own")
-            return border.leave(message, entry, reply if reply.has_error() else _inflate(reply, _contents(tree, get)))
+            whole = reply if reply.has_error() else inflated(reply, stored_contents(tree, get, over))
+            return self._noted(border.leave(message, entry, whole))
         except Exception as error:
-            return _refusal(self._border, message, error)
+            return self._noted(_refusal(self._border, message, error))
+
+    def _noted(self, leaving: Message) -> Message:
+        """The reply to a task, after noting the code that it ended in."""
+        self._last_error = wire.error_code(leaving.content)
+        return leaving
 
     def _hold_back(self, reply: Message) -> None:
         """Notes a reply that nobody asked for: the training code made it, for it alone can put one there."""
@@ -181,27 +270,45 @@ class Gate:
                 self._border.hold_back(reply)
 
 
-class _Stored:
-    """The store that replies lie in, for Flower's step, whose loop ends over a reply that is not there."""
+@dataclass(frozen=True)
+class _Link:
+    """Flower's calls to the coordinator, as its loop gave them last."""
 
-    def __init__(self, store: Any) -> None:
-        self._store = store
+    receive: Callable[[], tuple[Message, Any] | None]
+    pull_object: Callable[[int, str], bytes]
+    confirm: Callable[[int, str], None]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+    def received(self, at_most: int) -> Iterator[tuple[Message, Any]]:
+        """Gives the messages that wait, with the trees of their objects."""
+        for _ in range(at_most):
+            if (received := self.receive()) is None:
+                return
+            yield received
 
-    def get_object_tree(self, name: str) -> Any:
-        """Returns the tree of a reply's objects, None where nothing lies under its id."""
-        try:
-            return self._store.get_object_tree(name)
-        except NoObjectInStoreError:
-            return None
+    def contents(self, message: Message, tree: Any) -> dict[str, bytes]:
+        """Returns a message's objects, and says that it was received."""
+        run_id = int(message.metadata.run_id)
+        contents = pulled(tree, lambda name: self.pull_object(run_id, name))
+        self.confirm(run_id, message.metadata.message_id)
+        return contents
+
+
+def _send(leaving: Message, seconds: float, send: Any, push_object: Any) -> str:
+    """Sends a reply and its objects; returns the session that they were sent in."""
+    with no_object_id_recompute():
+        leaving.metadata.__dict__["_message_id"] = leaving.object_id  # as Flower's own step does
+        objects, tree = get_all_nested_objects(leaving), get_object_tree(leaving)
+    missing, session = send(leaving, tree, seconds)
+    for name in missing:
+        push_object(leaving.metadata.run_id, session, name, objects[name].deflate())
+    return str(session)
 
 
 def _refusal(border: Border | None, message: Message, error: Exception) -> Message:
     """Returns a reply with the code alone; where not even the audit log can be written, that is all that leaves."""
     if not isinstance(error, FedgtvError):
         log.error("unexpected", exc_info=error)
+        error = explained(error)
     try:
         if border is not None and not isinstance(error, AuditError):
             return border.refuse(message, error)
@@ -209,42 +316,3 @@ def _refusal(border: Border | None, message: Message, error: Exception) -> Messa
         error = broken
     log.error("%s refused: %s", message.metadata.message_type, error)
     return Message(content=wire.error_reply(error), reply_to=message)
-
-
-def _pull_objects(tree: Any, pull: Callable[[str], bytes]) -> dict[str, bytes]:
-    return pull_objects([each.object_id for each in iterate_object_tree(tree)], pull)
-
-
-def _contents(tree: Any, get: Callable[[str], bytes | None]) -> dict[str, bytes]:
-    """The objects of a reply; its ClientApp stores them one by one after announcing all.
-
-    Raises:
-        WorkError: they are not there in time: the ClientApp has died over it.
-    """
-    contents = {}
-    deadline = time.monotonic() + OBJECTS_S
-    for name in [each.object_id for each in iterate_object_tree(tree)]:
-        while not (content := get(name)):
-            if content is None or time.monotonic() > deadline:
-                raise WorkError("reply: not stored whole by the process that did the work; see the lines before this")
-            time.sleep(OBJECT_POLL_S)
-        contents[name] = content
-    return contents
-
-
-def _inflate(message: Message, contents: dict[str, bytes]) -> Message:
-    """Returns the message with its content; its metadata stay those under which Flower knows it.
-
-    Raises:
-        TaskError: the objects are not what they say.
-    """
-    try:
-        whole = inflate_object_from_contents(message.metadata.message_id, contents, keep_object_contents=True)
-        content = whole.content if isinstance(whole, Message) else None
-    except Exception as error:  # Flower's own and Python's, whatever a broken object sets off
-        raise TaskError(f"message: cannot be read ({type(error).__name__}); update one side") from error
-    if not isinstance(content, RecordDict):
-        raise TaskError("message: holds no records; update one side")
-    known = copy(message)
-    known.content = content
-    return known

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from client.case_store import CaseStore, opened
 from client.cases import CACHE, OWN
+from client.round_checkpoint import FOLDER as ROUNDS
+from client.round_checkpoint import forget_rounds
 from common.cache import forget_case
 from common.config import SiteConfig
 from common.dataset import INDEX_NAME
@@ -22,6 +24,8 @@ class CasePlaces:
     cases: Path
     caches: tuple[Path, ...]
     """Where prepared cases lie."""
+    rounds: Path
+    """What is kept of a round of training under way: weights that the cases had a part in."""
     page: Path
     """The check's pictures of all cases."""
 
@@ -29,7 +33,7 @@ class CasePlaces:
     def of(cls, site: SiteConfig, folder: Path, page: Path) -> "CasePlaces":
         """Returns those of `site`, whose relative paths start at `folder`."""
         caches = (folder / site.work / CACHE, folder / site.state / OWN / CACHE)
-        return cls(site.site, folder / site.cases, caches, page)
+        return cls(site.site, folder / site.cases, caches, folder / site.work / ROUNDS, page)
 
 
 def check_removable(places: CasePlaces, case_ids: Sequence[str]) -> None:
@@ -47,7 +51,7 @@ def gone(places: CasePlaces, case_ids: Sequence[str]) -> tuple[str, ...]:
 
 
 def remove_cases(places: CasePlaces, case_ids: Sequence[str]) -> tuple[str, ...]:
-    """Takes cases out, what was cached of them too, and the page that pictured them.
+    """Takes cases out, what was cached of them too, the page that pictured them, and what is kept of a round.
 
     A patient's pseudonym, stage and part of the split stay noted. Stopped in between, it goes on when called again.
 
@@ -64,6 +68,7 @@ def remove_cases(places: CasePlaces, case_ids: Sequence[str]) -> tuple[str, ...]
             unknown = tuple(case_id for case_id in case_ids if not store.remove(case_id))
             for cache, case_id in product(places.caches, case_ids):
                 forget_case(cache, case_id)
+            forget_rounds(places.rounds)
             places.page.unlink(missing_ok=True)
         except OSError as error:
             raise WorkError(

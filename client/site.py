@@ -1,9 +1,7 @@
 """A site's own work on its own cases: counts, training, measuring. Flower-free; `client/app.py` calls it."""
 
 import logging
-import time
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,20 +9,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.case_guard import check_still_here, on_cases_that_stay
 from client.cases import OWN, Cases, OpenCase, open_cases
 from client.local_layers import last_layers, load_layers, save_layers
 from client.measuring import LoadedModel, measure, summary
-from client.momentum import load_momentum, save_momentum
 from client.policy import local_names
+from client.progress import Progress
+from client.round_checkpoint import RoundCheckpoint, round_key
+from client.site_round import SiteRound, where
 from client.splits import adopt_split
 from common.checkpoint import Weights
 from common.config import SiteConfig, load_yaml
 from common.device import choose_device
-from common.errors import WorkError
+from common.errors import NoCasesError
 from common.model import model_weights
 from common.statistics import body_histogram
 from common.tasks import (
-    EpochRecord,
     EvaluateResult,
     EvaluateTask,
     ModelSummary,
@@ -35,7 +35,6 @@ from common.tasks import (
     TrainTask,
 )
 from common.text import counted
-from common.training import Span, make_optimiser, poly_lr, train_stage
 
 log = logging.getLogger("fedgtv.site")
 
@@ -49,6 +48,8 @@ class Site:
         self.cases_folder = folder / config.cases
         self.work_folder = self.prepared_folder = folder / config.work
         self.state_folder = folder / config.state
+        self.told_folder: Path | None = self.work_folder
+        """Where the work tells how far it is; None: it does not, for nobody asks."""
 
     @classmethod
     def open(cls, path: Path) -> "Site":
@@ -67,6 +68,7 @@ class Site:
         site.work_folder = site.prepared_folder = self.work_folder
         if self.config.worker is not None:
             site.prepared_folder = self.state_folder / OWN
+        site.told_folder = None
         return site
 
     def device(self) -> torch.device:
@@ -86,8 +88,20 @@ class Site:
 
         The histogram is None when the site has fewer training cases than its policy's `min_cases`.
         """
-        started = time.monotonic()
-        cases = self.open_cases(task)
+        progress = Progress(self.told_folder, task)
+
+        def work(cases: Cases) -> tuple[SiteStatistics, NDArray[np.int64] | None]:
+            done = self._statistics(cases, progress.seconds)
+            check_still_here(self.cases_folder, (*cases.train, *cases.validation, *cases.test))
+            return done
+
+        done = on_cases_that_stay(self.cases_folder, lambda: self.open_cases(task), work)
+        progress.say("sending")
+        return done
+
+    def _statistics(
+        self, cases: Cases, seconds: Callable[[], float]
+    ) -> tuple[SiteStatistics, NDArray[np.int64] | None]:
         enough = len(cases.train) >= self.config.policy.min_cases
         histogram = body_histogram([case.cached for case in cases.train]).to_array() if enough else None
         result = SiteStatistics(
@@ -95,7 +109,7 @@ class Site:
             validation=len(cases.validation),
             test=len(cases.test),
             refused=cases.num_refused,
-            seconds=time.monotonic() - started,
+            seconds=seconds(),
         )
         counts = (result.train, result.validation, result.test, result.refused)
         log.info("statistics: %d cases to train, %d to validate, %d to test, %d refused", *counts)
@@ -104,77 +118,120 @@ class Site:
     def train(self, task: TrainTask, weights: Weights) -> tuple[Weights, TrainResult]:
         """Trains every stage for the task's epochs; returns the new weights and what happened.
 
+        A round that was begun here before goes on after the last epoch that was kept; one that was done is answered
+        by what came of it. A case that is taken out meanwhile makes it begin anew, without that case.
+
         Raises:
-            WorkError: no training case is left, or the training diverges.
+            NoCasesError: no training case is left.
+            WorkError: the training diverges.
             CheckpointError: the weights are another network's.
         """
-        started = time.monotonic()
-        device = self.device()
-        cases = self.open_cases(task)
+        progress, device = Progress(self.told_folder, task), self.device()
+
+        def work(cases: Cases) -> tuple[Weights, TrainResult]:
+            return self._train(task, weights, cases, device, progress)
+
+        done = on_cases_that_stay(self.cases_folder, lambda: self.open_cases(task), work)
+        progress.say("sending")
+        return done
+
+    def _train(
+        self, task: TrainTask, weights: Weights, cases: Cases, device: torch.device, progress: Progress
+    ) -> tuple[Weights, TrainResult]:
         if not cases.train:
-            raise WorkError(f"site {self.config.site}: no training case is left; import cases, then run `check`")
+            raise NoCasesError(f"site {self.config.site}: no training case is left; import cases, then run `check`")
         local = local_names(self.config.policy, weights)
         if local:
             weights = weights | load_layers(self.work_folder, task, local)
+        used = (*cases.train, *(cases.validation if task.validate_received else ()))
+        kept = self._checkpoint(task, weights, used)
+        done = kept.result()
+        if done is not None:
+            log.info("%s: was done here before; its result is sent again", where(task))
+            return done
         model = LoadedModel.of(task, weights, device)
+
+        def on_epoch(epochs_done: int) -> None:
+            progress.say("training", epochs_done)
+            check_still_here(self.cases_folder, used)
+
+        training = SiteRound(
+            self.config.site, self.work_folder, task, model, [case.cached for case in cases.train], kept,
+            partial(self._validation_dsc, model, cases.validation, task, progress), on_epoch,
+        )  # fmt: skip
+        trained, result = self._trained(training, cases, progress)
+        if local:
+            save_layers(self.work_folder, task, {name: trained[name] for name in local})
+        check_still_here(self.cases_folder, used)
+        kept.finish(trained, result)
+        log.info("%s: done in %.0f s", where(task), result.seconds)
+        return trained, result
+
+    def _checkpoint(self, task: TrainTask, weights: Weights, used: Sequence[OpenCase]) -> RoundCheckpoint:
+        """What is kept of this very round: of this task, these weights, and these cases as they are now."""
+        mine: list[str | int] = [self.config.site, self.config.policy.min_cases]
+        key = round_key(task, weights, mine + [case.cached.folder.name for case in used])
+        return RoundCheckpoint(self.work_folder, key, self.config.checkpoint_s)
+
+    @staticmethod
+    def _trained(training: SiteRound, cases: Cases, progress: Progress) -> tuple[Weights, TrainResult]:
+        task = training.task
         epochs = (task.epochs_done + 1, task.epochs_done + task.local_epochs, task.epochs_total)
-        log.info("%s: %d cases, epochs %d to %d of %d", _where(task), len(cases.train), *epochs)
-        validation_dsc = self._validation_dsc(model, cases.validation, task) if task.validate_received else None
-        losses = {stage: self._train_stage(stage, model, cases.train, task) for stage in model.networks}
+        log.info("%s: %d cases, epochs %d to %d of %d", where(task), len(cases.train), *epochs)
+        progress.say("training")
+        training.run()
+        validated = training.validation_dsc is not None
         result = TrainResult(
             model=task.model,
             round=task.round,
             num_examples=len(cases.train),
-            epochs=_epoch_records(task, losses),
-            validation_dsc=validation_dsc,
-            num_validated=len(cases.validation) if validation_dsc is not None else 0,
-            seconds=time.monotonic() - started,
+            epochs=training.epoch_records(),
+            validation_dsc=training.validation_dsc,
+            num_validated=len(cases.validation) if validated else 0,
+            seconds=training.seconds,
         )
-        trained = model_weights(model.networks)
-        if local:
-            save_layers(self.work_folder, task, {name: trained[name] for name in local})
-        log.info("%s: done in %.0f s", _where(task), result.seconds)
-        return trained, result
+        return model_weights(training.model.networks), result
 
-    def _validation_dsc(self, model: LoadedModel, cases: Sequence[OpenCase], task: TrainTask) -> float | None:
-        """Mean DSC; None for fewer cases than the policy's `min_cases`."""
-        if len(cases) < self.config.policy.min_cases:
+    def _validation_dsc(
+        self, model: LoadedModel, cases: Sequence[OpenCase], task: TrainTask, progress: Progress
+    ) -> float | None:
+        """Mean DSC; None where it is not asked for, or for fewer cases than the policy's `min_cases`."""
+        if not task.validate_received or len(cases) < self.config.policy.min_cases:
             return None
+        progress.say("validating")
         dsc = float(np.mean([metrics.dsc for metrics in measure(model, cases)[0]]))
-        log.info("%s: the received model's mean DSC on %d validation cases is %.3f", _where(task), len(cases), dsc)
+        log.info("%s: the received model's mean DSC on %d validation cases is %.3f", where(task), len(cases), dsc)
+        progress.say("training")
         return dsc
-
-    def _train_stage(self, stage: str, model: LoadedModel, cases: Sequence[OpenCase], task: TrainTask) -> list[float]:
-        """One stage's losses by epoch; its momentum comes from the round before, if the recipe keeps it."""
-        network = model.networks[stage]
-        optimiser = make_optimiser(network, task.recipe.training, task.lr0)
-        keep = task.recipe.training.momentum_across_rounds == "keep"
-        folder = self.work_folder / "momentum" / task.experiment / f"seed-{task.seed}" / f"{task.step}-{task.model}"
-        if keep and task.epochs_done:
-            load_momentum(folder, stage, optimiser, network, task.epochs_done)
-        cached, told = [case.cached for case in cases], partial(_tell, task, stage)
-        span = self._span(task)
-        losses = train_stage(network, stage, cached, task.recipe, span, model.normalisation, optimiser, told)
-        if keep:
-            after = task.epochs_done + task.local_epochs
-            save_momentum(folder, stage, optimiser, network, task.epochs_done, after)
-        return losses
-
-    def _span(self, task: TrainTask) -> Span:
-        """The task's epochs; every site draws its own patches."""
-        seed = zlib.crc32(f"{task.seed}/{task.step}/{self.config.site}".encode())
-        return Span(task.epochs_done, task.local_epochs, task.epochs_total, task.lr0, seed, task.proximal_mu)
 
     def evaluate(self, task: EvaluateTask, models: Mapping[str, Weights]) -> tuple[EvaluateResult, list[Picture]]:
         """Measures each model on the original grids of one part; pictures, of the first model, only by policy."""
-        started = time.monotonic()
-        device, policy = self.device(), self.config.policy
-        cases = self.open_cases(task)
+        progress, device = Progress(self.told_folder, task), self.device()
+
+        def work(cases: Cases) -> tuple[EvaluateResult, list[Picture]]:
+            done = self._evaluate(task, models, cases, device, progress)
+            check_still_here(self.cases_folder, cases.test if task.part == "test" else cases.validation)
+            return done
+
+        done = on_cases_that_stay(self.cases_folder, lambda: self.open_cases(task), work)
+        progress.say("sending")
+        return done
+
+    def _evaluate(
+        self,
+        task: EvaluateTask,
+        models: Mapping[str, Weights],
+        cases: Cases,
+        device: torch.device,
+        progress: Progress,
+    ) -> tuple[EvaluateResult, list[Picture]]:
+        policy = self.config.policy
         part = cases.test if task.part == "test" else cases.validation
         if len(part) < policy.min_cases:
             reason = f"{counted(len(part), 'case')}, fewer than the site's min_cases {policy.min_cases}"
             log.info("evaluation: withheld, %s", reason)
-            return EvaluateResult(summaries={}, withheld=reason, seconds=time.monotonic() - started), []
+            return EvaluateResult(summaries={}, withheld=reason, seconds=progress.seconds()), []
+        progress.say("evaluating")
         summaries: dict[str, ModelSummary] = {}
         pictures: list[Picture] = []
         for name in task.models:
@@ -186,25 +243,4 @@ class Site:
             log.info("evaluation: %s has a mean DSC of %.3f", name, np.mean([metrics.dsc for metrics in measured]))
             summaries[name] = summary(measured, policy.min_cases)
             pictures += drawn
-        return EvaluateResult(summaries=summaries, seconds=time.monotonic() - started), pictures
-
-
-def _where(task: TrainTask) -> str:
-    return f"{task.model} round {task.round}"
-
-
-def _tell(task: TrainTask, stage: str, epoch: int, loss: float) -> None:
-    """Into the site's own log."""
-    log.info("%s, %s epoch %d of %d: loss %.4f", _where(task), stage, epoch + 1, task.epochs_total, loss)
-
-
-def _epoch_records(task: TrainTask, losses: Mapping[str, Sequence[float]]) -> tuple[EpochRecord, ...]:
-    power = task.recipe.training.power
-    return tuple(
-        EpochRecord(
-            epoch=epoch,
-            lr=poly_lr(task.lr0, epoch, task.epochs_total, power),
-            losses={stage: values[number] for stage, values in losses.items()},
-        )
-        for number, epoch in enumerate(range(task.epochs_done, task.epochs_done + task.local_epochs))
-    )
+        return EvaluateResult(summaries=summaries, seconds=progress.seconds()), pictures

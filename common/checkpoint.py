@@ -5,7 +5,10 @@ JSON of its recipe and of the intensity normalisation, without which the weights
 metadata make equal bytes. Reading and writing need no torch.
 """
 
+import errno
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,12 +44,26 @@ def save_weights(path: Path, weights: "Mapping[str, Array | Tensor]", metadata: 
         path: the folder is made where it is missing.
         weights: name to array or tensor of any device.
         metadata: strings that come back from `load_weights`; the key `format` is ours.
+
+    Raises:
+        OSError: the disk is full, or the folder not writable; an older file stands.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: as_array(value) for name, value in weights.items()}
+    described = {METADATA: json.dumps({**metadata, "format": FORMAT}, sort_keys=True)}
     with replacing(path, private_mode(path.parent)) as unfinished:
-        save_file(arrays, unfinished, {METADATA: json.dumps({**metadata, "format": FORMAT}, sort_keys=True)})
+        try:
+            save_file(arrays, unfinished, described)
+        except SafetensorError as error:
+            raise _as_os_error(error, path) from error
+
+
+def _as_os_error(error: SafetensorError, path: Path) -> OSError:
+    """What the system said: safetensors names its number within a text alone."""
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    number = int(told[1]) if told else errno.EIO
+    return OSError(number, os.strerror(number), str(path))
 
 
 def load_weights(path: Path) -> tuple[Weights, dict[str, str]]:

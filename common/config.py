@@ -573,6 +573,8 @@ class SiteConfig(Frozen):
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     num_threads: int = Field(default=0, ge=0)
     """Of the training process on a CPU; 0: all cores."""
+    checkpoint_s: float = Field(default=60.0, ge=0)
+    """Least seconds between two epochs after which the work is kept, for a round that is cut short; 0: every epoch."""
     worker: WorkerConfig | None = None
     """null: the node starts the training code under its own account."""
     ingest: IngestConfig = IngestConfig()

@@ -53,6 +53,11 @@ def make_optimiser(network: nn.Module, config: TrainingConfig, lr: float) -> tor
     )
 
 
+def anchor(network: nn.Module, span: Span) -> list[Tensor]:
+    """Returns what FedProx holds on to, copies of the parameters as they are now; none without FedProx."""
+    return [parameter.detach().clone() for parameter in network.parameters()] if span.proximal_mu else []
+
+
 def train_stage(
     network: nn.Module,
     stage: str,
@@ -62,6 +67,7 @@ def train_stage(
     normalisation: Normalisation,
     optimiser: torch.optim.SGD,
     on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+    received: Sequence[Tensor] | None = None,
 ) -> list[float]:
     """Trains `network` in place and returns the mean loss of each epoch.
 
@@ -74,13 +80,15 @@ def train_stage(
         normalisation: of the federation.
         optimiser: made by `make_optimiser`; its momentum is used and updated.
         on_epoch: called with the global epoch and its mean loss.
+        received: the parameters that FedProx holds on to, where the network has gone on from them; None: as they are.
 
     Raises:
         WorkError: an epoch's loss is not a finite number.
     """
     network.train()
     on_gpu = next(network.parameters()).device.type == "cuda"
-    received = [parameter.detach().clone() for parameter in network.parameters()] if span.proximal_mu else []
+    if received is None:
+        received = anchor(network, span)
     losses = []
     for epoch in range(span.first_epoch, span.first_epoch + span.num_epochs):
         rng = np.random.default_rng([span.seed, zlib.crc32(stage.encode()), epoch])

@@ -4,6 +4,7 @@ Windows may leave the volume: what lies outside is normalised air, and scores ou
 than the patch the volume lies in the window's middle, as in training (`sampling.inside`).
 """
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ from torch import nn
 
 from common.config import Triple
 from common.device import autocast
-from common.errors import WorkError
+from common.errors import OutOfMemoryError, WorkError
+from common.shortage import is_out_of_memory
 
+log = logging.getLogger("fedgtv.site")
 Scores = NDArray[np.float32]
 Place = tuple[tuple[slice, ...], tuple[slice, ...]]
 """A part of a window, and the same voxels in the volume."""
@@ -64,7 +67,7 @@ def mean_scores(
         air: fills what lies outside the volume.
         device: where the network computes; sums are fp32 on the CPU.
         precision: of the forward pass, see `device.autocast`.
-        batch_size: windows a forward pass.
+        batch_size: windows a forward pass; half as many, and so on, where the device's memory is too small for them.
         onto: (z, y, x), the scores to which this mean is added in place; None: zeros.
         weight: factor on the mean.
 
@@ -73,17 +76,23 @@ def mean_scores(
 
     Raises:
         WorkError: a score is not a number.
+        OutOfMemoryError: not even one window fits into the device's memory.
     """
     shape = image.shape[-3:]
     total = np.zeros(shape, np.float32) if onto is None else onto
     shares = [_shares({start[axis] for start in starts}, patch_size[axis]) for axis in range(3)]
     with evaluating(network), torch.inference_mode(), autocast(device, precision):
-        for first in range(0, len(starts), batch_size):
-            batch = starts[first : first + batch_size]
+        todo = list(starts)
+        while todo:
+            batch = todo[:batch_size]
             places = [_common_part(start, patch_size, shape) for start in batch]
+            scores = _scores_if_they_fit(network, _windows(image, places, patch_size, air), device)
+            if scores is None:
+                batch_size = _smaller(len(batch), patch_size, device)
+                continue
             factors = [[share[step] for share, step in zip(shares, start, strict=True)] for start in batch]
-            windows = _windows(image, places, patch_size, air)
-            _add(total, _scores(network, windows, device), places, factors, np.float32(weight))
+            _add(total, scores, places, factors, np.float32(weight))
+            del todo[: len(batch)]
     if np.isnan(total.max()):
         raise WorkError("scores: not numbers, the weights have diverged; use an earlier round or a lower lr0")
     return np.minimum(total, 1, out=total)  # shares are rounded: three thirds may be more than one
@@ -125,6 +134,29 @@ def _scores(network: nn.Module, windows: Scores, device: torch.device) -> Scores
     logits = network(torch.from_numpy(windows).to(device))
     scores: Scores = logits[:, 0].float().sigmoid().cpu().numpy()
     return scores
+
+
+def _scores_if_they_fit(network: nn.Module, windows: Scores, device: torch.device) -> Scores | None:
+    """The batch's scores, or None where memory ran out; what was taken for them is free again then."""
+    try:
+        return _scores(network, windows, device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # here, where no frame of the failed pass holds its tensors any more
+    return None
+
+
+def _smaller(num_windows: int, patch_size: Triple, device: torch.device) -> int:
+    """Half as many windows (OutOfMemoryError: it was one)."""
+    if num_windows == 1:
+        raise OutOfMemoryError(
+            f"{device}: has no memory for one window of {' x '.join(map(str, patch_size))} voxels; end what else uses "
+            "it, or take another device"
+        )
+    log.warning("memory is too small for %d windows at a time; going on with %d", num_windows, num_windows // 2)
+    return num_windows // 2
 
 
 def _add(

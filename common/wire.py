@@ -172,6 +172,11 @@ def experiment_of(message: Message) -> str:
     return str(json.loads(str(records(message.content, ConfigRecord)[CONFIG][TASK]))["experiment"])
 
 
+def is_progress(message: Message) -> bool:
+    """Whether a message asks how far the site is."""
+    return message.metadata.message_type == PROGRESS
+
+
 def read_any_task(message: Message) -> Task:
     """Returns the task of whichever kind the message's type announces.
 

@@ -23,6 +23,7 @@ IMPORT_FLOWER = {
     "client.app",
     "client.border",
     "client.node_gate",
+    "client.node_messages",
     "client.node_process",
     "client.worker_process",
     "server.app",

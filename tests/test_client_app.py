@@ -24,6 +24,8 @@ from common.tasks import (
     EvaluateResult,
     EvaluateTask,
     NormalisationRecord,
+    ProgressTask,
+    SiteProgress,
     SiteStatistics,
     StatisticsTask,
     TrainResult,
@@ -115,6 +117,14 @@ def test_evaluation(context: Context, tiny_recipe: Recipe) -> None:
     assert picture.dsc is not None
 
 
+def test_progress(context: Context, tiny_recipe: Recipe) -> None:
+    asked = wire.task_record(ProgressTask(experiment="demo"))
+    assert wire.read_result(send(asked, wire.PROGRESS, context)[0], SiteProgress) == SiteProgress()
+    send(train_content(tiny_recipe, model_weights(build_model(tiny_recipe, 1))), wire.TRAIN, context)
+    told = wire.read_result(send(asked, wire.PROGRESS, context)[0], SiteProgress)
+    assert (told.state, told.model, told.round, told.epoch, told.epochs) == ("sending", "federated", 1, 2, 2)
+
+
 def raises(error: BaseException) -> Callable[..., Any]:
     def work(*_: object) -> Any:
         raise error
@@ -129,7 +139,9 @@ def raises(error: BaseException) -> Callable[..., Any]:
         (ValueError(SECRET), "internal"),
         (KeyError(SECRET), "internal"),
         (OSError(2, "No such file", f"/data/{SECRET}/ct.nii.gz"), "internal"),
-        (MemoryError(SECRET), "internal"),
+        (OSError(28, "No space left on device", f"/data/{SECRET}/ct.nii.gz"), "disk-full"),
+        (MemoryError(SECRET), "out-of-memory"),
+        (torch.OutOfMemoryError(SECRET), "out-of-memory"),
     ],
 )
 @pytest.mark.parametrize("kind", [wire.STATISTICS, wire.TRAIN, wire.EVALUATE])

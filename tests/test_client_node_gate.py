@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -20,17 +21,17 @@ with warnings.catch_warnings():
     from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
     from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
     from flwr.supercore.object_store import ObjectStoreFactory
-    from flwr.supercore.run import Run
+    from flwr.supercore.run import Run, RunNotRunningException
     from flwr.supernode import start_client_internal as flower
     from flwr.supernode.nodestate import NodeStateFactory
 
-from client import node_gate
+from client import node_gate, node_messages
 from client.approval import Approvals
 from client.audit import AuditLog
 from client.node_gate import Gate
 from common import wire
 from common.config import Recipe, SplitConfig
-from common.tasks import SiteStatistics, StatisticsTask
+from common.tasks import NormalisationRecord, ProgressTask, SiteProgress, SiteStatistics, StatisticsTask, TrainTask
 
 SECRET = "Mustermann^Erika"
 RUN = 4711
@@ -331,14 +332,14 @@ def test_a_site_whose_files_are_broken_answers_by_code_alone(config: Path, own_b
 def test_a_reply_that_is_never_stored_whole_is_a_crash(
     config: Path, own_bundle: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_gate, "OBJECTS_S", 0.0)
+    monkeypatch.setattr(node_messages, "OBJECTS_S", 0.0)
     side = Coordinator(own_bundle)
     node = Node(config, hashlib.sha256(own_bundle).hexdigest())
     node.take(side)
     node.work(side, done())
     monkeypatch.setattr(node.store, "get", lambda name: b"")
     node.give(side)
-    assert wire.read_error(side.reply) == "work-failed"
+    assert wire.read_error(side.reply) == "worker-lost"
 
 
 def test_no_message_is_no_work(config: Path, own_bundle: bytes) -> None:
@@ -354,3 +355,214 @@ def test_the_gate_is_put_in_flower_s_loop(monkeypatch: pytest.MonkeyPatch, confi
     gate = Gate(config, "", flower)
     process.install(gate)
     assert (flower._pull_and_store_message, flower._push_messages) == (gate.pull, gate.push)
+
+
+@dataclass
+class Busy(Coordinator):
+    """Sends what is put into `coming`, one message at a time, and keeps every reply by what it answers."""
+
+    coming: list[tuple[str, RecordDict]] = field(default_factory=list)
+    answers: list[tuple[str, Message]] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+
+    def receive(self) -> Any:
+        if not self.coming:
+            return None
+        self.kind, self.content = self.coming.pop(0)
+        before = dict(getattr(self, "objects", {}))
+        received = super().receive()
+        self.objects = before | self.objects
+        self.ids.append(self.message.metadata.message_id)
+        return received
+
+    def send(self, message: Message, tree: Any, seconds: float) -> tuple[set[str], str]:
+        told = super().send(message, tree, seconds)
+        self.answers.append((message.metadata.message_type, message))
+        return told
+
+    def last(self) -> SiteProgress:
+        return wire.read_result(self.answers[-1][1], SiteProgress)
+
+
+def asks(experiment: str = "e") -> tuple[str, RecordDict]:
+    return wire.PROGRESS, wire.task_record(ProgressTask(experiment=experiment))
+
+
+TRAIN = TrainTask(
+    experiment="e", recipe=Recipe(), split=SplitConfig(), model="m", step=1, round=2, epochs_done=3, local_epochs=3,
+    epochs_total=9, lr0=0.1, seed=1, normalisation=NormalisationRecord(mean=0, sd=1),
+)  # fmt: skip
+
+
+def a_round() -> tuple[str, RecordDict]:
+    content = wire.task_record(TRAIN)
+    content[wire.ARRAYS] = wire.pack_weights({"stage1.a": np.zeros(3, np.float32)})
+    return wire.TRAIN, content
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What happens, one after another, at each of the waits of Flower's step for a reply."""
+    happens: list[Any] = []
+    monkeypatch.setattr(flower.time, "sleep", lambda _: happens.pop(0)())
+    monkeypatch.setattr(node_gate, "POLL_S", 0.0)
+    return happens
+
+
+def test_an_idle_site_says_so_in_one_line_of_the_log(config: Path, own_bundle: bytes) -> None:
+    config.write_text(json.dumps({"site": "A", "policy": {"tasks": [], "quiet_hours": ["00:00-00:00"]}}))
+    side, node = Busy(own_bundle, coming=[asks()]), Node(config, "")
+    assert node.take(side) == RUN
+    assert node.state.get_messages_legacy(is_reply=False) == []
+    node.give(side)
+    assert side.last() == SiteProgress(state="idle")
+    assert wire.read_result(side.reply, SiteProgress) == SiteProgress()
+    assert events(config) == [("outgoing", "")]
+    (line,) = AuditLog(config.parent / "state").read().records
+    assert (line["kind"], line["state"], line["run"]) == (wire.PROGRESS, "idle", str(RUN))
+    assert node.take(side) is None
+
+
+def test_a_site_at_work_tells_how_far_it_is_and_other_tasks_wait(
+    config: Path, own_bundle: bytes, waiting: list[Any]
+) -> None:
+    side = Busy(own_bundle, coming=[a_round()])
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+    work = config.parent / "work"
+    work.mkdir()
+    forged = {"state": "training", "epoch": 4, "epochs": 99, "model": "forged", "round": 77, "error": "audit"}
+    told: list[SiteProgress] = []
+
+    def ask(*coming: tuple[str, RecordDict]) -> None:
+        if side.answers:
+            told.append(side.last())
+        side.coming += coming
+
+    waiting += [
+        lambda: ask(asks()),
+        lambda: ask((wire.STATISTICS, task()), asks("another")),
+        lambda: ((work / "progress.json").write_text(json.dumps(forged)), ask(asks())),
+        lambda: (ask(), node.work(side, wire.code_reply("work-failed"))),
+    ]
+    node.give(side)
+    assert [(each.state, each.model, each.round, each.epoch, each.epochs, each.error) for each in told] == [
+        ("queued", "m", 2, 0, 6, None),
+        ("queued", None, None, 0, 0, None),
+        ("training", "m", 2, 4, 6, None),
+    ]
+    assert [kind for kind, _ in side.answers] == [wire.PROGRESS] * 3 + [wire.TRAIN]
+    assert not (work / "progress.json").exists()
+
+    side.coming += [asks()]
+    node.take(side)  # the statistics, which waited; who asks is answered first once it is seen
+    node.work(side, done())
+    waiting += [lambda: None]
+    node.give(side)
+    assert [kind for kind, _ in side.answers][4:] == [wire.STATISTICS]
+    node.take(side)
+    node.give(side)
+    assert side.last() == SiteProgress(state="idle")
+    lines = AuditLog(config.parent / "state").read().records
+    assert [line["event"] for line in lines if line["kind" if "kind" in line else "event"] == wire.PROGRESS] == (
+        ["outgoing"] * 4
+    )
+
+
+def test_who_asks_is_answered_before_a_task_that_waits_beside(config: Path, own_bundle: bytes) -> None:
+    side = Busy(own_bundle, coming=[asks(), a_round(), asks()])
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    for _ in range(2):
+        node.take(side)
+        node.give(side)
+        assert side.last().state == "queued"
+    node.take(side)
+    (asked,) = node.state.get_messages_legacy(is_reply=False)
+    assert asked.metadata.message_type == wire.TRAIN
+
+
+def test_the_code_of_the_last_task_is_told(config: Path, own_bundle: bytes) -> None:
+    side = Busy(own_bundle, coming=[a_round()])
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+    node.work(side, wire.code_reply("disk-full"))
+    node.give(side)
+    side.coming += [asks()]
+    node.take(side)
+    node.give(side)
+    assert side.last() == SiteProgress(state="idle", error="disk-full")
+
+
+@pytest.mark.parametrize("stage", ["before it starts", "at work"])
+def test_a_process_that_ends_without_a_reply_is_answered_for_at_once(
+    config: Path, own_bundle: bytes, waiting: list[Any], stage: str
+) -> None:
+    side = Busy(own_bundle, coming=[a_round()])
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+    (work,) = node.state.get_tasks()
+    assert node.state.claim_task(work.task_id)
+    if stage == "at work":
+        node.state.activate_task(work.task_id)
+        (asked,) = node.state.get_messages_legacy(is_reply=False)
+        assert asked.metadata.message_type == wire.TRAIN
+    waiting += [lambda: None, lambda: node.state.finish_task(work.task_id, "failed", "killed"), lambda: None]
+    node.give(side)
+    assert wire.read_error(side.reply) == "worker-lost"
+    assert events(config)[-1] == ("outgoing", "worker-lost")
+    assert node.store.get(side.ids[0]) is None  # the model that was sent for it goes too
+    side.coming += [asks(), a_round()]
+    node.take(side)
+    node.give(side)
+    assert (side.last().state, side.last().error) == ("queued", "worker-lost")
+    assert node.take(side) == RUN  # and the next task is taken
+
+
+def test_a_reply_that_came_before_its_process_ended_is_sent(config: Path, own_bundle: bytes) -> None:
+    side = Coordinator(own_bundle)
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+    node.work(side, done())
+    (work,) = node.state.get_tasks()
+    node.state.finish_task(work.task_id, "failed", "killed on its way out")
+    node.give(side)
+    assert wire.read_result(side.reply, SiteStatistics).train == 9
+
+
+def test_half_a_reply_of_a_process_that_died_over_it_is_not_waited_for(config: Path, own_bundle: bytes) -> None:
+    side = Coordinator(own_bundle)
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+    (asked,) = node.state.get_messages_legacy(is_reply=False)
+    reply = Message(done(), reply_to=asked)
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    bare = message_from_proto(message_to_proto(remove_content_from_message(reply)))
+    node.state.store_message_and_object_tree(bare, get_object_tree(reply), node.state.start_session(RUN))
+    (work,) = node.state.get_tasks()
+    node.state.finish_task(work.task_id, "failed", "killed")
+    node.give(side)
+    assert wire.read_error(side.reply) == "worker-lost"
+
+
+def test_a_network_that_is_away_ends_no_work(config: Path, own_bundle: bytes, waiting: list[Any]) -> None:
+    side = Busy(own_bundle, coming=[(wire.STATISTICS, task())])
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+
+    def away() -> Any:
+        raise RunNotRunningException if len(waiting) == 1 else OSError("network is unreachable")
+
+    side.receive = away  # type: ignore[method-assign]
+    node.gate._link = node_gate._Link(away, side.pull_object, side.confirm)
+    waiting += [lambda: None, lambda: None, lambda: node.work(side, done())]
+    node.give(side)
+    assert wire.read_result(side.reply, SiteStatistics).train == 9
+
+
+def test_a_question_that_cannot_be_read_is_answered_by_a_code(config: Path, own_bundle: bytes) -> None:
+    side = Busy(own_bundle, coming=[(wire.PROGRESS, RecordDict({"x": ConfigRecord({"a": 1})}))])
+    node = Node(config, "")
+    node.take(side)
+    node.give(side)
+    assert wire.read_error(side.reply) == "bad-task"
+    assert events(config) == [("outgoing", "bad-task")]

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from client.measuring import summary
+from client.round_checkpoint import FOLDER
 from client.site import Site
 from common.checkpoint import Weights
 from common.config import NetworkConfig, PolicyConfig, Recipe, SiteConfig, SplitConfig, StageConfig
@@ -200,12 +201,14 @@ def test_a_site_without_cases_says_so(make_site: MakeSite, tiny_recipe: Recipe, 
 def test_training_changes_every_stage_and_repeats_itself(make_site: MakeSite, tiny_recipe: Recipe) -> None:
     received = fresh(tiny_recipe)
     before = {name: value.copy() for name, value in received.items()}
-    weights, result = make_site().train(train_task(tiny_recipe), received)
+    site = make_site()
+    weights, result = site.train(train_task(tiny_recipe), received)
     assert same(received, before)
     assert result.num_examples == 4
     assert result.validation_dsc is None
     assert [name for name in weights if np.array_equal(weights[name], received[name])] == []
-    again, _ = make_site().train(train_task(tiny_recipe), received)
+    shutil.rmtree(site.work_folder / FOLDER)
+    again, _ = site.train(train_task(tiny_recipe), received)
     assert same(weights, again)
 
 

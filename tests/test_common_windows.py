@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from common.components import component_of_maximum, largest_component
-from common.errors import WorkError
+from common.errors import OutOfMemoryError, WorkError
 from common.windows import evaluating, mean_scores, tile
 
 torch.set_num_threads(1)
@@ -133,6 +133,45 @@ def test_scores_that_are_no_numbers_are_an_error() -> None:
     image = np.full((1, 2, 2, 2), np.nan, np.float32)
     with pytest.raises(WorkError, match="not numbers"):
         mean_scores(image, nn.Identity(), (2, 2, 2), [(0, 0, 0)], air=0.0, device=CPU)
+
+
+class Cramped(nn.Module):
+    """Logits as they came; memory for so many windows at a time."""
+
+    def __init__(self, num_windows: int) -> None:
+        super().__init__()
+        self.num_windows = num_windows
+        self.sizes: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        if len(x) > self.num_windows:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return x
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
+    image = np.random.default_rng(0).normal(size=(1, 4, 4, 12)).astype(np.float32)
+    starts = tile((0, 0, 0), (4, 4, 12), (4, 4, 2), 0.0)
+    network, roomy = Cramped(1), Cramped(99)
+    scores = [
+        mean_scores(image, each, (4, 4, 2), starts, air=0.0, device=CPU, batch_size=5) for each in (network, roomy)
+    ]
+    assert network.sizes == [5, 2, 1, 1, 1, 1, 1, 1]
+    assert roomy.sizes == [5, 1]
+    assert np.array_equal(*scores)
+
+
+def test_a_window_that_does_not_fit_alone_is_told() -> None:
+    image = np.zeros((1, 4, 4, 4), np.float32)
+    with pytest.raises(OutOfMemoryError, match="cpu: has no memory for one window of 4 x 4 x 4 voxels; end what"):
+        mean_scores(image, Cramped(0), (4, 4, 4), [(0, 0, 0)], air=0.0, device=CPU, batch_size=4)
+
+
+def test_another_error_of_a_network_is_no_want_of_memory() -> None:
+    image = np.zeros((2, 4, 4, 4), np.float32)
+    with pytest.raises(RuntimeError, match="channels"):
+        mean_scores(image, nn.Conv3d(1, 1, 1), (4, 4, 4), [(0, 0, 0)], air=0.0, device=CPU)
 
 
 def test_largest_component_by_hand() -> None:
