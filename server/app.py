@@ -12,14 +12,18 @@ from common.bundle import RUN_KEY
 from common.config import Experiment, parse_yaml
 from common.errors import ConfigError, FedgtvError
 from common.logs import log_to_output
+from common.shortage import explained
 from server import RUNS_VARIABLE
 from server.experiment import run_experiment
 from server.ledger import Ledger
 from server.sites import Sites
+from server.wanted import admit
 from server.watch import Watch
 
 app = ServerApp()
 log = logging.getLogger("fedgtv.coordinator")
+PATIENCE_S = 20.0
+"""An earlier ServerApp of the run that was stopped may take this long to let go."""
 
 
 @app.main()
@@ -29,14 +33,19 @@ def main(grid: Grid, context: Context) -> None:
     run = json.loads(str(context.run_config[RUN_KEY]))
     experiment = parse_yaml(json.dumps(run["experiment"]), Experiment, "run configuration")
     ledger = Ledger(run_folder(run["name"]), experiment)
-    with ledger.hold():
+    with ledger.hold(PATIENCE_S):
+        admit(ledger.folder, run["attempt"], context.run_id)
+        ledger = Ledger(ledger.folder, experiment)  # as whoever held the lock before has left it
         try:
             watch = Watch(ledger.folder, ledger.append)
             sites = Sites(grid, run["node_ids"], experiment.rounds, watch)
             run_experiment(experiment, ledger, sites, run["coordinator"])
-        except FedgtvError as error:
-            ledger.append({"kind": "failed", "code": error.code, "exit_code": error.exit_code, "why": str(error)})
-            raise
+        except Exception as error:
+            known = explained(error)
+            if isinstance(known, FedgtvError):
+                told = {"code": known.code, "exit_code": known.exit_code, "why": str(known)}
+                ledger.append({"kind": "failed", **told})
+            raise known from error
 
 
 def run_folder(name: str) -> Path:
@@ -52,8 +61,15 @@ def run_folder(name: str) -> Path:
 
 
 def run_config(
-    name: str, experiment: Experiment, node_ids: dict[str, int], coordinator: str | None = None
+    name: str,
+    experiment: Experiment,
+    node_ids: dict[str, int],
+    coordinator: str | None = None,
+    attempt: str | None = None,
 ) -> dict[str, str]:
-    """Returns the run configuration: one key with everything, since Flower checks no types there."""
+    """Returns the run configuration: one key with everything, since Flower checks no types there.
+
+    `attempt`: the token of this start, if only one of several may work.
+    """
     run = {"name": name, "experiment": experiment.model_dump(mode="json"), "node_ids": node_ids}
-    return {RUN_KEY: json.dumps({**run, "coordinator": coordinator})}
+    return {RUN_KEY: json.dumps({**run, "coordinator": coordinator, "attempt": attempt})}

@@ -1,7 +1,11 @@
 """`fedgtv-coordinator`: what a coordinator types. Heavy imports stay inside the commands."""
 
+import contextlib
 import json
+import os
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +26,7 @@ FolderOption = Annotated[Path, typer.Option("--folder", help="The federation's f
 JsonOption = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 FEDERATION = Path("federation")
+LEFT = b"no longer watched; `fedgtv-coordinator up` goes on with the run, `fedgtv-coordinator stop` ends it\n"
 
 
 def _open(folder: Path) -> "Federation":
@@ -38,6 +43,21 @@ def _warn(federation: "Federation") -> None:
 def _tell_validity(federation: "Federation") -> None:
     for what, until in federation.valid_until().items():
         typer.echo(f"{what}: valid until {until}")
+
+
+def _outlive_the_terminal() -> None:
+    """Lets a hang-up or an orderly kill, as of a machine that shuts down, end the watch at once and not the run."""
+    import signal
+
+    for leaving in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(leaving) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(leaving, _leave)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        os.write(2, LEFT)
+    sys.exit(128 + number)
 
 
 @app.command()
@@ -156,7 +176,10 @@ def run(
     folder: FolderOption = FEDERATION,
     debug: DebugOption = False,
 ) -> None:
-    """Run an experiment over the connected sites and write its report; a stopped run continues."""
+    """Run an experiment over the connected sites and write its report; a stopped run continues.
+
+    Ctrl-C stops it. A closed terminal does not: `up` goes on with it, and the same command watches it again.
+    """
     from rich.console import Console
 
     from common.config import load_experiment
@@ -171,6 +194,7 @@ def run(
     run_name = check_run_name(config.name if name is None else name)
     federation = _open(folder)
     superlink = federation.superlink()
+    _outlive_the_terminal()
 
     def tell(record: dict[str, Any]) -> None:
         line = describe(record)
@@ -226,13 +250,20 @@ def health(folder: FolderOption = FEDERATION, debug: DebugOption = False) -> Non
 
 
 @app.command()
-def stop(folder: FolderOption = FEDERATION, debug: DebugOption = False) -> None:
-    """Stop the experiments that are running; `run` continues them after their last round."""
-    control = _open(folder).superlink().control
-    running = [run.run_id for run in control.runs().values() if not run.finished]
-    for run_id in running:
-        control.stop(run_id)
-    typer.echo(f"{len(running)} stopped")
+def stop(
+    name: Annotated[str | None, typer.Argument(help="The run's name. Default: every run.")] = None,
+    folder: FolderOption = FEDERATION,
+    debug: DebugOption = False,
+) -> None:
+    """Stop one run, or all that are running; `run` continues them after their last round."""
+    from server.stopping import stop_runs
+
+    superlink = _open(folder).superlink()
+    stopped = stop_runs(superlink.control, superlink.runs_folder, name)
+    for each in stopped:
+        typer.echo(f"run {each}: stopped; the same `run` goes on with it")
+    if not stopped:
+        typer.echo("nothing is running" if name is None else f"run {name}: not running")
 
 
 @app.command()

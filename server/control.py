@@ -5,8 +5,10 @@ its port must stay on loopback, because Flower 1.41 asks no credentials of whoev
 """
 
 import json
+import secrets
 import subprocess
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from common.atomic import write_text_atomically
 from common.enrolment import JoinRequest
 from common.errors import SiteError, WorkError
 from common.processes import flower_command, flower_environment
+from server.daemons import answers
 
 CONNECTION = "fedgtv"
 KEY_IN_USE = "already in use"
@@ -62,7 +65,7 @@ class Control:
         self.home.mkdir(parents=True, exist_ok=True)
         lines = ["[superlink]", f'default = "{CONNECTION}"', "", f"[superlink.{CONNECTION}]"]
         lines += [f"address = {toml_string(address)}", f"root-certificates = {toml_string(str(authority.resolve()))}"]
-        write_text_atomically(self.home / "config.toml", "\n".join(lines) + "\n")
+        write_text_atomically(self._config, "\n".join(lines) + "\n")
 
     def register(self, request: JoinRequest) -> int:
         """Lets the holder of the request's key connect and returns its Flower node id.
@@ -100,7 +103,7 @@ class Control:
 
         The texts travel in a file: one argument of a command holds at most 128 KiB, and an apostrophe would cut it.
         """
-        path = self.home / "run-config.toml"
+        path = self.home / f"run-config-{secrets.token_hex(4)}.toml"  # two runs may be started at once
         lines = [f"{key} = {toml_string(text)}\n" for key, text in config.items()]
         path.write_text("".join(lines), encoding="ascii")
         try:
@@ -108,6 +111,22 @@ class Control:
         finally:
             path.unlink()
         return int(answer["run-id"])
+
+    def is_up(self) -> bool:
+        """Whether the SuperLink answers, which takes no process of Flower's to know."""
+        if not self._config.exists():
+            return False
+        connection = tomllib.loads(self._config.read_text(encoding="utf-8"))["superlink"][CONNECTION]
+        return answers(int(connection["address"].rpartition(":")[2]), Path(connection["root-certificates"]))
+
+    def check_up(self) -> None:
+        """Raises WorkError if the SuperLink does not answer."""
+        if not self.is_up():
+            raise WorkError(f"{self.home.parent}: {NOT_UP}")
+
+    def started(self) -> int:
+        """Returns a number that another start of the SuperLink changes: all that it ran before has ended then."""
+        return self._config.stat().st_mtime_ns if self._config.exists() else 0
 
     def runs(self) -> dict[int, Run]:
         """Every run the SuperLink knows, by id."""
@@ -181,8 +200,13 @@ class Control:
             raise WorkError(f"flwr {' '.join(arguments[:2])}: {_one_line(done.stderr or done.stdout)}")
         return done.stdout
 
+    @property
+    def _config(self) -> Path:
+        """Written anew at each start of the SuperLink."""
+        return self.home / "config.toml"
+
     def _check_configured(self) -> None:
-        if not (self.home / "config.toml").exists():
+        if not self._config.exists():
             raise WorkError(f"{self.home.parent}: {NOT_UP}")
 
 

@@ -1,8 +1,8 @@
-"""What `up` keeps running: the SuperLink, and the gateway before it."""
+"""What `up` keeps running: the SuperLink, the gateway before it, and the runs that are to go on."""
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,6 +13,7 @@ from server.federation import Federation
 from server.gateway import find_nginx, only_loopback
 from server.provision import expiry
 from server.served import check_served
+from server.takeover import Takeover
 
 DAMAGED = len(STAGES_DAYS) + 1
 """The stage of a certificate that cannot be read."""
@@ -39,7 +40,7 @@ class Coordinator:
         return not only_loopback(self.federation.config.all_names) if self.gateway is None else self.gateway
 
     def run(self, stop: threading.Event, poll_s: float = 1.0) -> None:
-        """Keeps the daemons up until `stop` is set, and warns once at each stage of a certificate's end.
+        """Keeps daemons and runs up until `stop` is set, and warns once at each stage of a certificate's end.
 
         Raises:
             InputError: the server certificate cannot be served.
@@ -54,6 +55,7 @@ class Coordinator:
             stack.enter_context(superlink)
             gateway = stack.enter_context(federation.gateway(superlink)) if with_gateway else None
             self._tell_where(superlink.address)
+            runs = stack.enter_context(closing(Takeover(superlink.control, superlink.folder, self.report)))
             warned = 0
             while True:
                 warned = self._warn(warned)
@@ -62,6 +64,7 @@ class Coordinator:
                 superlink.keep_up()
                 if gateway is not None:
                     gateway.keep_up()
+                runs.look()
 
     def _tell_where(self, superlink: str) -> None:
         if self.has_gateway:

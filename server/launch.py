@@ -1,32 +1,22 @@
-"""An experiment on the running federation: hand it to the SuperLink, watch its ledger, say how it ended."""
+"""An experiment on the running federation: `run` begins it and watches it, `up` goes on with what nobody watches."""
 
-import json
-import logging
-import time
+import errno
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.bundle import write_bundle
-from common.config import Experiment
-from common.errors import CheckpointError, ConfigError, InputError, SiteError, WorkError
-from server.app import run_config
-from server.control import Control, Run
+from common.config import Experiment, load_yaml
+from common.errors import FedgtvError, SiteError, WorkError
+from server.control import Control
 from server.experiment import check_strategies
-from server.ledger import LEDGER, Ledger, end_of_run
+from server.ledger import EXPERIMENT, Ledger, end_of_run
 from server.provision import read_sites
+from server.remedies import DISK_FULL, remedy
+from server.supervision import Supervisor
+from server.wanted import StoppedError, TakenOverError, check_wanted, forget, want, wanted, watching
 
-log = logging.getLogger("fedgtv.coordinator")
-POLL_S = 1.0
-STOPPING_S = 20.0
-"""A run that was just stopped may take this long to end."""
-STOPPED = "finished:stopped"
-STATUS_EVERY_S = 20.0
-"""Asking starts a process of Flower's; the ledger's last line says sooner how a run ended."""
-TAKEN_UP_S = 60.0
-"""A run whose ledger holds nothing by then is told of, once; Flower takes some 10 s, a busy machine more."""
-ERRORS = {error.code: error for error in (InputError, ConfigError, CheckpointError, SiteError)}
-"""What the ServerApp's failure is here, by the code in its ledger; any other code: WorkError."""
+Tell = Callable[[dict[str, Any]], None]
 
 
 def launch(
@@ -34,13 +24,14 @@ def launch(
     folder: Path,
     experiment: Experiment,
     name: str,
-    tell: Callable[[dict[str, Any]], None],
+    tell: Tell,
     waiting: Callable[[], None] = lambda: None,
     coordinator: str | None = None,
 ) -> Path:
     """Runs or resumes `experiment` as run `name` and returns its folder when it has ended well.
 
-    A run that came to its end before is told by its `end` line and returned at once; nothing is asked of anyone.
+    A run that came to its end before is told by its `end` line and returned at once; nothing is asked of anyone. One
+    that is under way is watched from here on. The run starts again by itself after a crash of ServerApp or SuperLink.
 
     Args:
         control: of the running SuperLink.
@@ -48,110 +39,115 @@ def launch(
         experiment: what to run.
         name: the run's; the same name continues an interrupted run.
         tell: hears every new ledger line but `failed`, whose reason is that of the error raised.
-        waiting: called about once a second.
+        waiting: called about once a second; what it raises ends the watch, but for Ctrl-C not the run.
         coordinator: its address, for the models' cards.
 
     Raises:
         SiteError: a named site is not enrolled, or did not connect.
         ConfigError: the run's folder holds a run of another experiment, or a step's options are wrong.
-        WorkError: the run is under way already, failed, or was stopped; run it again to continue.
+        WorkError: the coordinator is not up; or the run failed, or was stopped: run it again to continue.
+        TakenOverError: it is watched from elsewhere now, and goes on.
     """
     run_folder = folder / "runs" / name
-    end = end_of_run(run_folder, experiment)
-    if end is not None:
-        tell(end)
+    if _has_ended(run_folder, experiment, tell):
         return run_folder
     check_strategies(experiment)
-    node_ids = _node_ids(folder / "sites.json", experiment)
-    with Ledger(run_folder, experiment).hold(STOPPING_S):
-        pass  # refuses a run that is under way; the ServerApp holds it from its start on
-    ledger = _Tail(run_folder / LEDGER)
-    run_id = control.run(write_bundle(folder / "bundle"), run_config(name, experiment, node_ids, coordinator))
-    try:
-        _watch(control, run_id, ledger, tell, waiting)
-    except KeyboardInterrupt:
-        control.stop(run_id)
-        raise
+    _node_ids(folder, experiment)
+    if wanted(run_folder) is None:
+        control.check_up()
+    _claim(run_folder, experiment)
+    with watching(run_folder) as still_mine:
+        want(run_folder, coordinator)
+        _supervise(control, folder, name, experiment, tell, _both(still_mine, waiting), coordinator)
     return run_folder
 
 
-def _node_ids(path: Path, experiment: Experiment) -> dict[str, int]:
-    sites = read_sites(path)
+def go_on(control: Control, folder: Path, name: str, tell: Tell, waiting: Callable[[], None]) -> Path:
+    """As `launch`, for a run that is wanted and that nobody watches; it need not be known why it is watched no more.
+
+    Raises:
+        InputError, WorkError: as `launch`; the run is wanted no more.
+        TakenOverError: somebody watches it after all.
+    """
+    run_folder = folder / "runs" / name
+    with watching(run_folder, take_over=False) as still_mine, _wanted_until_settled(run_folder):
+        asked, experiment = check_wanted(run_folder), load_yaml(run_folder / EXPERIMENT, Experiment)
+        _supervise(control, folder, name, experiment, tell, _both(still_mine, waiting), asked.coordinator)
+    return run_folder
+
+
+def _supervise(
+    control: Control,
+    folder: Path,
+    name: str,
+    experiment: Experiment,
+    tell: Tell,
+    waiting: Callable[[], None],
+    coordinator: str | None,
+) -> None:
+    run_folder = folder / "runs" / name
+    with _wanted_until_settled(run_folder):
+        node_ids = _node_ids(folder, experiment)
+        supervisor = Supervisor(control, folder, name, experiment, node_ids, tell, waiting, coordinator)
+        if _has_ended(run_folder, experiment, tell):  # under another watcher, until a moment ago
+            return
+        try:
+            supervisor.run()
+        except (KeyboardInterrupt, StoppedError):
+            supervisor.stop()
+            raise
+
+
+@contextmanager
+def _wanted_until_settled(run_folder: Path) -> Iterator[None]:
+    """The run is wanted no more once it has ended, well or not; what ends the watch alone leaves it wanted."""
+    try:
+        yield
+    except TakenOverError:
+        raise
+    except FedgtvError:
+        forget(run_folder)
+        raise
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        forget(run_folder)
+        raise WorkError(f"{run_folder}: {remedy(DISK_FULL)}") from error
+    forget(run_folder)
+
+
+def _has_ended(run_folder: Path, experiment: Experiment, tell: Tell) -> bool:
+    """Tells the `end` line of a run that came to its end."""
+    end = end_of_run(run_folder, experiment)
+    if end is not None:
+        tell(end)
+    return end is not None
+
+
+def _claim(run_folder: Path, experiment: Experiment) -> None:
+    """Makes the folder the experiment's, unless it is; the ledger is not touched then, for it may be written to now.
+
+    Raises:
+        ConfigError: it holds a run of another experiment.
+        WorkError: a run of another experiment is under way there.
+    """
+    path = run_folder / EXPERIMENT
+    if not path.exists() or load_yaml(path, Experiment) != experiment:
+        Ledger(run_folder, experiment)
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        second()
+
+    return both
+
+
+def _node_ids(folder: Path, experiment: Experiment) -> dict[str, int]:
+    sites = read_sites(folder / "sites.json")
     unknown = [site for site in experiment.sites if site not in sites]
     if unknown:
         known = ", ".join(sorted(sites)) or "none"
         raise SiteError(f"site {unknown[0]!r} is not enrolled (enrolled: {known}); enrol it, or leave it out")
     return {site: sites[site].node_id for site in experiment.sites}
-
-
-def _watch(
-    control: Control,
-    run_id: int,
-    ledger: "_Tail",
-    tell: Callable[[dict[str, Any]], None],
-    waiting: Callable[[], None],
-) -> None:
-    last: dict[str, Any] = {}
-    started = checked = time.monotonic()
-    patient = True
-    while True:
-        finished = None
-        if time.monotonic() - checked > STATUS_EVERY_S or last.get("kind") in {"end", "failed"}:
-            checked = time.monotonic()
-            state = _state(control, run_id)
-            finished = state if state and state.finished else None
-        for record in ledger.new():
-            last = record
-            if record["kind"] != "failed":
-                tell(record)
-        if patient and not last and time.monotonic() - started > TAKEN_UP_S:
-            patient = False
-            log.warning(
-                "run %d: nothing has begun in %.0f s; see that `fedgtv-coordinator up` runs well", run_id, TAKEN_UP_S
-            )
-        if finished is not None:
-            _conclude(last, finished.completed, finished.status)
-            return
-        waiting()
-        time.sleep(POLL_S)
-
-
-def _state(control: Control, run_id: int) -> Run | None:
-    """None where the SuperLink is too busy to say: the run goes on, and is asked after again."""
-    try:
-        return control.status(run_id)
-    except WorkError as error:
-        log.warning("run %d: %s", run_id, error)
-        return None
-
-
-def _conclude(last: dict[str, Any], completed: bool, status: str) -> None:
-    if completed:
-        return
-    if last.get("kind") == "failed":
-        raise ERRORS.get(last["code"], WorkError)(last["why"])
-    if status == STOPPED:
-        raise WorkError("the run was stopped; the same command goes on after its last round")
-    raise WorkError(f"the run ended as {status}; run it again to go on from the last round, or see the SuperLink's log")
-
-
-class _Tail:
-    """Whole new lines of a file that another process appends to, from its present end on.
-
-    A line that a crash cut short is not counted: the ledger drops it and writes on from there.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-
-    def new(self) -> Iterator[dict[str, Any]]:
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                yield json.loads(line)

@@ -6,7 +6,6 @@ under way, `pictures/`. A run that is started again with the same experiment con
 """
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 from numpy.typing import NDArray
@@ -25,9 +24,9 @@ from common.checkpoint import Weights, load_weights, save_weights
 from common.config import Experiment, load_yaml
 from common.errors import ConfigError, DiskFullError, InputError, WorkError
 from common.text import counted
+from server.run_lock import LOCK, HeldError, hold
 
 Record = dict[str, Any]
-LOCK_POLL_S = 0.5
 EXPERIMENT = "experiment.yaml"
 LEDGER = "ledger.jsonl"
 RESERVE, RESERVE_BYTES = "reserve", 1 << 16
@@ -82,14 +81,14 @@ class Ledger:
         Raises:
             WorkError: the run is under way already, and still is after `wait_s`.
         """
-        deadline = time.monotonic() + wait_s
-        with (self.folder / "lock").open("w") as file:
-            while not _lock(file):
-                if time.monotonic() >= deadline:
-                    name = self.folder.name
-                    raise WorkError(f"run {name!r} is under way; see `fedgtv-coordinator status`, or `stop` it first")
-                time.sleep(LOCK_POLL_S)
-            yield
+        try:
+            with hold(self.folder / LOCK, wait_s):
+                yield
+        except HeldError as error:
+            name = self.folder.name
+            raise WorkError(
+                f"run {name!r} is under way; see `fedgtv-coordinator status`, or `stop` it first"
+            ) from error
 
     def append(self, record: Record) -> None:
         """Writes one line, with the time of day, through to the disk."""
@@ -247,11 +246,3 @@ def _decode(line: bytes, origin: str) -> Record:
         return dict(json.loads(line))
     except (TypeError, ValueError) as error:
         raise InputError(f"{origin}: broken; remove the line and run the experiment again") from error
-
-
-def _lock(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from server.remedies import remedy
+
 
 def describe(record: Mapping[str, Any]) -> str | None:
     """Returns one line for a ledger record, or None for those that only the program needs."""
@@ -31,10 +33,26 @@ def _round(record: Mapping[str, Any]) -> str:
         losses = "/".join(f"{last[key]:.3f}" for key in sorted(last) if key.startswith("stage"))
         before = "" if told["validation_dsc"] is None else f" (before: DSC {told['validation_dsc']:.3f})"
         parts.append(f"{site} loss {losses}{before}")
-    dropped = "".join(f"; {site} left out ({reason})" for site, reason in sorted(record["dropped"].items()))
+    dropped = "".join(f"; {_left_out(site, reason)}" for site, reason in sorted(record["dropped"].items()))
     return f"  {record['model']} round {record['round']}/{record['rounds']}, {record['seconds']:.0f} s: " + (
         "; ".join(parts) + dropped
     )
+
+
+def _left_out(site: str, reason: str) -> str:
+    return f"{site} left out ({reason}: {remedy(reason)})"
+
+
+def _site(record: Mapping[str, Any]) -> str:
+    """What befell a site within a round: its name, the event, the code, and what to do about it."""
+    event, why = record["event"], record["why"]
+    words = EVENTS.get(event, event)
+    return f"  site {record['site']} {words}" + ("" if event in SAY_ALL else f" ({why}: {remedy(why)})")
+
+
+def _restart(record: Mapping[str, Any]) -> str:
+    again = "" if record["crashes"] == 1 else f", {record['crashes']} times in a row without getting anything done"
+    return f"  started again: {remedy(record['why'])}{again}"
 
 
 def _model(record: Mapping[str, Any]) -> str:
@@ -55,6 +73,18 @@ def _end(record: Mapping[str, Any]) -> str:
     return f"finished at {record['time']}" if "time" in record else "finished"
 
 
+EVENTS = {
+    "lost": "is lost",
+    "back": "is back",
+    "asked-again": "is asked again",
+    "late": "answered too late for its round",
+    "duplicate": "sent a reply that nobody waits for; it is not counted",
+    "error": "tells of an error",
+}
+"""What a ledger line of kind `site` says of it."""
+SAY_ALL = frozenset({"back", "duplicate"})
+"""Events that need no remedy."""
+
 _WRITERS = {
     "end": _end,
     "step": _step,
@@ -63,4 +93,6 @@ _WRITERS = {
     "model": _model,
     "evaluation": _evaluation,
     "failed": _failed,
+    "site": _site,
+    "restart": _restart,
 }

@@ -83,8 +83,8 @@ class Superlink:
             self.runs_folder.mkdir(parents=True, exist_ok=True)
             write_bytes_atomically(self.secret, secrets.token_bytes(32), OWNERS)
             environment = self._environment()
+            self.control.configure(self.address, self.certificates.authority)  # before it answers: `Control.started`
             start_daemon(self.tree, self._command(), environment, self.port, self.certificates.authority, timeout_s)
-            self.control.configure(self.address, self.certificates.authority)
             self.launcher.start(self._launcher_command(), environment)
         except BaseException:
             self.stop()
@@ -104,8 +104,8 @@ class Superlink:
     def keep_up(self) -> None:
         """Starts again what has died.
 
-        A run that was under way when the SuperLink died is failed by Flower; the coordinator starts it again and the
-        ledger lets it continue.
+        A run that was under way when the SuperLink died has lost its ServerApp; whoever watches it starts it again, and
+        the ledger lets it continue.
         """
         if not self.tree.running:
             self.start()

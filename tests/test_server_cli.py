@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from cryptography import x509
 
 from client.keys import make_key
+from common.bundle import RUN_KEY
 from common.config import load_experiment
 from common.errors import WorkError
 from common.kit import read_kit
@@ -16,7 +18,9 @@ from server.cli import main
 from server.control import Run
 from server.ledger import Ledger
 from server.provision import add_site, renew_certificate
+from server.run_lock import hold
 from server.superlink import Superlink
+from server.wanted import admit, new_attempt, unwatched, want, wanted
 
 FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"
 
@@ -288,25 +292,85 @@ def test_the_reason_of_a_failed_run_is_printed_once(tmp_path, enrolled, coordina
     experiment = tmp_path / "e.yaml"
     experiment.write_text("{name: e, sites: [A], steps: [{kind: statistics}]}")
 
-    def run(*_):
+    run_folder = enrolled / "superlink" / "runs" / "e"
+
+    def run(_, bundle, config):
         failed = {"kind": "failed", "code": "work-failed", "exit_code": 1, "why": "no result from site A"}
-        Ledger(enrolled / "superlink" / "runs" / "e", load_experiment(experiment)).append(failed)
+        ledger = Ledger(run_folder, load_experiment(experiment))
+        with ledger.hold():
+            admit(run_folder, json.loads(config[RUN_KEY])["attempt"], 1)
+            ledger.append(failed)
         return 1
 
     monkeypatch.setattr("server.control.Control.run", run)
-    monkeypatch.setattr("server.control.Control.status", lambda *_: Run(1, "finished:failed", "", 1.0))
-    monkeypatch.setattr("server.launch.POLL_S", 0.0)
+    monkeypatch.setattr("server.control.Control.is_up", lambda _: True)
+    monkeypatch.setattr("server.supervision.POLL_S", 0.0)
     ended = coordinator("run", experiment, "--folder", enrolled)
     assert (ended.code, ended.out, ended.err) == (1, "", "error: no result from site A\n")
 
 
-def test_stop_counts_what_it_stopped(enrolled, coordinator, monkeypatch):
-    stopped = []
-    runs = {1: Run(1, "finished:completed", "", 1.0), 2: Run(2, "running", "", 1.0)}
-    monkeypatch.setattr("server.control.Control.runs", lambda _: runs)
+@pytest.fixture
+def two_wanted(enrolled, monkeypatch):
+    """Runs `first` and `second`, both under way at the SuperLink, and the Flower runs that are stopped there."""
+    stopped, runs_folder = [], enrolled / "superlink" / "runs"
+    for number, name in enumerate(("first", "second"), 1):
+        (runs_folder / name).mkdir(parents=True)
+        want(runs_folder / name, None)
+        admit(runs_folder / name, new_attempt(runs_folder / name), number)
+    running = {1: Run(1, "running", "", 1.0), 2: Run(2, "running", "", 1.0), 3: Run(3, "finished:completed", "", 1.0)}
+    monkeypatch.setattr("server.control.Control.is_up", lambda _: True)
+    monkeypatch.setattr("server.control.Control.runs", lambda _: running)
     monkeypatch.setattr("server.control.Control.stop", lambda _, run_id: stopped.append(run_id))
-    assert coordinator("stop", "--folder", enrolled).out == "1 stopped\n"
-    assert stopped == [2]
+    return stopped
+
+
+def test_stop_ends_all_runs_and_nobody_wants_them_any_more(enrolled, coordinator, two_wanted):
+    told = coordinator("stop", "--folder", enrolled).out.splitlines()
+    assert told == [f"run {name}: stopped; the same `run` goes on with it" for name in ("first", "second")]
+    assert two_wanted == [1, 2]
+    assert not any(wanted(path) for path in (enrolled / "superlink" / "runs").iterdir())
+    assert coordinator("stop", "--folder", enrolled).out == "nothing is running\n"
+
+
+def test_stop_ends_one_run_by_its_name(enrolled, coordinator, two_wanted):
+    assert coordinator("stop", "second", "--folder", enrolled).out.startswith("run second: stopped")
+    assert two_wanted == [2]
+    assert wanted(enrolled / "superlink" / "runs" / "first")
+    assert coordinator("stop", "second", "--folder", enrolled).out == "run second: not running\n"
+    ended = coordinator("stop", "third", "--folder", enrolled)
+    assert (ended.code, ended.out) == (2, "")
+    assert "run 'third': there is none of this name (runs: first, second)" in ended.err
+
+
+def test_stop_while_the_coordinator_is_down_keeps_a_run_from_going_on(enrolled, coordinator, two_wanted, monkeypatch):
+    monkeypatch.setattr("server.control.Control.is_up", lambda _: False)
+    assert coordinator("stop", "--folder", enrolled).code == 0
+    assert two_wanted == []
+    assert not any(wanted(path) for path in (enrolled / "superlink" / "runs").iterdir())
+
+
+def test_stop_waits_until_the_serverapp_has_let_go(enrolled, coordinator, two_wanted, monkeypatch):
+    monkeypatch.setattr("server.stopping.LETS_GO_S", 0.0)
+    with hold(enrolled / "superlink" / "runs" / "first" / "lock"):
+        ended = coordinator("stop", "first", "--folder", enrolled)
+    assert ended.code == 1
+    assert "run 'first': still at work 0 s after it was stopped" in ended.err
+
+
+@pytest.mark.parametrize("leaving", [signal.SIGHUP, signal.SIGTERM])
+def test_a_closed_terminal_ends_the_watch_and_not_the_run(tmp_path, enrolled, coordinator, monkeypatch, leaving):
+    experiment = tmp_path / "e.yaml"
+    experiment.write_text("{name: e, sites: [A], steps: [{kind: statistics}]}")
+    monkeypatch.setattr("server.control.Control.is_up", lambda _: True)
+    monkeypatch.setattr("server.control.Control.run", lambda *_: signal.raise_signal(leaving))
+    before = signal.getsignal(leaving)
+    try:
+        ended = coordinator("run", experiment, "--folder", enrolled)
+    finally:
+        signal.signal(leaving, before)
+    assert ended.code == 128 + leaving
+    assert wanted(enrolled / "superlink" / "runs" / "e")
+    assert unwatched(enrolled / "superlink" / "runs") == ["e"]
 
 
 def test_report_is_written_anew(tmp_path, coordinator):

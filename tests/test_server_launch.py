@@ -1,42 +1,96 @@
-"""Launching a run and watching it: a scripted SuperLink, a real ledger in the run's folder."""
+"""Beginning a run, attaching to it, going on with it: a scripted SuperLink, the run's real locks and ledger."""
 
 import json
+from contextlib import ExitStack
 
 import pytest
 
 from common.bundle import RUN_KEY
 from common.config import Experiment
-from common.errors import ConfigError, SiteError, WorkError
+from common.errors import ConfigError, InputError, SiteError, WorkError
 from server import launch as launch_module
+from server import supervision
 from server.control import Run
-from server.launch import launch
+from server.launch import go_on, launch
 from server.ledger import Ledger
+from server.run_lock import hold, is_held
+from server.wanted import StoppedError, TakenOverError, admit, forget, last_attempt, want, wanted, watching
 
 EXPERIMENT = Experiment(name="tiny", sites=("A", "B"), steps=({"kind": "statistics"},))
-STEP, END = {"kind": "step", "step": 0}, {"kind": "end"}
+STEP, STATISTICS, END = {"kind": "step", "step": 0}, {"kind": "statistics"}, {"kind": "end"}
+DIES = "dies"
 
 
-class ScriptedControl:
-    """A SuperLink whose run does one of `deeds` a second, then has the status `ends_as`."""
+class ScriptedSuperlink:
+    """A SuperLink that does one deed a second of the script of each start, as the ServerApp would do it.
 
-    def __init__(self, deeds, ends_as="finished:completed"):
-        self.deeds, self.ends_as = list(deeds), ends_as
-        self.started, self.stopped = [], []
+    A deed is a ledger line to be written, `DIES`, or something to be called; a ServerApp whose script is at its end has
+    left. None in a script's place: the SuperLink takes the run, but its ServerApp never comes.
+    """
+
+    def __init__(self, run_folder, *scripts):
+        self.run_folder, self.scripts = run_folder, list(scripts)
+        self.started_with, self.stopped, self.calls = [], [], []
+        self.up, self.start, self.at_work = True, 1, None
+        self.refusals, self.status_of = [], {}
 
     def run(self, bundle, config):
-        self.started.append((bundle, json.loads(config[RUN_KEY])))
-        return 42
+        assert self.at_work is None, "two at work"
+        if self.refusals and (refusal := self.refusals.pop(0)):
+            raise refusal
+        flower_id = len(self.started_with) + 1
+        run = json.loads(config[RUN_KEY])
+        self.started_with.append((bundle, run))
+        script = self.scripts.pop(0) if self.scripts else None
+        self.at_work = None if script is None else self._serve(flower_id, run["attempt"], list(script))
+        return flower_id
 
-    def status(self, run_id):
-        assert run_id == 42
-        return Run(42, "running" if self.deeds else self.ends_as, "", 1.0)
-
-    def stop(self, run_id):
-        self.stopped.append(run_id)
+    def _serve(self, flower_id, attempt, script):
+        yield  # the process starts
+        with hold(self.run_folder / "lock"):
+            admit(self.run_folder, attempt, flower_id)
+            for deed in script:
+                if deed == DIES:
+                    return
+                if callable(deed):
+                    deed()
+                else:
+                    Ledger(self.run_folder, EXPERIMENT).append(deed)
+                yield
 
     def second(self):
-        if self.deeds:
-            self.deeds.pop(0)()
+        if self.at_work is not None and next(self.at_work, "gone") == "gone":
+            self.at_work = None
+
+    def crash(self, seconds_down=3):
+        """The SuperLink dies, its ServerApp with it, and is up again after some seconds."""
+        self.at_work.close()
+        self.at_work, self.up = None, False
+
+        def recover(left=seconds_down):
+            while left > 0:
+                left -= 1
+                yield
+            self.up, self.start = True, self.start + 1
+
+        self.at_work = recover()
+
+    def status(self, flower_id):
+        return Run(flower_id, self.status_of.get(flower_id, "running"), "", 1.0)
+
+    def stop(self, flower_id):
+        assert self.up
+        self.stopped.append(flower_id)
+
+    def is_up(self):
+        return self.up
+
+    def check_up(self):
+        if not self.up:
+            raise WorkError("is down")
+
+    def started(self):
+        return self.start
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +107,7 @@ def clock(monkeypatch):
             self.now += seconds
 
     clock = Clock()
-    monkeypatch.setattr(launch_module, "time", clock)
+    monkeypatch.setattr(supervision, "time", clock)
     return clock
 
 
@@ -68,79 +122,87 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def ledger(folder):
-    return Ledger(folder / "runs" / "first", EXPERIMENT)
+def run_folder(folder):
+    return folder / "runs" / "first"
 
 
-def deeds(ledger, *records):
-    return [lambda record=record: ledger.append(record) for record in records]
+@pytest.fixture
+def ledger(run_folder):
+    return Ledger(run_folder, EXPERIMENT)
 
 
-def told_by(control, folder, experiment=EXPERIMENT, name="first"):
+def told_by(superlink, folder, experiment=EXPERIMENT, name="first", begin=launch):
     """The kinds of all lines that a watcher hears; then what `launch` raised, or the run's folder."""
     heard = []
+
+    def tell(record):
+        heard.append(record["kind"])
+
     try:
-        last = launch(control, folder, experiment, name, lambda record: heard.append(record["kind"]), control.second)
-    except (SiteError, ConfigError, WorkError) as error:
+        if begin is launch:
+            last = launch(superlink, folder, experiment, name, tell, superlink.second)
+        else:
+            last = go_on(superlink, folder, name, tell, superlink.second)
+    except (InputError, WorkError) as error:
         last = error
     return heard, last
 
 
-def test_a_run_is_handed_over_watched_and_ends_well(folder, ledger):
-    control = ScriptedControl(deeds(ledger, STEP, {"kind": "statistics"}, END))
-    assert told_by(control, folder) == (["step", "statistics", "end"], folder / "runs" / "first")
-    ((bundle, run),) = control.started
+def test_a_run_is_handed_over_watched_and_ends_well(folder, run_folder):
+    superlink = ScriptedSuperlink(run_folder, [STEP, STATISTICS, END])
+    assert told_by(superlink, folder) == (["step", "statistics", "end"], run_folder)
+    ((bundle, run),) = superlink.started_with
     assert (bundle / "pyproject.toml").exists()
     assert run["name"] == "first"
     assert run["node_ids"] == {"A": 11, "B": 22}
     assert Experiment.model_validate(run["experiment"]) == EXPERIMENT
-    assert control.stopped == []
+    assert superlink.stopped == []
+    assert wanted(run_folder) is None
+    assert not is_held(run_folder / "watched")
 
 
-def test_a_new_run_need_not_have_a_folder_yet(folder):
-    control = ScriptedControl([])
-    control.deeds = [lambda: Ledger(folder / "runs" / "new", EXPERIMENT).append(END)]
-    assert told_by(control, folder, name="new")[0] == ["end"]
+def test_it_is_wanted_and_watched_while_it_is_under_way(folder, run_folder):
+    seen = []
+
+    def look():
+        seen.append((wanted(run_folder) is not None, is_held(run_folder / "watched"), last_attempt(run_folder).run_id))
+
+    told_by(ScriptedSuperlink(run_folder, [look, END]), folder)
+    assert seen == [(True, True, 1)]
 
 
-def test_only_lines_of_this_launch_are_told(folder, ledger):
+def test_only_lines_of_this_launch_are_told(folder, ledger, run_folder):
     """An earlier attempt's failure is not this one's."""
     ledger.append({"kind": "failed", "code": "work-failed", "why": "yesterday"})
-    heard, last = told_by(ScriptedControl(deeds(ledger, END)), folder)
-    assert heard == ["end"]
-    assert last == folder / "runs" / "first"
+    assert told_by(ScriptedSuperlink(run_folder, [END]), folder) == (["end"], run_folder)
 
 
-def test_a_finished_run_is_returned_at_once(folder, ledger, clock):
+def test_a_finished_run_is_returned_at_once(folder, ledger, run_folder, clock):
     """Nobody need be enrolled, nor the SuperLink up."""
     ledger.append(STEP)
     ledger.append(END)
     (folder / "sites.json").unlink()
-    control = ScriptedControl([])
-    assert told_by(control, folder) == (["end"], folder / "runs" / "first")
-    assert (control.started, clock.now) == ([], 0.0)
-    assert Ledger(folder / "runs" / "first", EXPERIMENT).records == ledger.records
+    superlink = ScriptedSuperlink(run_folder)
+    superlink.up = False
+    assert told_by(superlink, folder) == (["end"], run_folder)
+    assert (superlink.started_with, clock.now) == ([], 0.0)
+    assert Ledger(run_folder, EXPERIMENT).records == ledger.records
 
 
-def test_a_line_that_a_crash_cut_short_does_not_confuse_the_watcher(folder, ledger):
+def test_a_line_that_a_crash_cut_short_does_not_confuse_the_watcher(folder, ledger, run_folder):
     ledger.append(STEP)
-    path = folder / "runs" / "first" / "ledger.jsonl"
+    path = run_folder / "ledger.jsonl"
     path.write_bytes(path.read_bytes() + b'{"kind": "round", "model": "cut ' + b"x" * 500)
-    control = ScriptedControl([])
-    control.deeds = [lambda: Ledger(folder / "runs" / "first", EXPERIMENT).append({"kind": "statistics"})]
-    control.deeds += deeds(ledger, END)
-    assert told_by(control, folder)[0] == ["statistics", "end"]
+    assert told_by(ScriptedSuperlink(run_folder, [STATISTICS, END]), folder)[0] == ["statistics", "end"]
 
 
-def test_half_a_line_waits_for_its_other_half(folder, ledger):
-    path = folder / "runs" / "first" / "ledger.jsonl"
-
+def test_half_a_line_waits_for_its_other_half(folder, run_folder):
     def write(data):
-        with path.open("ab") as file:
+        with (run_folder / "ledger.jsonl").open("ab") as file:
             file.write(data)
 
-    control = ScriptedControl([lambda: write(b'{"kind": "st'), lambda: None, lambda: write(b'ep"}\n{"kind": "end"}\n')])
-    assert told_by(control, folder)[0] == ["step", "end"]
+    script = [lambda: write(b'{"kind": "st'), lambda: None, lambda: write(b'ep"}\n{"kind": "end"}\n')]
+    assert told_by(ScriptedSuperlink(run_folder, script), folder)[0] == ["step", "end"]
 
 
 @pytest.mark.parametrize(
@@ -152,58 +214,313 @@ def test_half_a_line_waits_for_its_other_half(folder, ledger):
         ("of later", WorkError),
     ],
 )
-def test_a_failure_is_told_in_its_own_words(folder, ledger, code, kind):
+def test_a_failure_is_told_in_its_own_words_and_ends_the_run(folder, run_folder, code, kind):
     failed = {"kind": "failed", "code": code, "why": "site B did not connect"}
-    heard, error = told_by(ScriptedControl(deeds(ledger, STEP, failed), "finished:failed"), folder)
+    superlink = ScriptedSuperlink(run_folder, [STEP, failed], [END])
+    heard, error = told_by(superlink, folder)
     assert heard == ["step"]  # the reason is told once: by the error
     assert type(error) is kind
     assert str(error) == "site B did not connect"
+    assert len(superlink.started_with) == 1
+    assert wanted(run_folder) is None
 
 
-@pytest.mark.parametrize(
-    ("status", "words"),
-    [
-        ("finished:failed", "ended as finished:failed; run it again"),
-        ("finished:stopped", "was stopped; the same command"),
-    ],
-)
-def test_a_run_that_ends_without_a_word_is_noticed(folder, ledger, status, words, clock):
-    heard, error = told_by(ScriptedControl(deeds(ledger, STEP), status), folder)
-    assert heard == ["step"]
-    assert isinstance(error, WorkError)
-    assert words in str(error)
-    assert clock.now <= 2 * launch_module.STATUS_EVERY_S
+def test_a_full_disk_is_told_with_what_to_do(folder, run_folder):
+    failed = {"kind": "failed", "code": "disk-full", "why": "/runs/first: 12 MB free, 40 MB needed"}
+    _, error = told_by(ScriptedSuperlink(run_folder, [failed]), folder)
+    assert str(error) == "/runs/first: 12 MB free, 40 MB needed; the disk is full; make room, then run again to go on"
 
 
-def test_what_the_run_wrote_last_is_told_before_its_end(folder, ledger):
-    """The status is asked first and the ledger read after it: no line falls between."""
-    control = ScriptedControl([])
-    control.status = lambda run_id: ledger.append(STEP) or Run(42, "finished:failed", "", 1.0)
-    assert told_by(control, folder)[0] == ["step"]
+def test_a_disk_that_is_full_for_the_watcher_too_ends_the_run_in_one_line(folder, run_folder, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    superlink = ScriptedSuperlink(run_folder, [STEP, lambda: monkeypatch.setattr(Ledger, "append", full), DIES])
+    _, error = told_by(superlink, folder)
+    assert str(error) == f"{run_folder}: the disk is full; make room, then run again to go on"
 
 
-def test_ctrl_c_stops_the_run(folder, ledger):
+def test_a_serverapp_that_dies_is_started_again_at_once(folder, run_folder, clock):
+    superlink = ScriptedSuperlink(run_folder, [STEP, STATISTICS, DIES], [STEP, END])
+    assert told_by(superlink, folder) == (["step", "statistics", "restart", "step", "end"], run_folder)
+    assert superlink.stopped == [1]  # sites are not to work on for the dead one
+    (line,) = Ledger(run_folder, EXPERIMENT).find("restart")
+    assert (line["why"], line["crashes"]) == ("serverapp-died", 1)
+    assert clock.now <= 12
+
+
+def test_a_superlink_that_dies_is_waited_for_and_the_run_started_again(folder, run_folder):
+    superlink = ScriptedSuperlink(run_folder)
+    superlink.scripts = [[STEP, lambda: None, lambda: None], [END]]
+    turns = []
+
+    def waiting():
+        turns.append(1)
+        if len(turns) == 3:
+            superlink.crash()
+        else:
+            superlink.second()
+
+    heard = []
+    launch(superlink, folder, EXPERIMENT, "first", heard.append, waiting)
+    assert [record["kind"] for record in heard] == ["step", "restart", "end"]
+    assert heard[1]["why"] == "superlink-died"
+    assert len(superlink.started_with) == 2
+
+
+def test_a_superlink_that_dies_before_the_serverapp_is_up_loses_nothing(folder, run_folder):
+    """Nothing holds the lock yet; that the SuperLink was started again shows that the ServerApp will not come."""
+    superlink = ScriptedSuperlink(run_folder, [END], [END])
+    turns = []
+
+    def waiting():
+        turns.append(1)
+        superlink.crash() if len(turns) == 1 else superlink.second()
+
+    heard = []
+    launch(superlink, folder, EXPERIMENT, "first", lambda record: heard.append(record["kind"]), waiting)
+    assert heard == ["restart", "end"]
+
+
+def test_a_coordinator_that_stays_down_is_told_once(folder, run_folder, caplog):
+    superlink = ScriptedSuperlink(run_folder, [STEP, lambda: None], [END])
+    turns = []
+
+    def waiting():
+        turns.append(1)
+        superlink.crash(60) if len(turns) == 3 else superlink.second()
+
+    launch(superlink, folder, EXPERIMENT, "first", lambda _: None, waiting)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "run first: the coordinator is down; the run goes on once `fedgtv-coordinator up` runs"
+    ]
+
+
+def test_an_answer_of_flowers_that_was_lost_makes_no_second_run(folder, run_folder):
+    """The SuperLink took the run, and died before it said so; what it starts later finds that it was replaced."""
+    late = ScriptedSuperlink(run_folder)
+    superlink = ScriptedSuperlink(run_folder, [STEP, END])
+    tokens = []
+
+    def run(bundle, config, run=superlink.run):
+        tokens.append(json.loads(config[RUN_KEY])["attempt"])
+        if len(tokens) == 1:
+            raise WorkError("flwr run: no answer")
+        return run(bundle, config)
+
+    superlink.run = run
+    assert told_by(superlink, folder)[0] == ["restart", "step", "end"]
+    assert len(set(tokens)) == 2
+    late.at_work = late._serve(9, tokens[0], [STATISTICS])
+    late.second()
+    with pytest.raises(StoppedError, match="stopped, or started again"):
+        late.second()
+    assert not Ledger(run_folder, EXPERIMENT).find("statistics")
+
+
+def test_a_run_whose_start_was_taken_without_an_answer_is_joined(folder, run_folder):
+    superlink = ScriptedSuperlink(run_folder, [STEP, END])
+
+    def run(bundle, config, run=superlink.run):
+        run(bundle, config)
+        superlink.second()
+        superlink.second()  # it holds the lock
+        raise WorkError("flwr run: no answer")
+
+    superlink.run = run
+    assert told_by(superlink, folder)[0] == ["step", "end"]
+    assert len(superlink.started_with) == 1
+
+
+def test_flower_is_asked_about_a_serverapp_that_does_not_come(folder, run_folder, clock):
+    superlink = ScriptedSuperlink(run_folder, None, [END])
+    superlink.status_of = {1: "finished:failed"}
+    assert told_by(superlink, folder)[0] == ["restart", "end"]
+    assert supervision.TAKEN_UP_S < clock.now < supervision.TAKEN_UP_S + 15
+
+
+def test_a_busy_machine_has_time_to_start_a_serverapp(folder, run_folder, clock):
+    superlink = ScriptedSuperlink(run_folder, [END])
+    slow = iter(range(100))
+
+    def waiting():
+        if next(slow) >= 60:
+            superlink.second()
+
+    heard = []
+    launch(superlink, folder, EXPERIMENT, "first", lambda record: heard.append(record["kind"]), waiting)
+    assert heard == ["end"]
+    assert clock.now >= 60
+
+
+def test_after_some_crashes_in_a_row_it_is_given_up(folder, run_folder):
+    superlink = ScriptedSuperlink(run_folder, *[[STEP, DIES]] * 9)
+    heard, error = told_by(superlink, folder)
+    assert len(superlink.started_with) == supervision.CRASHES
+    assert "ended 5 times in a row without getting anything done; the ServerApp had ended" in str(error)
+    assert heard.count("restart") == supervision.CRASHES - 1
+    assert wanted(run_folder) is None
+
+
+def test_crashes_between_which_something_got_done_go_on_for_ever(folder, run_folder):
+    superlink = ScriptedSuperlink(run_folder, *[[STATISTICS, DIES]] * 9, [END])
+    assert told_by(superlink, folder)[1] == run_folder
+    assert {line["crashes"] for line in Ledger(run_folder, EXPERIMENT).find("restart")} == {1}
+
+
+def test_what_flower_refuses_again_and_again_is_told_in_its_words(folder, run_folder):
+    superlink = ScriptedSuperlink(run_folder)
+    superlink.refusals = [WorkError("flwr run: the bundle is too large")] * 9
+    _, error = told_by(superlink, folder)
+    assert "flwr run: the bundle is too large" in str(error)
+    assert len(superlink.refusals) == 9 - supervision.CRASHES
+
+
+def test_ctrl_c_stops_the_run(folder, run_folder):
     def interrupt():
         raise KeyboardInterrupt
 
-    control = ScriptedControl([*deeds(ledger, STEP), interrupt])
+    superlink = ScriptedSuperlink(run_folder, [STEP, interrupt])
     with pytest.raises(KeyboardInterrupt):
-        told_by(control, folder)
-    assert control.stopped == [42]
+        told_by(superlink, folder)
+    assert superlink.stopped == [1]
+    assert wanted(run_folder) is None
+    assert not is_held(run_folder / "watched")
 
 
-def test_a_site_that_nobody_enrolled_starts_nothing(folder):
-    control = ScriptedControl([])
-    experiment = EXPERIMENT.model_copy(update={"sites": ("A", "D")})
-    _, error = told_by(control, folder, experiment)
+def test_a_stop_from_elsewhere_ends_the_watch(folder, run_folder):
+    superlink = ScriptedSuperlink(run_folder, [STEP, lambda: forget(run_folder), DIES], [END])
+    heard, error = told_by(superlink, folder)
+    assert heard == ["step"]
+    assert isinstance(error, StoppedError)
+    assert "was stopped; the same command" in str(error)
+    assert len(superlink.started_with) == 1
+
+
+def test_a_stop_before_the_serverapp_is_up_keeps_it_from_working(folder, run_folder):
+    superlink = ScriptedSuperlink(run_folder, None)
+
+    def waiting():
+        forget(run_folder)
+
+    with pytest.raises(StoppedError):
+        launch(superlink, folder, EXPERIMENT, "first", lambda _: None, waiting)
+    assert superlink.stopped == [1]
+    with pytest.raises(StoppedError):
+        admit(run_folder, superlink.started_with[0][1]["attempt"], 1)
+
+
+def test_a_coordinator_that_is_down_begins_nothing(folder, run_folder):
+    superlink = ScriptedSuperlink(run_folder)
+    superlink.up = False
+    assert str(told_by(superlink, folder)[1]) == "is down"
+    assert wanted(run_folder) is None
+
+
+def test_a_watch_that_is_killed_leaves_the_run_wanted_and_another_goes_on_with_it(folder, run_folder):
+    class KilledError(Exception):
+        pass
+
+    def die():
+        raise KilledError
+
+    superlink = ScriptedSuperlink(run_folder, [STEP, STATISTICS, STEP, END])
+    turns = iter([superlink.second] * 3 + [die])
+
+    def waiting():
+        next(turns)()
+
+    with pytest.raises(KilledError):
+        launch(superlink, folder, EXPERIMENT, "first", lambda _: None, waiting, "example.org:1")
+    assert wanted(run_folder).coordinator == "example.org:1"
+    assert superlink.stopped == []
+    assert told_by(superlink, folder, begin=go_on) == (["step", "end"], run_folder)
+    assert len(superlink.started_with) == 1  # the very ServerApp was joined
+    assert wanted(run_folder) is None
+
+
+def test_a_run_goes_on_after_the_machine_was_started_again(folder, run_folder, ledger):
+    """Nothing is at work, Flower still believes that it is, and the coordinator is on its way up."""
+    ledger.append(STATISTICS)
+    superlink = ScriptedSuperlink(run_folder, [STEP, lambda: None], [END])
+    turns = iter([superlink.second] * 3)
+
+    def waiting():
+        next(turns)()
+
+    with pytest.raises(StopIteration):
+        launch(superlink, folder, EXPERIMENT, "first", lambda _: None, waiting)
+    superlink.at_work.close()
+    superlink.at_work = None
+    assert told_by(superlink, folder, begin=go_on) == (["end"], run_folder)
+    assert superlink.stopped == [1]
+    assert superlink.started_with[1][1]["node_ids"] == {"A": 11, "B": 22}
+
+
+def test_who_runs_it_again_takes_over_the_watch(folder, run_folder, ledger):
+    with ExitStack() as claim:
+
+        def take_over():
+            claim.enter_context(hold(run_folder / "watched.next"))
+
+        superlink = ScriptedSuperlink(run_folder, [STEP, take_over, STATISTICS, END])
+        _, error = told_by(superlink, folder)
+        assert isinstance(error, TakenOverError)
+        assert wanted(run_folder) is not None
+    assert told_by(superlink, folder) == (["statistics", "end"], run_folder)
+    assert len(superlink.started_with) == 1
+
+
+def test_what_somebody_watches_is_not_gone_on_with(folder, run_folder, ledger):
+    want(run_folder, None)
+    superlink = ScriptedSuperlink(run_folder, [END])
+    with watching(run_folder):
+        assert isinstance(told_by(superlink, folder, begin=go_on)[1], TakenOverError)
+    assert superlink.started_with == []
+    assert wanted(run_folder) is not None
+
+
+def test_what_was_stopped_meanwhile_is_not_gone_on_with(folder, run_folder, ledger):
+    superlink = ScriptedSuperlink(run_folder, [END])
+    assert isinstance(told_by(superlink, folder, begin=go_on)[1], StoppedError)
+    assert superlink.started_with == []
+
+
+def test_what_ended_unseen_is_told_and_wanted_no_more(folder, run_folder, ledger):
+    want(run_folder, None)
+    ledger.append(END)
+    superlink = ScriptedSuperlink(run_folder)
+    assert told_by(superlink, folder, begin=go_on) == (["end"], run_folder)
+    assert wanted(run_folder) is None
+
+
+def test_a_site_that_was_shut_out_meanwhile_ends_the_run(folder, run_folder, ledger):
+    want(run_folder, None)
+    (folder / "sites.json").write_text('{"sites": []}')
+    assert isinstance(told_by(ScriptedSuperlink(run_folder), folder, begin=go_on)[1], SiteError)
+    assert wanted(run_folder) is None
+
+
+def test_a_site_that_nobody_enrolled_starts_nothing(folder, run_folder):
+    superlink = ScriptedSuperlink(run_folder)
+    _, error = told_by(superlink, folder, EXPERIMENT.model_copy(update={"sites": ("A", "D")}))
     assert "site 'D' is not enrolled (enrolled: A, B, C)" in str(error)
-    assert control.started == []
+    assert superlink.started_with == []
+    assert wanted(run_folder) is None
 
 
-def test_another_experiment_under_the_same_name_starts_nothing(folder, ledger):
-    ledger.append({"kind": "statistics"})
-    control = ScriptedControl([])
-    _, error = told_by(control, folder, EXPERIMENT.model_copy(update={"seed": 9}))
+def test_another_experiment_under_the_same_name_starts_nothing(folder, run_folder, ledger):
+    ledger.append(STATISTICS)
+    superlink = ScriptedSuperlink(run_folder)
+    _, error = told_by(superlink, folder, EXPERIMENT.model_copy(update={"seed": 9}))
     assert isinstance(error, ConfigError)
     assert "another experiment" in str(error)
-    assert control.started == []
+    assert superlink.started_with == []
+
+
+def test_another_experiment_does_not_join_one_that_is_under_way(folder, run_folder, ledger):
+    superlink = ScriptedSuperlink(run_folder)
+    with ledger.hold():
+        _, error = told_by(superlink, folder, EXPERIMENT.model_copy(update={"seed": 9}))
+    assert "is under way" in str(error)
+    assert launch_module.wanted(run_folder) is None

@@ -36,9 +36,30 @@ ROUND = {"kind": "round", "model": "m", "round": 2, "rounds": 6, "seconds": 12.4
         ),
         (ROUND, "  m round 2/6, 12 s: A loss 0.500/0.250 (before: DSC 0.432); B loss 9.000"),
         (
-            {**ROUND, "dropped": {"D": "no-answer", "C": "internal"}},
-            "  m round 2/6, 12 s: A loss 0.500/0.250 (before: DSC 0.432); B loss 9.000; C left out (internal); "
-            "D left out (no-answer)",
+            {**ROUND, "dropped": {"D": "flower-5", "C": "not-finite stage1.w"}},
+            "  m round 2/6, 12 s: A loss 0.500/0.250 (before: DSC 0.432); B loss 9.000; C left out (not-finite stage1.w"
+            ": weights were NaN or infinite; the site looks at its data, and the learning rate may be too high); D left"
+            " out (flower-5: the site's node is not connected; ask whether `fedgtv-site join` runs there and its network"
+            " works)",
+        ),
+        (
+            {"kind": "site", "site": "B", "event": "lost", "why": "flower-5", "round": 2, "model": "m"},
+            "  site B is lost (flower-5: the site's node is not connected; ask whether `fedgtv-site join` runs there and"
+            " its network works)",
+        ),
+        ({"kind": "site", "site": "B", "event": "back", "why": "connected"}, "  site B is back"),
+        (
+            {"kind": "site", "site": "B", "event": "of later", "why": "code-of-later"},
+            "  site B of later (code-of-later: no remedy is known for this code; update the coordinator, and see the "
+            "site's log)",
+        ),
+        (
+            {"kind": "restart", "why": "serverapp-died", "crashes": 1},
+            "  started again: the ServerApp had ended without a word",
+        ),
+        (
+            {"kind": "restart", "why": "superlink-died", "crashes": 3},
+            "  started again: the SuperLink had ended, 3 times in a row without getting anything done",
         ),
         ({"kind": "model", "model": "m", "round": 6, "validation_dsc": None}, "  m: round 6 kept"),
         ({"kind": "model", "model": "m", "round": 3, "validation_dsc": 0.5}, "  m: round 3 kept, DSC 0.500"),
