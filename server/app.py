@@ -45,6 +45,8 @@ def main(grid: Grid, context: Context) -> None:
             if isinstance(known, FedgtvError):
                 told = {"code": known.code, "exit_code": known.exit_code, "why": str(known)}
                 ledger.append({"kind": "failed", **told})
+            if known is error:
+                raise
             raise known from error
 
 
