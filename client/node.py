@@ -1,8 +1,9 @@
 """The site's SuperNode: one supervised Flower process that asks the coordinator for work and starts it.
 
 Flower gives a node a lease of 60 s: after a hard kill the restarted node is refused (code 2004) until the old lease
-has run out, and it exits instead of waiting. So every exit is followed by a restart, later each time. The code for a
-key that is not enrolled is the same 2004: it is final once no lease of this site can be open.
+has run out, and it exits instead of waiting. So every exit is followed by a restart, later each time, but for one over
+an open lease: there the next try follows soon. The code for a key that is not enrolled is the same 2004: it is final
+once no lease of this site can be open.
 """
 
 import json
@@ -29,7 +30,10 @@ CONFIG_VARIABLE = "FEDGTV_SITE"
 LAUNCHER_VARIABLE = "FEDGTV_LAUNCHER"
 """Environment variable with the command, as JSON, that starts ClientApps; absent where a worker does."""
 BACKOFF_S = (2.0, 5.0, 10.0, 20.0, 30.0)
-"""Waits before the first, second ... restart; the last one repeats. Together they outlast the lease of 60 s."""
+"""Waits before the first, second ... restart; the last one repeats."""
+LEASED_S = 2.0
+"""The wait while an old lease is open: it ends within a minute, and the node is to be back soon after."""
+LEASED = "refused, its last connection has not run out; that takes a minute"
 STEADY_S = 120.0
 """A node that lived this long starts again with the shortest wait."""
 LEASE_S = 65.0
@@ -71,6 +75,7 @@ class SiteNode:
     report: Callable[[str], None] = lambda _line: None
     """Called with a line whenever the node starts, comes online, or ends, and with the site's own lines on its work."""
     backoff_s: Sequence[float] = BACKOFF_S
+    leased_s: float = LEASED_S
     lease_s: float = LEASE_S
     answer_s: float = ANSWER_S
 
@@ -84,6 +89,7 @@ class SiteNode:
         self._failure: FedgtvError | None = None
         self._leased_until = 0.0
         self._was_online = False
+        self._ended = ""
 
     def __enter__(self) -> Self:
         self.start()
@@ -131,7 +137,7 @@ class SiteNode:
             WorkError: no restart can help: the coordinator's certificate does not fit.
             SiteError: no restart can help: the coordinator does not accept the key.
         """
-        attempt = 0
+        attempt, self._ended = 0, ""
         self._was_online = False
         self._leased_until = time.monotonic() + (self.lease_s if left_connected(self.tree.log) else 0.0)
         try:
@@ -142,8 +148,12 @@ class SiteNode:
                     return
                 attempt = 0 if time.monotonic() - started > STEADY_S else attempt
                 pause_s = self.backoff_s[min(attempt, len(self.backoff_s) - 1)]
-                attempt += 1
-                self.report(f"node ended ({reason}); starting it again in {pause_s:.0f} s")
+                if reason == LEASED:
+                    pause_s = self.leased_s
+                else:
+                    attempt += 1
+                self._tell_unless_leased(reason, f"node ended ({reason}); starting it again in {pause_s:.0f} s")
+                self._ended = reason
                 stop.wait(pause_s)
         finally:
             self.node_id = None
@@ -162,8 +172,9 @@ class SiteNode:
         self.node_id = None
         self.num_starts += 1
         link = self.worker or self._own_link()
+        started = time.monotonic()
         self.tree.start(self._command(link), self._environment(link))
-        self.report(f"node started, calling {self.superlink}")
+        self._tell_unless_leased(self._ended, f"node started, calling {self.superlink}")
         patience_until: float | None = time.monotonic() + self.answer_s
         while self.tree.running and not stop.wait(0.2):
             self._pass_on(log)
@@ -174,7 +185,12 @@ class SiteNode:
         if log.connected:
             self._leased_until = time.monotonic() + self.lease_s
         self.node_id = None
-        return "stopped" if stop.is_set() else self._why(log)
+        return "stopped" if stop.is_set() else self._why(log, started)
+
+    def _tell_unless_leased(self, reason: str, line: str) -> None:
+        """Tells that an old lease is open once, and not every few seconds of its minute."""
+        if not reason == self._ended == LEASED:
+            self.report(line)
 
     def _pass_on(self, log: NodeLog) -> None:
         lines = log.read()
@@ -184,17 +200,20 @@ class SiteNode:
         for line in lines:
             self.report(line)
 
-    def _why(self, log: NodeLog) -> str:
-        """Returns why a node ended, by its log; raises what a restart cannot mend (see `run`)."""
+    def _why(self, log: NodeLog, started: float) -> str:
+        """Returns why a node ended, by its log; raises what a restart cannot mend (see `run`).
+
+        Whether a lease was open is judged by when the node was started: on a busy machine it may end much later.
+        """
         if WRONG_AUTHORITY in log.refusals:
             raise WorkError(
                 f"site {self.site}: {self.superlink}: its certificate is not for this name or not signed by "
                 f"{self.authority}; ask the coordinator for ca.crt and the right name"
             )
-        if REFUSED in log.refusals and time.monotonic() > self._leased_until:
+        if REFUSED in log.refusals and started > self._leased_until:
             raise self._not_accepted()
         if REFUSED in log.refusals:
-            return "refused, its last connection has not run out; that takes a minute"
+            return LEASED
         if UNAUTHENTIC in log.refusals:
             return "refused, this clock and the coordinator's differ; set both by NTP"
         return f"exit code {self.tree.process.returncode if self.tree.process else None}"

@@ -4,9 +4,15 @@ import os
 import secrets
 import shutil
 import subprocess
+import threading
+from contextlib import suppress
 
-from flwr.common.constant import FLWR_HOME
+import httpx
+from flwr.common.constant import FLWR_HOME, SubStatus
+from flwr.proto.runtime_pb2 import PushTaskOutputRequest
 from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TASK_TYPE_TO_COMMAND
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 from flwr.supercore.utils import get_flwr_home
@@ -18,17 +24,28 @@ TOKEN, HOME = "task.token", "task-"
 """What a task has of its own below the worker's FLWR_HOME: a folder of this name and some digits, its token in it."""
 
 
+LEAVE_S = 10.0
+"""What an earlier ClientApp gets to end by itself, and again once it was asked to."""
+
+
 class FreshCode(SubprocessExecutor):
     """Starts a ClientApp in a new FLWR_HOME: Flower uses unread what lies unpacked in an old one.
 
-    For our own launcher, whose node is on loopback or the containers' network, without TLS.
+    For our own launcher, whose node is on loopback or the containers' network, without TLS. The end of a ClientApp is
+    told to the node at once: Flower itself would wait for a minute of missed heartbeats.
     """
+
+    def __init__(self) -> None:
+        self._running: subprocess.Popen[bytes] | None = None
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         """As Flower's, but for the task's token: on a command line, every user of the machine could read it.
 
-        One task runs at a time, so nobody is using what goes. What cannot be removed is left: no task looks there.
+        One task runs at a time, so nobody is using what goes. What cannot be removed is left: no task looks there. A
+        ClientApp that still runs works for a node that was killed since, and would disturb this one: it is ended.
         """
+        if self._running is not None:
+            _end(self._running)
         homes = get_flwr_home()
         for earlier in homes.glob(f"{HOME}*"):
             shutil.rmtree(earlier, ignore_errors=True)
@@ -38,8 +55,35 @@ class FreshCode(SubprocessExecutor):
         write_text_atomically(path, spec.token, OWNERS)
         command = [TASK_TYPE_TO_COMMAND[spec.task_type], TASK_TYPE_TO_APPIO_API_ADDRESS_ARG[spec.task_type]]
         command += [spec.runtime_api_address, "--token-file", str(path), "--insecure"]
-        subprocess.Popen([*command, "--parent-pid", str(spec.parent_pid)], env=os.environ | {FLWR_HOME: str(home)})
+        command += ["--parent-pid", str(spec.parent_pid)]
+        self._running = subprocess.Popen(command, env=os.environ | {FLWR_HOME: str(home)})
+        threading.Thread(target=_follow, args=(self._running, spec), name="clientapp", daemon=True).start()
         return LaunchResult.accepted()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Waits for a ClientApp's end, then asks for it, then kills."""
+    for act in (process.terminate, process.kill):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(LEAVE_S)
+            return
+        act()
+    process.wait()
+
+
+def _follow(process: subprocess.Popen[bytes], spec: ExecutionSpec) -> None:
+    """Ends the task of a ClientApp that has ended; a node that has heard of it from the ClientApp refuses that."""
+    process.wait()
+    told = PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=f"ended with exit code {process.returncode}")
+    with suppress(httpx.HTTPError):
+        client = RuntimeHttpClient.from_server_address(
+            spec.runtime_api_address,
+            insecure=True,
+            root_certificates=None,
+            interceptors=[RuntimeVersionHttpInterceptor("SuperExec"), RuntimeTokenHttpInterceptor(spec.token)],
+        )
+        with client:
+            client.PushTaskOutput(told)
 
 
 def main() -> None:

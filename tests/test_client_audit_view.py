@@ -87,3 +87,15 @@ def test_audit_of_a_site_that_has_done_nothing(tmp_path, command) -> None:
     shown = command(main, "audit", "--config", tmp_path / "site.yaml")
     assert (shown.code, "0 lines" in shown.out) == (0, True)
     assert not (tmp_path / "state").exists()
+
+
+def test_answers_on_progress_share_a_row() -> None:
+    answer = {"time": RECORDS[1]["time"], "event": "outgoing", "kind": "query.progress", "state": "training"}
+    records = [RECORDS[0], *[{"n": n, **answer, "epoch": n} for n in (2, 3, 4)], {**RECORDS[1], "n": 5}]
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(table([*records, {"n": 6, **answer, "epoch": 9}]))
+    shown = captured.get()
+    assert "the last of 3 answers: state training, epoch 4" in shown
+    assert "epoch 3" not in shown
+    assert "│ state training, epoch 9" in shown

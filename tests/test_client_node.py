@@ -72,6 +72,7 @@ def make_node(tmp_path: Path) -> MakeNode:
             tmp_path / "site.yaml",
             command=(sys.executable, str(program)),
             backoff_s=(0.01,),
+            leased_s=0.01,
             lease_s=lease_s,
             answer_s=answer_s,
         )
@@ -115,6 +116,53 @@ def test_a_killed_node_is_refused_until_its_lease_has_run_out(make_node: MakeNod
         "node started, calling hospital.example:8443",
     ]
     assert told[4].startswith("node ended (refused, its last connection has not run out; that takes a minute)")
+
+
+def test_a_killed_node_tries_again_soon_and_tells_so_once_until_its_lease_has_run_out(
+    make_node: MakeNode, run_until: RunUntil
+) -> None:
+    """With growing waits the last one, of half a minute, would begin just before the lease ends."""
+    refused = {"say": REFUSED, "code": 1}
+    node = make_node({"say": ONLINE, "code": 137}, *[refused] * 6, {"say": ONLINE, "stay": True}, lease_s=60)
+    node.backoff_s = (0.0, 99.0)
+    told = run_until_online_twice(node, run_until)
+    assert node.num_starts == 8
+    assert [line for line in told if "refused" in line] == [
+        "node ended (refused, its last connection has not run out; that takes a minute); starting it again in 0 s"
+    ]
+
+
+def run_until_online_twice(node: SiteNode, run_until: RunUntil) -> list[str]:
+    """Stops after the second time."""
+    pass_on, online = node._pass_on, []
+
+    def count(log: NodeLog) -> None:
+        before = node.node_id
+        pass_on(log)
+        if before is None and node.node_id is not None:
+            online.append(1)
+            if len(online) == 2:
+                node.report("twice online")
+
+    node._pass_on = count  # type: ignore[method-assign]
+    return run_until(node, "twice online")
+
+
+def test_a_node_that_took_long_to_hear_its_refusal_is_judged_by_when_it_called(
+    make_node: MakeNode, run_until: RunUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a process that was refused within the lease ends after it: its key is good all the same."""
+    node = make_node({"say": REFUSED, "code": 1}, {"say": ONLINE, "stay": True}, lease_s=0.0)
+    monkeypatch.setattr("client.node.left_connected", lambda _: True)
+    why = node._why
+    node.lease_s = 0.5
+
+    def late(log: NodeLog, started: float) -> str:
+        node._leased_until = time.monotonic() - 0.001
+        return why(log, started)
+
+    monkeypatch.setattr(node, "_why", late)
+    assert "node online as 4711" in run_until(node, "online")
 
 
 def test_a_key_that_is_refused_for_longer_than_a_lease_is_not_accepted(make_node: MakeNode) -> None:

@@ -1,17 +1,23 @@
 """The worker: it waits for the node's secret, is started again, passes lines on, and starts code unpacked anew."""
 
 import importlib
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from flwr.common.args import try_obtain_flwr_app_token
 from flwr.common.constant import APP_DIR
+from flwr.proto.runtime_pb2 import PushTaskOutputRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import factory
 from flwr.supercore.superexec.executor.types import ExecutionSpec
 
+from client import worker_process
 from client.worker import NAME, Worker
 from client.worker_account import SECRET
 from client.worker_process import TOKEN, FreshCode
@@ -79,17 +85,90 @@ def test_a_secret_that_it_may_not_read_is_named(tmp_path: Path, monkeypatch: pyt
         Worker(tmp_path, "node:9094")._command()
 
 
+ASKED = ExecutionSpec(TaskType.CLIENT_APP, "node:9094", SECRET_TOKEN, True, None, False, 7, False, 1)
+
+
+@dataclass
+class Started:
+    """Stands in for a ClientApp's process; it ends once it was told to so many times."""
+
+    stubborn: int = 0
+    returncode: int = -9
+    told: list[str] = field(default_factory=list)
+
+    def wait(self, timeout: float | None = None) -> int:
+        if len(self.told) < self.stubborn:
+            raise subprocess.TimeoutExpired("flwr-clientapp", timeout or 0.0)
+        return self.returncode
+
+    def terminate(self) -> None:
+        self.told.append("terminate")
+
+    def kill(self) -> None:
+        self.told.append("kill")
+
+
+@pytest.mark.parametrize("stubborn", [0, 1, 2])
+def test_a_clientapp_of_a_node_that_was_killed_is_ended_before_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: int
+) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    processes = [Started(stubborn), Started()]
+    waiting = list(processes)
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: waiting.pop(0))
+    monkeypatch.setattr(worker_process, "_follow", lambda *_: None)
+    launcher = FreshCode()
+    launcher.launch(ASKED)
+    assert processes[0].told == []
+    launcher.launch(ASKED)
+    assert processes[0].told == ["terminate", "kill"][:stubborn]
+    assert waiting == []
+
+
+def test_the_end_of_a_clientapp_is_told_to_the_node_with_its_own_token() -> None:
+    """A node in this process: what it is told must end the task that the token belongs to."""
+    heard: list[tuple[str, str, bytes]] = []
+
+    class Node(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            heard.append((self.path, str(dict(self.headers)), body))
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Node) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        spec = replace(ASKED, runtime_api_address=f"127.0.0.1:{server.server_port}")
+        worker_process._follow(Started(), spec)  # type: ignore[arg-type]
+        thread.join()
+    ((path, headers, body),) = heard
+    assert path == "/v1/runtime/push-task-output"
+    assert SECRET_TOKEN in headers
+    told = PushTaskOutputRequest.FromString(body)
+    assert (told.sub_status, told.details) == ("failed", "ended with exit code -9")
+    worker_process._follow(Started(), spec)  # type: ignore[arg-type]  # and a node that is gone is nobody's fault
+
+
 def test_a_task_finds_nothing_unpacked_and_shows_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
     found: list[tuple[list[str], Path]] = []
-    monkeypatch.setattr("subprocess.Popen", lambda words, env: found.append((words, Path(env["FLWR_HOME"]))))
-    asked = ExecutionSpec(TaskType.CLIENT_APP, "node:9094", SECRET_TOKEN, True, None, False, 7, False, 1)
-    FreshCode().launch(asked)
+
+    def start(words: list[str], env: dict[str, str]) -> Started:
+        found.append((words, Path(env["FLWR_HOME"])))
+        return Started()
+
+    monkeypatch.setattr("subprocess.Popen", start)
+    monkeypatch.setattr(worker_process, "_follow", lambda *_: None)
+    FreshCode().launch(ASKED)
     unpacked = "fedgtv.fedgtv.0.1.0.12345678"  # the right 8 digits, whatever is in it
     (tmp_path / "kept" / unpacked).mkdir(parents=True)
     (found[0][1] / APP_DIR).symlink_to(tmp_path / "kept")
     (tmp_path / APP_DIR).symlink_to(tmp_path / "kept")
-    FreshCode().launch(asked)
+    FreshCode().launch(ASKED)
     (_, earlier), (words, home) = found
     assert home.parent == tmp_path
     assert [path.name for path in home.iterdir()] == [TOKEN]
