@@ -39,13 +39,13 @@ ROUND = {"kind": "round", "model": "m", "round": 2, "rounds": 6, "seconds": 12.4
             {**ROUND, "dropped": {"D": "flower-5", "C": "not-finite stage1.w"}},
             "  m round 2/6, 12 s: A loss 0.500/0.250 (before: DSC 0.432); B loss 9.000; C left out (not-finite stage1.w"
             ": weights were NaN or infinite; the site looks at its data, and the learning rate may be too high); D left"
-            " out (flower-5: the site's node is not connected; ask whether `fedgtv-site join` runs there and its network"
-            " works)",
+            " out (flower-5: the site's node is not connected; ask whether `fedgtv-site join` runs there and its "
+            "network works)",
         ),
         (
             {"kind": "site", "site": "B", "event": "lost", "why": "flower-5", "round": 2, "model": "m"},
-            "  site B is lost (flower-5: the site's node is not connected; ask whether `fedgtv-site join` runs there and"
-            " its network works)",
+            "  site B is lost (flower-5: the site's node is not connected; ask whether `fedgtv-site join` runs there "
+            "and its network works)",
         ),
         ({"kind": "site", "site": "B", "event": "back", "why": "connected"}, "  site B is back"),
         (
