@@ -113,7 +113,7 @@ def test_a_disk_that_fills_leaves_no_half_reply(spool, tmp_path, monkeypatch):
     """Neither of the reply that did not fit, nor of the one that it was to replace."""
     spool.put("A", ARRAYS, result())
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("server.spool.write_text_atomically", full)
