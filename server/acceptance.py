@@ -91,7 +91,8 @@ def judge(
     `norm`: its L2 norm is more than `max_norm_ratio` times the median of this round's and of `earlier_norms`. So one of
     two sites can be told only once a round has gone well.
     `opposed`: it points away from most of the others, three sites or more: its cosine with them is below `min_cosine`,
-    as that of an update with its sign turned.
+    as that of an update with its sign turned. Where that is so of half the sites or more, none of them is in the wrong:
+    near its optimum a federation's updates add up to nothing.
 
     Args:
         sites: whose updates.
@@ -109,7 +110,7 @@ def judge(
     if min_cosine is not None and len(kept) > 2:
         cosines = gram[np.ix_(kept, kept)] / np.outer(norms[kept], norms[kept])
         against = (cosines < min_cosine).sum(axis=1)  # itself is never counted: its cosine is 1
-        reasons |= {
-            sites[index]: "opposed" for index, num in zip(kept, against, strict=True) if 2 * num > len(kept) - 1
-        }
+        opposed = [index for index, num in zip(kept, against, strict=True) if 2 * num > len(kept) - 1]
+        if 2 * len(opposed) < len(kept):
+            reasons |= {sites[index]: "opposed" for index in opposed}
     return reasons

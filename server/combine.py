@@ -26,7 +26,7 @@ def combined(updates: Sequence[Update], sent: Weights, reduce: Reduce) -> Weight
 
     A layer that some sites keep to themselves is made of the others' alone; one that all keep stays as it was sent.
     """
-    made = {name: np.array(array, np.float32) for name, array in sent.items()}
+    made = {name: np.array(array, np.float32, order="C") for name, array in sent.items()}  # so that it can be flattened
     for name, array in made.items():
         having = [update for update in updates if name in update.places]
         cases = [update.cases for update in having]
@@ -83,7 +83,7 @@ def products(updates: Sequence[Update], sent: Weights) -> NDArray[np.float64]:
             moved = np.zeros((len(updates), part.stop - part.start))
             for index, update in enumerate(updates):
                 if name in update.places:
-                    np.subtract(update.part(name, part), flat[part], out=moved[index])
+                    np.subtract(update.part(name, part), flat[part], out=moved[index], dtype=np.float64)
             total += moved @ moved.T
     return total
 

@@ -75,16 +75,14 @@ class Spool:
         self._folder.mkdir(parents=True, exist_ok=True)
         note_path, path = self._paths(site)
         note_path.unlink(missing_ok=True)
-        crc32 = 0
-        with path.open("wb") as file:
-            for array in arrays.values():
-                flat = np.ascontiguousarray(array).reshape(-1)
-                file.write(flat.data)
-                crc32 = zlib.crc32(flat.data, crc32)
         dtype = next(iter(arrays.values())).dtype.name
         layout = tuple((name, int(array.size)) for name, array in arrays.items())
-        note = _Note(key=self._key, dtype=dtype, layout=layout, crc32=crc32, result=result)
-        write_text_atomically(note_path, note.model_dump_json(), durable=False)  # the checksum tells what was lost
+        try:
+            note = _Note(key=self._key, dtype=dtype, layout=layout, crc32=_write(path, arrays), result=result)
+            write_text_atomically(note_path, note.model_dump_json(), durable=False)  # the checksum tells what was lost
+        except OSError:
+            path.unlink(missing_ok=True)  # the ledger's last line needs room
+            raise
 
     def find(self, site: str) -> Update | None:
         """Returns the site's reply to this very task; None where there is none, or it is not whole."""
@@ -105,6 +103,17 @@ class Spool:
 
     def _paths(self, site: str) -> tuple[Path, Path]:
         return self._folder / f"{site}.json", self._folder / f"{site}.bin"
+
+
+def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> int:
+    """Returns the checksum of all the numbers that it wrote."""
+    crc32 = 0
+    with path.open("wb") as file:
+        for array in arrays.values():
+            flat = np.ascontiguousarray(array).reshape(-1)
+            file.write(flat.data)
+            crc32 = zlib.crc32(flat.data, crc32)
+    return crc32
 
 
 def _read(path: Path, dtype: str, first: int, count: int) -> NDArray[np.float32]:

@@ -71,21 +71,28 @@ class Strategy:
         )
 
     @property
+    def _optimises(self) -> bool:
+        """Whether a server optimiser makes the model of the mean."""
+        return isinstance(self.flower, flower.FedAvgM) or hasattr(self.flower, MOMENTS[0])
+
+    @property
     def keeps_state(self) -> bool:
         """Whether a round depends on more of the rounds before than their model."""
-        return isinstance(self.flower, flower.FedAvgM) or hasattr(self.flower, MOMENTS[0])
+        if isinstance(self.flower, flower.FedAvgM):
+            return self.flower.server_momentum > 0
+        return self._optimises
 
     def begin(self, sent: Weights) -> None:
         """Takes note of what a round has sent out, as Flower's own `configure_train` does with what it is given."""
         if isinstance(self.flower, flower.FedAvgM):
-            self.flower.current_arrays = wire.weights_to_record(sent)
-        elif self.keeps_state:
+            self.flower.current_arrays = wire.weights_to_record(_by_name(sent))
+        elif self._optimises:
             self.flower.current_arrays = dict(sent)  # type: ignore[attr-defined]
 
     def combine(self, number: int, updates: Sequence[Update], sent: Weights, gram: Gram) -> Weights:
         """Returns the model that round `number` makes of the sites' updates (one at least), in fp32."""
         made = self._combine(updates, sent, gram)
-        return self._optimise(number, made) if self.keeps_state else made
+        return self._optimise(number, made) if self._optimises else made
 
     def _combine(self, updates: Sequence[Update], sent: Weights, gram: Gram) -> Weights:
         match self.name:
@@ -112,12 +119,13 @@ class Strategy:
 
     def _optimise(self, number: int, made: Weights) -> Weights:
         metrics = MetricRecord({wire.NUM_EXAMPLES: 1})
-        content = RecordDict({wire.ARRAYS: wire.weights_to_record(made), wire.METRICS: metrics})
+        content = RecordDict({wire.ARRAYS: wire.weights_to_record(_by_name(made)), wire.METRICS: metrics})
         asked = Message(RecordDict(), dst_node_id=1, message_type=wire.TRAIN)
         arrays, _ = self.flower.aggregate_train(number, [Message(content, reply_to=asked)])
         if arrays is None:
             raise WorkError(f"round {number}: {self.name} made no model; see the log")
-        return wire.record_to_weights(arrays)
+        optimised = wire.record_to_weights(arrays)
+        return {name: optimised[name] for name in made}
 
     def state(self) -> Weights:
         """Returns the arrays that the strategy keeps between rounds; none for most."""
@@ -133,7 +141,7 @@ class Strategy:
         if isinstance(self.flower, flower.FedAvgM):
             vector = {int(name.split(".")[1]): array for name, array in state.items()}
             self.flower.momentum_vector = [vector[number] for number in sorted(vector)] or None
-        elif self.keeps_state:
+        elif self._optimises:
             for moment in MOMENTS:
                 prefix = f"{moment}."
                 found = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
@@ -155,6 +163,11 @@ class Strategy:
                     f"(2 f + 3, arXiv 1703.02757); {num_sites} take part, and a bad site can be the one that is chosen"
                 )
         return None
+
+
+def _by_name(weights: Weights) -> Weights:
+    """In one order, however a file has them: FedAvgM knows layers by their place."""
+    return dict(sorted(weights.items()))
 
 
 def _check_options(name: str, options: Mapping[str, float]) -> None:
