@@ -36,8 +36,10 @@ LEASED_S = 2.0
 LEASED = "refused, its last connection has not run out; that takes a minute"
 STEADY_S = 120.0
 """A node that lived this long starts again with the shortest wait."""
-LEASE_S = 65.0
-"""Flower's 60 s and the time that a last heartbeat may have been on its way."""
+HEARTBEAT_S = 20
+"""What the node tells the coordinator (Flower: 30): it is held for lost after two without a sign, and may come back."""
+LEASE_S = 45.0
+"""Twice that, and the time that a last heartbeat may have been on its way."""
 ANSWER_S = 30.0
 """A coordinator that has not answered by then is told of, once a start."""
 

@@ -8,18 +8,28 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from flwr.supernode import start_client_internal
+from flwr.supercore import heartbeat
+from flwr.supernode import fleet_http_connection, start_client_internal
 
 from client.approval import own_hash
-from client.node import CONFIG_VARIABLE, LAUNCHER_VARIABLE
+from client.node import CONFIG_VARIABLE, HEARTBEAT_S, LAUNCHER_VARIABLE
 from client.node_gate import PULL, PUSH, Gate
 from common.logs import log_to_output
+
+INTERVAL = "HEARTBEAT_DEFAULT_INTERVAL"
+"""Flower's name for it, in each module that uses it; a contract test guards it."""
 
 
 def install(gate: Gate) -> None:
     """Puts the gate's steps in the place of Flower's."""
     vars(start_client_internal)[PULL] = gate.pull
     vars(start_client_internal)[PUSH] = gate.push
+
+
+def beat_every(seconds: int) -> None:
+    """Sets how often the node says that it is there; the coordinator is told, and counts on it."""
+    for module in (fleet_http_connection, heartbeat):
+        vars(module)[INTERVAL] = seconds
 
 
 def launch_with(command: Sequence[str]) -> None:
@@ -38,6 +48,7 @@ def main() -> None:
     from flwr.supernode.cli import flower_supernode
 
     log_to_output()
+    beat_every(HEARTBEAT_S)
     config = Path(os.environ[CONFIG_VARIABLE])
     install(Gate(config, own_hash(), start_client_internal))
     if LAUNCHER_VARIABLE in os.environ:

@@ -14,9 +14,10 @@ import pytest
 
 from client import archive
 from client.contact import AHEAD_S, BEHIND_S
-from client.node import LEASE_S, LEASED_S, SiteNode, _setting
+from client.node import HEARTBEAT_S, LEASE_S, LEASED_S, SiteNode, _setting
 from client.node_gate import INSERT, PULL, PUSH
 from client.node_log import GRACEFUL, REFUSED, UNAUTHENTIC
+from client.node_process import INTERVAL, beat_every
 from client.worker import launcher_command
 from common.bundle import RUN_KEY
 from server.control import Control, _run, toml_string
@@ -39,13 +40,13 @@ with warnings.catch_warnings():
         Status,
         SubStatus,
     )
-    from flwr.supercore import telemetry, update_check
+    from flwr.supercore import heartbeat, telemetry, update_check
     from flwr.supercore.auth import load_superexec_auth_secret
     from flwr.supercore.superexec.executor import subprocess_executor
     from flwr.supercore.utils import get_flwr_home
 
     flower_superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
-    from flwr.supernode import start_client_internal
+    from flwr.supernode import fleet_http_connection, start_client_internal
 
     flower_superexec = importlib.import_module("flwr.supercore.cli.flower_superexec")
     flower_supernode = importlib.import_module("flwr.supernode.cli.flower_supernode")
@@ -207,10 +208,20 @@ def test_a_wrong_clock_is_refused_as_unauthorized():
         httpx.Response(401, request=request).raise_for_status()
 
 
-def test_the_lease_is_a_minute_and_a_killed_node_is_back_within_seconds_of_its_end():
-    assert HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL == 60
-    assert 60 < LEASE_S <= 65
+def test_the_lease_is_two_of_our_heartbeats_and_a_killed_node_is_back_within_seconds_of_its_end():
+    assert HEARTBEAT_PATIENCE * HEARTBEAT_S == 40
+    assert 40 < LEASE_S <= 45
     assert LEASED_S <= 5
+
+
+def test_both_of_flowers_modules_beat_as_the_node_is_told(monkeypatch):
+    modules = [fleet_http_connection, heartbeat]
+    for module in modules:
+        monkeypatch.setattr(module, INTERVAL, HEARTBEAT_DEFAULT_INTERVAL)
+    beat_every(HEARTBEAT_S)
+    assert [getattr(module, INTERVAL) for module in modules] == [HEARTBEAT_S] * 2
+    assert source(fleet_http_connection).count(f"heartbeat_interval={INTERVAL}") == 2
+    assert f"next_interval: float = {INTERVAL} - HEARTBEAT_CALL_TIMEOUT" in source(heartbeat)
 
 
 def test_children_inherit_environment_and_folder():
