@@ -60,7 +60,9 @@ def _join(experiment: Experiment, ledger: Ledger, sites: Sites) -> None:
 
 def _do_step(run: Run, number: int, step: Step) -> None:
     started = time.monotonic()
-    run.ledger.append({"kind": "step", "step": number, "what": step.kind, "model": getattr(step, "model", None)})
+    model = getattr(step, "model", None)
+    run.ledger.append({"kind": "step", "step": number, "what": step.kind, "model": model})
+    run.sites.watch.begin(step=number, what=step.kind, model=model, round=None, rounds=None)
     match step:
         case StatisticsStep():
             gather_statistics(run, number)
