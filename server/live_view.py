@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from server.remedies import remedy
+from server.remedies import remedy, with_remedy
 from server.run_lock import LOCK, is_held
 from server.wanted import WATCHED, wanted
+from server.watch import LIVE
 
-LIVE = "live.json"
 STALE_S = 90.0
 """A ServerApp that waits for sites writes every few seconds; one that averages large models may be silent longer."""
 
@@ -133,7 +133,7 @@ def _error(error: LastError | None, now: datetime) -> str:
     if error is None:
         return ""
     when = f" at {_clock(error.time, now)}" if error.time else ""
-    return f"; last error{when}: {error.code}: {remedy(error.code)}"
+    return f"; last error{when}: {with_remedy(error.code)}"
 
 
 def _clock(time: datetime, now: datetime) -> str:
