@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from common.command import command_line
-from common.errors import ConfigError, WorkError
+from common.errors import ConfigError
 
 if TYPE_CHECKING:
     from server.federation import Federation
+    from server.status import Status
 
 app = typer.Typer(
     help="Run a federation: enrol hospitals, launch experiments, read results.",
@@ -212,29 +213,37 @@ def run(
 
 @app.command()
 def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every 2 s until Ctrl-C.")] = False,
     folder: FolderOption = FEDERATION,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show the sites, and how far each run is; exit code 1 if the coordinator is not up."""
+    """Show the sites, how far each run is, and what each site does for it; exit code 1 if the coordinator is not up."""
+    from server.status import Status
+
     federation = _open(folder)
-    runs = federation.progress()
     _warn(federation)
-    try:
-        listed, fault = federation.connections(), None
-    except WorkError as error:
-        listed, fault = {}, error
+    told = Status(federation)
+    if watch:
+        _watch(told)
+        return
+    told.ask()
     if as_json:
-        valid = federation.valid_until()
-        typer.echo(json.dumps({"up": fault is None, "sites": listed, "runs": runs, "valid_until": valid}))
+        typer.echo(json.dumps(told.as_json()))
     else:
-        for site, state in listed.items():
-            typer.echo(f"site {site}: {state}")
-        for name, told in runs.items():
-            typer.echo(f"run {name}: {told}")
+        for line in told.lines():
+            typer.echo(line)
         _tell_validity(federation)
-    if fault:
-        raise fault
+    if told.fault:
+        raise told.fault
+
+
+def _watch(told: "Status") -> None:
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(auto_refresh=False) as screen:
+        told.watch(lambda text: screen.update(Text(text), refresh=True))
 
 
 @app.command()

@@ -29,9 +29,11 @@ from server.provision import (
     renew_certificate,
 )
 from server.superlink import Superlink
+from server.wanted import WANTED
 
 FILE = "federation.yaml"
-LEDGERS = "*/ledger.jsonl"
+LEDGER = "ledger.jsonl"
+"""As in `server.ledger`, which imports NumPy."""
 RENEW = "run `fedgtv-coordinator renew`, then stop and start `up`"
 RENEW_AUTHORITY = "run `fedgtv-coordinator renew --authority`, then stop and start `up`, and send the sites their kits"
 
@@ -162,7 +164,9 @@ class Federation:
 
     def progress(self) -> dict[str, str]:
         """Returns for each run the last thing that its ledger tells; a line still being written does not count."""
-        return {path.parent.name: _last_told(path) for path in sorted(self.superlink().runs_folder.glob(LEDGERS))}
+        runs = self.superlink().runs_folder
+        folders = {path.parent for pattern in (f"*/{LEDGER}", f"*/{WANTED}") for path in runs.glob(pattern)}
+        return {folder.name: _last_told(folder / LEDGER) for folder in sorted(folders)}
 
     def connections(self) -> dict[str, str]:
         """Returns for each enrolled site whether it is online, offline, or was never seen (`registered`)."""
@@ -186,6 +190,6 @@ def check_run_name(name: str) -> str:
 
 
 def _last_told(ledger: Path) -> str:
-    whole = ledger.read_text(encoding="utf-8").rpartition("\n")[0]
+    whole = ledger.read_text(encoding="utf-8").rpartition("\n")[0] if ledger.exists() else ""
     told = [line for record in whole.splitlines() if (line := describe(json.loads(record)))]
     return told[-1].strip() if told else "nothing yet"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from server.remedies import remedy
+from server.remedies import remedy, with_remedy
 
 
 def describe(record: Mapping[str, Any]) -> str | None:
@@ -40,14 +40,16 @@ def _round(record: Mapping[str, Any]) -> str:
 
 
 def _left_out(site: str, reason: str) -> str:
-    return f"{site} left out ({reason}: {remedy(reason)})"
+    return f"{site} left out ({with_remedy(reason)})"
 
 
 def _site(record: Mapping[str, Any]) -> str:
     """What befell a site within a round: its name, the event, the code, and what to do about it."""
     event, why = record["event"], record["why"]
-    words = EVENTS.get(event, event)
-    return f"  site {record['site']} {words}" + ("" if event in SAY_ALL else f" ({why}: {remedy(why)})")
+    words = f"  site {record['site']} {EVENTS.get(event, event)}"
+    if event == "late":
+        return f"{words} ({why.replace('-', ' ')}): {remedy('late')}"
+    return words if event in SAY_ALL else f"{words} ({with_remedy(why)})"
 
 
 def _restart(record: Mapping[str, Any]) -> str:
@@ -77,7 +79,7 @@ EVENTS = {
     "lost": "is lost",
     "back": "is back",
     "asked-again": "is asked again",
-    "late": "answered too late for its round",
+    "late": "answered when its round was closed",
     "duplicate": "sent a reply that nobody waits for; it is not counted",
     "error": "tells of an error",
 }

@@ -54,6 +54,8 @@ OF_A_REPLY: dict[str, str] = {
     "late": "the answer came after the round was closed; give the rounds more time if that happens often",
     "idle": "the site says that it has nothing to do, so the task was lost; it is asked again",
     "connected": "the site is connected again and takes part",
+    "not-joined": "the site was not there when the step began; it takes part as soon as `fedgtv-site join` runs there",
+    "answered-before": "the reply came a second time and was not counted; nothing need be done",
 }
 """Why a reply was not used, or what was seen of a site; a layer's name may follow the code."""
 
@@ -80,6 +82,11 @@ OF_A_RUN: dict[str, str] = {
 """Why a run is started again, or waits."""
 
 REMEDIES = AT_THE_SITE | OF_A_REPLY | FLOWER | OF_A_RUN
+
+
+def with_remedy(code: str) -> str:
+    """Returns a code with its sentence; a code without one alone."""
+    return f"{code}: {remedy(code)}" if remedy(code) != UNKNOWN else code
 
 
 def remedy(code: str) -> str:

@@ -20,6 +20,8 @@ from server.evaluation_reply import PNG_SIGNATURE
 from server.matrix import build_matrices, write_matrix
 from server.matrix_view import matrix_view
 from server.metric import METRIC
+from server.progress import describe
+from server.remedies import with_remedy
 from server.run_record import PictureLine, RunRecord, read_run
 from server.run_summary import case_counts, duration, model_rows, recipe_rows, site_rows, step_row
 
@@ -68,7 +70,10 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "pictures": _pictures(record),
         "curves": learning_curves(record),
         "timeline": timeline(record),
-        "dropped": [(line, site, reason) for line in record.rounds for site, reason in line.dropped.items()],
+        "dropped": [
+            (line, site, with_remedy(reason)) for line in record.rounds for site, reason in line.dropped.items()
+        ],
+        "events": [(line, (describe(line.model_dump()) or "").strip()) for line in record.events],
     }
 
 

@@ -130,8 +130,23 @@ class EvaluationLine(Line):
     seconds: float | None = None
 
 
-LedgerLine = StatisticsLine | RoundLine | ModelLine | EvaluationLine
-LINES: dict[str, type[StatisticsLine] | type[RoundLine] | type[ModelLine] | type[EvaluationLine]] = {
+class EventLine(Line):
+    """What befell a site between two rounds' lines, or the run itself."""
+
+    kind: Literal["site", "restart"]
+    time: str = ""
+    why: str
+    site: str | None = None
+    event: str | None = None
+    model: str | None = None
+    round: int | None = None
+    crashes: int = 1
+
+
+LedgerLine = StatisticsLine | RoundLine | ModelLine | EvaluationLine | EventLine
+LINES: dict[str, type[LedgerLine]] = {
+    "site": EventLine,
+    "restart": EventLine,
     "statistics": StatisticsLine,
     "round": RoundLine,
     "model": ModelLine,
@@ -150,6 +165,7 @@ class RunRecord:
     """In the order of the ledger; a round that was done again counts once, as it was done last."""
     models: tuple[ModelLine, ...]
     evaluations: tuple[EvaluationLine, ...]
+    events: tuple[EventLine, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -199,6 +215,7 @@ def read_run(run_folder: Path) -> RunRecord:
         rounds=tuple(rounds.values()),
         models=tuple({line.model: line for line in lines if isinstance(line, ModelLine)}.values()),
         evaluations=tuple(line for line in lines if isinstance(line, EvaluationLine)),
+        events=tuple(line for line in lines if isinstance(line, EventLine)),
     )
 
 

@@ -134,6 +134,7 @@ def test_status_shows_the_runs_also_when_the_coordinator_is_down(enrolled, coord
     answer(monkeypatch, {7: "offline"})
     told = json.loads(coordinator("status", "--folder", enrolled, "--json").out)
     assert (told["up"], told["sites"], list(told["runs"])) == (True, {"A": "offline"}, ["first"])
+    assert told["live"] == {"first": {"state": "idle"}}
     assert list(told["valid_until"]) == ["server certificate", "authority"]
 
 

@@ -51,6 +51,14 @@ def test_a_federation_on_this_machine_alone_needs_no_gateway(tmp_path, monkeypat
     assert daemons.told == ["superlink start", "superlink keep_up", "superlink stop"]
 
 
+def test_runs_that_nobody_watches_are_looked_after_while_it_is_up(tmp_path, monkeypatch):
+    daemons = Daemons(monkeypatch, polls=1)
+    for method in ("look", "close"):
+        monkeypatch.setattr(f"server.takeover.Takeover.{method}", daemons.note(f"runs {method}"))
+    run(Federation.create(tmp_path / "fed", "localhost:8443"), daemons)
+    assert daemons.told == ["superlink start", "superlink keep_up", "runs look", "runs close", "superlink stop"]
+
+
 @pytest.mark.parametrize("gateway", [None, True])
 def test_without_nginx_nothing_is_started(tmp_path, monkeypatch, gateway):
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)

@@ -50,8 +50,12 @@ ROUND = {"kind": "round", "model": "m", "round": 2, "rounds": 6, "seconds": 12.4
         ({"kind": "site", "site": "B", "event": "back", "why": "connected"}, "  site B is back"),
         (
             {"kind": "site", "site": "B", "event": "of later", "why": "code-of-later"},
-            "  site B of later (code-of-later: no remedy is known for this code; update the coordinator, and see the "
-            "site's log)",
+            "  site B of later (code-of-later)",
+        ),
+        (
+            {"kind": "site", "site": "B", "event": "late", "why": "round-3", "round": 4},
+            "  site B answered when its round was closed (round 3): the answer came after the round was closed; give "
+            "the rounds more time if that happens often",
         ),
         (
             {"kind": "restart", "why": "serverapp-died", "crashes": 1},

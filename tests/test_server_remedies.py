@@ -9,22 +9,37 @@ from flwr.common.constant import ErrorCode
 
 from common.errors import CODES
 from server import supervision
-from server.remedies import AT_THE_SITE, FLOWER, REMEDIES, UNKNOWN, remedy
+from server.progress import EVENTS
+from server.remedies import AT_THE_SITE, FLOWER, REMEDIES, UNKNOWN, remedy, with_remedy
 
 SERVER = Path(__file__).parents[1] / "server"
-CODE = re.compile(r"(?:no|not|other)-[a-z]+|norm|opposed|late|idle|connected")
+CODE = re.compile(r"(?:no|not|other)-[a-z]+|norm|opposed")
+
+
+def texts(nodes):
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def reasons():
-    """What the coordinator's own checks of a reply return, and what it tells of a site, as it stands in the sources."""
+    """What the coordinator's own checks of a reply return, as it stands in the sources."""
     found = set()
-    for path in SERVER.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            values = list(ast.walk(node.value)) if isinstance(node, ast.Return) and node.value else []
-            values += node.args if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "event" else []
-            texts = [each.value for each in values if isinstance(each, ast.Constant) and isinstance(each.value, str)]
-            found |= {text.strip() for text in texts if CODE.fullmatch(text.strip())}
+    for node in nodes(ast.Return):
+        inner = texts(ast.walk(node.value)) if node.value else set()
+        found |= {text.strip() for text in inner if CODE.fullmatch(text.strip())}
     return found
+
+
+def nodes(kind):
+    for path in SERVER.glob("*.py"):
+        yield from (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kind))
+
+
+def test_every_event_of_a_site_is_told_in_words():
+    calls = [node for node in nodes(ast.Call) if getattr(node.func, "attr", "") == "event"]
+    for call in calls:
+        _, event, why = call.args
+        assert texts([event]) <= set(EVENTS) | {"left-out"}
+        assert texts([why]) <= set(REMEDIES)
 
 
 def test_every_code_of_a_site_has_a_remedy():
@@ -53,6 +68,7 @@ def test_a_layers_name_may_follow_a_code():
 
 def test_an_unknown_code_is_said_to_be_one():
     assert remedy("of a later release") == UNKNOWN
+    assert with_remedy("of a later release") == "of a later release"
 
 
 @pytest.mark.parametrize("code", sorted(REMEDIES))

@@ -16,6 +16,7 @@ from common.pictures import overlay_png
 from server.curves import learning_curves, losses, spans, validation
 from server.matrix import Matrix
 from server.matrix_view import heat_range, leader
+from server.remedies import remedy
 from server.report import write_report
 from server.run_record import RoundLine, SiteResult, Spread, read_run, training_s
 from server.run_summary import duration
@@ -149,6 +150,21 @@ def test_names_and_reasons_are_escaped(run_folder):
     assert "&lt;img src=x&gt;" in page
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in page
     assert "PTV &lt;7 mm margin&gt; &amp; not a GTV" in page
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_page_lists_what_befell_the_sites_and_the_run(run_folder):
+    records = ledger_of(run_folder)
+    records[1]["dropped"] = {"B": "not-finite stage1.w"}
+    lost = {"kind": "site", "site": "C", "event": "lost", "why": "flower-5", "model": "federated", "round": 2}
+    restart = {"kind": "restart", "why": "serverapp-died", "crashes": 1}
+    times = ({"time": "2026-03-04T12:00:00+0000"}, {"time": "2026-03-04T12:05:00+0000"})
+    records[2:2] = [lost | times[0], restart | times[1]]
+    rewrite(run_folder, records)
+    rows = Reader(write_report(run_folder).read_text(encoding="utf-8")).rows
+    assert ["federated", "1", "B", f"not-finite stage1.w: {remedy('not-finite')}"] in rows
+    assert [times[0]["time"], "federated", "2", f"site C is lost (flower-5: {remedy('flower-5')})"] in rows
+    assert [times[1]["time"], "", "", "started again: the ServerApp had ended without a word"] in rows
 
 
 def test_page_says_what_was_run(page):
