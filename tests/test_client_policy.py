@@ -236,7 +236,9 @@ def test_a_validation_dsc_over_few_cases_stays():
     update = limit_update(PolicyConfig(local_layers=("*.bias",)), SENT, TRAINED)
     for num, expected in ((2, None), (3, 0.7)):
         withheld = Withheld()
-        given = TrainResult(num_examples=9, epochs=(), validation_dsc=0.7, num_validated=num, seconds=1.0)
+        given = TrainResult(
+            model="m", round=1, num_examples=9, epochs=(), validation_dsc=0.7, num_validated=num, seconds=1.0
+        )
         result = limit_training(PolicyConfig(min_cases=3), given, update, withheld)
         assert (result.validation_dsc, bool(withheld.what)) == (expected, expected is None)
         assert result.local_layers == ("stage1.a.bias",)
