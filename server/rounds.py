@@ -119,9 +119,13 @@ class Round:
         self._answered_s = time.monotonic() - self._started
         self._note_quorum()
 
+    @property
+    def _hopeless(self) -> bool:
+        """Whether there can no longer be enough good replies."""
+        return len(self.sites) - len(self.dropped) < self.quorum
+
     def _note_quorum(self) -> None:
-        hopeless = len(self.sites) - len(self.dropped) < self.quorum
-        self._patience.note(len(self._updates) >= self.quorum, hopeless)
+        self._patience.note(len(self._updates) >= self.quorum, self._hopeless)
 
     def _leave_out(self, site: str, reason: str) -> None:
         self.dropped[site] = reason
@@ -133,6 +137,8 @@ class Round:
         Raises:
             WorkError: fewer than the quorum are; every site at fault is named with its reason.
         """
+        if self._hopeless:  # nobody else was waited for
+            raise self._too_few(len(self._updates))
         for site in self.open_sites:
             self._leave_out(site, "no-answer")
         updates, gram = self._judged()

@@ -112,7 +112,8 @@ class Sites:
             else:
                 faults[site] = error
             patience.note(len(replies) >= quorum, len(messages) - len(faults) < quorum)
-        faults |= {site: "no-answer" for site in messages if site not in replies and site not in faults}
+        if len(messages) - len(faults) >= quorum:  # otherwise the others were not waited for
+            faults |= {site: "no-answer" for site in messages if site not in replies and site not in faults}
         if len(replies) < quorum:
             at_fault = ", ".join(f"{site} ({reason})" for site, reason in sorted(faults.items()))
             raise WorkError(f"no result from site {at_fault}; its own log says why; run again to go on")
