@@ -350,7 +350,8 @@ class RoundConfig(Frozen):
     """How the coordinator waits for the sites."""
 
     join_timeout_s: float = Field(default=120.0, gt=0)
-    """Sites must be connected within this, all or the quorum; a run that goes on waits for them up to `timeout_s`."""
+    """Sites must be connected within this, all or the quorum; a run that goes on waits for the quorum up to
+    `timeout_s`."""
     timeout_s: float = Field(default=43_200.0, gt=0, le=43_200.0)
     """A round's replies must be in within this; Flower 1.41 drops a message after 12 h."""
     quorum: int = Field(default=0, ge=0)

@@ -4,7 +4,7 @@ import time
 
 from common.config import EvaluateStep, Experiment, StatisticsStep, Step, TrainStep
 from server.evaluation import evaluate
-from server.ledger import Ledger
+from server.ledger import Ledger, full_disk_told
 from server.run import Run
 from server.sites import Sites
 from server.statistics import gather_statistics
@@ -20,11 +20,16 @@ def run_experiment(experiment: Experiment, ledger: Ledger, sites: Sites, coordin
     Raises:
         ConfigError: a strategy does not take its step's options; nothing was asked of a site.
         SiteError: a named site is not enrolled or does not connect.
-        WorkError: a round failed; running again continues after the last good one.
+        WorkError: a round failed, or the disk is full; running again continues after the last good one.
     """
     if ledger.find("end"):
         return
     check_strategies(experiment)
+    with full_disk_told(ledger.folder):
+        _run(experiment, ledger, sites, coordinator)
+
+
+def _run(experiment: Experiment, ledger: Ledger, sites: Sites, coordinator: str | None) -> None:
     _join(experiment, ledger, sites)
     for sentence in cautions(experiment):
         if not ledger.find("note", text=sentence):
@@ -51,11 +56,12 @@ def cautions(experiment: Experiment) -> list[str]:
 
 
 def _join(experiment: Experiment, ledger: Ledger, sites: Sites) -> None:
-    """Waits for the sites: to begin, for all within `join_timeout_s`; to go on, as long as for a round."""
+    """Waits `join_timeout_s` for all, then for the quorum; where the run goes on, for that as long as for a round."""
     config = experiment.rounds
     goes_on = bool(ledger.find("round") or ledger.find("done"))
-    timeout_s = config.timeout_s if goes_on else config.join_timeout_s
-    sites.wait_until_joined(experiment.sites, config.quorum or len(experiment.sites), timeout_s)
+    quorum_timeout_s = config.timeout_s if goes_on else config.join_timeout_s
+    quorum = config.quorum or len(experiment.sites)
+    sites.wait_until_joined(experiment.sites, quorum, config.join_timeout_s, quorum_timeout_s)
 
 
 def _do_step(run: Run, number: int, step: Step) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from common.atomic import write_bytes_atomically, write_text_atomically
 from common.checkpoint import Weights, load_weights, save_weights
@@ -33,6 +34,7 @@ RESERVE, RESERVE_BYTES = "reserve", 1 << 16
 """A file that is given up for the line that tells of a full disk."""
 SPARE_BYTES = 64 << 20
 """For the report, the log, pictures."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 STATE = ".state.safetensors"
 RESULTS = frozenset({"statistics", "round", "evaluation", "done", "end"})
 """Records of something that would be lost."""
@@ -97,7 +99,7 @@ class Ledger:
         try:
             self._write(line)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in DISK_FULL:
                 raise
             (self.folder / RESERVE).unlink(missing_ok=True)
             self._write(line)
@@ -106,15 +108,18 @@ class Ledger:
 
     def _write(self, line: bytes) -> None:
         """Writes a whole line, or leaves the file as it was."""
-        with self._path.open("ab") as file:
-            end = file.tell()
-            try:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                os.truncate(self._path, end)
-                raise
+        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)  # no buffer that is written later
+        end = os.fstat(handle).st_size
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(handle, line[written:])
+            os.fsync(handle)
+        except OSError:
+            os.ftruncate(handle, end)
+            raise
+        finally:
+            os.close(handle)
 
     def find(self, kind: str, **fields: Any) -> list[Record]:
         """Returns the lines of a kind whose fields have these values."""
@@ -202,6 +207,19 @@ class Ledger:
         (self.folder / "pictures").mkdir(exist_ok=True)
         write_bytes_atomically(self.folder / name, png)
         return name
+
+
+@contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Raises DiskFullError for what fails in the block because the disk of `folder` is full."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # the latter names the error by its number in words alone
+        if not (getattr(error, "errno", None) in DISK_FULL or f"os error {errno.ENOSPC}" in str(error)):
+            raise
+        raise DiskFullError(
+            f"{folder}: the disk is full; make room, then run the same command: it goes on after the last round"
+        ) from error
 
 
 def check_folder(folder: Path, experiment: Experiment) -> None:

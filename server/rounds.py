@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +33,8 @@ class Outcome:
     dropped: dict[str, str]
     norms: dict[str, float]
     """L2 norm of each accepted update."""
+    answered_s: float
+    """From the round's start until the last reply that could be used; who was waited for in vain does not count."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Round:
         spool: where the replies go; what lies there already counts as having come.
         watch: hears of sites that are left out.
         most_cases: each site's training cases as it counted them for the statistics; a reply may not claim more.
-        earlier_s: how long the model's last rounds took.
+        earlier_s: how long the replies of the model's last rounds took (`Outcome.answered_s`).
         earlier_norms: of the updates that the last round accepted.
         late: sites that finish an earlier round first.
     """
@@ -74,6 +77,8 @@ class Round:
     late: Mapping[str, Late] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._started = time.monotonic()
+        self._answered_s = 0.0
         self._patience = Patience(self.config, self.earlier_s)
         self.dropped: dict[str, str] = {}
         found = {site: self.spool.find(site) for site in self.sites}
@@ -111,11 +116,16 @@ class Round:
         update = self.spool.find(site)
         assert update is not None, site
         self._updates[site] = update
+        self._answered_s = time.monotonic() - self._started
         self._note_quorum()
 
+    @property
+    def _hopeless(self) -> bool:
+        """Whether there can no longer be enough good replies."""
+        return len(self.sites) - len(self.dropped) < self.quorum
+
     def _note_quorum(self) -> None:
-        hopeless = len(self.sites) - len(self.dropped) < self.quorum
-        self._patience.note(len(self._updates) >= self.quorum, hopeless)
+        self._patience.note(len(self._updates) >= self.quorum, self._hopeless)
 
     def _leave_out(self, site: str, reason: str) -> None:
         self.dropped[site] = reason
@@ -127,6 +137,8 @@ class Round:
         Raises:
             WorkError: fewer than the quorum are; every site at fault is named with its reason.
         """
+        if self._hopeless:  # nobody else was waited for
+            raise self._too_few(len(self._updates))
         for site in self.open_sites:
             self._leave_out(site, "no-answer")
         updates, gram = self._judged()
@@ -139,6 +151,7 @@ class Round:
             {update.site: update.result for update in updates},
             dict(self.dropped),
             {update.site: float(norm) for update, norm in zip(updates, norms, strict=True)},
+            self._answered_s,
         )
 
     def _judged(self) -> tuple[list[Update], NDArray[np.float64]]:

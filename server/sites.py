@@ -34,29 +34,30 @@ class Sites:
         self._config = config
         self.watch = watch or Watch()
 
-    def wait_until_joined(self, sites: Sequence[str], quorum: int, timeout_s: float) -> None:
+    def wait_until_joined(self, sites: Sequence[str], quorum: int, timeout_s: float, quorum_timeout_s: float) -> None:
         """Returns once every site is connected, or after `timeout_s` the quorum; who is missing then is named.
 
         Raises:
-            SiteError: a site is not enrolled, or fewer than `quorum` are connected after `timeout_s`.
+            SiteError: a site is not enrolled, or fewer than `quorum` are connected after both times.
         """
         unknown = sorted(set(sites) - set(self._node_ids))
         if unknown:
             known = ", ".join(sorted(self._node_ids)) or "none"
             raise SiteError(f"site {unknown[0]!r} is not enrolled (enrolled: {known}); enrol it, or leave it out")
-        deadline = time.monotonic() + timeout_s
+        started = time.monotonic()
         while missing := self._missing(sites):
-            if time.monotonic() > deadline:
-                self._go_on_without(missing, len(sites) - len(missing) >= quorum, timeout_s)
+            waited_s = time.monotonic() - started
+            if waited_s > timeout_s and len(sites) - len(missing) >= quorum:
+                self._go_on_without(missing)
                 return
+            if waited_s > max(timeout_s, quorum_timeout_s):
+                raise SiteError(
+                    f"site {', '.join(missing)} did not connect within {waited_s:.0f} s; start `fedgtv-site join` "
+                    "there, or leave it out of the experiment"
+                )
             time.sleep(POLL_S)
 
-    def _go_on_without(self, missing: Sequence[str], enough: bool, timeout_s: float) -> None:
-        if not enough:
-            raise SiteError(
-                f"site {', '.join(missing)} did not connect within {timeout_s:.0f} s; start `fedgtv-site join` there, "
-                "or leave it out of the experiment"
-            )
+    def _go_on_without(self, missing: Sequence[str]) -> None:
         for site in missing:
             self.watch.event(site, "lost", "not-joined")
 
@@ -111,7 +112,8 @@ class Sites:
             else:
                 faults[site] = error
             patience.note(len(replies) >= quorum, len(messages) - len(faults) < quorum)
-        faults |= {site: "no-answer" for site in messages if site not in replies and site not in faults}
+        if len(messages) - len(faults) >= quorum:  # otherwise the others were not waited for
+            faults |= {site: "no-answer" for site in messages if site not in replies and site not in faults}
         if len(replies) < quorum:
             at_fault = ", ".join(f"{site} ({reason})" for site, reason in sorted(faults.items()))
             raise WorkError(f"no result from site {at_fault}; its own log says why; run again to go on")

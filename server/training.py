@@ -99,7 +99,7 @@ def _restore(run: Run, step: TrainingStep, cohorts: Sequence[Cohort]) -> int:
     done = 0
     while all(done + 1 in found for found in lines.values()):
         done += 1
-    while done and not all(_load(run, cohort, done) for cohort in cohorts):
+    while done and not _take_up(run, cohorts, done):
         done -= 1
     for cohort in cohorts:
         for number in range(1, done + 1):
@@ -113,17 +113,20 @@ def _lines(run: Run, model: str) -> dict[int, Record]:
     return {line["round"]: line for line in run.ledger.find("round", model=model)}
 
 
-def _load(run: Run, cohort: Cohort, number: int) -> bool:
-    try:
-        weights, state = run.ledger.load_round(cohort.model, number), None
-        if cohort.strategy.keeps_state:
-            state = run.ledger.load_state(cohort.model, number)
-    except CheckpointError as error:
-        run.sites.watch.note(f"round {number} of {cohort.model} is done again: {error}")
-        return False
-    cohort.weights = weights
-    if state is not None:
-        cohort.strategy.restore(state)
+def _take_up(run: Run, cohorts: Sequence[Cohort], number: int) -> bool:
+    """Takes round `number` for all cohorts, or for none where a file cannot be read."""
+    loaded: list[tuple[Weights, Weights | None]] = []
+    for cohort in cohorts:
+        try:
+            state = run.ledger.load_state(cohort.model, number) if cohort.strategy.keeps_state else None
+            loaded.append((run.ledger.load_round(cohort.model, number), state))
+        except CheckpointError as error:
+            run.sites.watch.note(f"round {number} of {cohort.model} is done again: {error}")
+            return False
+    for cohort, (weights, state) in zip(cohorts, loaded, strict=True):
+        cohort.weights = weights
+        if state is not None:
+            cohort.strategy.restore(state)
     return True
 
 
@@ -134,14 +137,14 @@ def _do_round(run: Run, number: int, step: TrainingStep, cohorts: Sequence[Cohor
     rounds = {cohort.model: _open_round(run, number, step, cohort, current) for cohort in cohorts}
     _gather(run, cohorts, rounds)
     for cohort in cohorts:
-        under_way = rounds[cohort.model]
-        outcome = under_way.close(cohort.strategy)
+        outcome = rounds[cohort.model].close(cohort.strategy)
         cohort.weights = outcome.weights
         cohort.note_validation(current - 1, [result.validation_dsc for result in outcome.results.values()])
         metadata = run.metadata(cohort.model, current, cohort.sites)
         run.ledger.save_round(cohort.model, current, cohort.weights, metadata, cohort.strategy.state())
         run.ledger.append(_line(number, step, cohort.model, current, outcome, time.monotonic() - started))
-        under_way.spool.clear()
+    for cohort in cohorts:  # none before: a round that a cohort lacks is done again by all, from what lies here
+        rounds[cohort.model].spool.clear()
         if run.experiment.rounds.keep_rounds == "last":
             run.ledger.prune(cohort.model, {current - 1, current, cohort.best or 0})
 
@@ -160,7 +163,7 @@ def _open_round(run: Run, number: int, step: TrainingStep, cohort: Cohort, curre
         Spool(run.ledger.spool_folder(cohort.model), fingerprint(task, weights_key(cohort.weights))),
         run.sites.watch,
         run.num_cases(),
-        [lines[each]["seconds"] for each in sorted(lines) if each < current],
+        [lines[each]["answered_s"] for each in sorted(lines) if each < current],
         [told["norm"] for told in last],
         dict(cohort.late),
     )
@@ -222,6 +225,7 @@ def _line(
         "rounds": step.rounds,
         "sites": {site: _told(result, outcome.norms[site]) for site, result in sorted(outcome.results.items())},
         "dropped": outcome.dropped,
+        "answered_s": round(outcome.answered_s, 1),
         "seconds": round(seconds, 1),
     }
 

@@ -22,6 +22,8 @@ LOOK_S = 5.0
 """How often it is asked who is connected."""
 PROGRESS_S = 15.0
 """How often a site that is at work is asked how far it is."""
+FORGET_S = 4 * PROGRESS_S
+"""A question so old went to a node that is no more."""
 RETRY_S = 10.0
 """After a failure a site has so long before it is asked again."""
 MAX_CRASHES = 3
@@ -67,7 +69,7 @@ class Waiting:
         self._retry_at: dict[str, float] = {}
         self._crashes: Counter[str] = Counter()
         self._idle: Counter[str] = Counter()
-        self._progress: dict[str, str] = {}
+        self._progress: dict[str, tuple[str, float]] = {}
         self._look_at, self._progress_at = 0.0, time.monotonic() + PROGRESS_S
         size = max((_num_bytes(message) for message in messages.values()), default=0)
         self._num_together = max(1, PULL_BYTES // max(1, size))
@@ -108,7 +110,6 @@ class Waiting:
         if error is not None and site in self._messages and self._may_ask_again(site, error):
             return None
         self._owed.discard(site)
-        self._ids = {name: other for name, other in self._ids.items() if other != site}
         self._watch.answered(site)
         return site
 
@@ -147,14 +148,17 @@ class Waiting:
     def _ask_progress(self, sites: Sequence[str]) -> None:
         if self._progress:
             for reply in self._grid.pull_messages(list(self._progress)):
-                site = self._progress.pop(reply.metadata.reply_to_message_id, None)
+                site, _ = self._progress.pop(reply.metadata.reply_to_message_id, ("", 0.0))
                 if site in self._owed and wire.read_error(reply) is None:
                     self._note_progress(site, reply)
-        if time.monotonic() >= self._progress_at and sites:
-            self._progress_at = time.monotonic() + PROGRESS_S
-            asked = [site for site in sites if site in self._messages and site not in self._progress.values()]
-            messages = [self._progress_message(site) for site in asked]
-            self._progress |= dict(zip(self._grid.push_messages(messages), asked, strict=True)) if messages else {}
+        now = time.monotonic()
+        if now >= self._progress_at and sites:
+            self._progress_at = now + PROGRESS_S
+            self._progress = {name: asked for name, asked in self._progress.items() if asked[1] > now - FORGET_S}
+            silent = {site for site, _ in self._progress.values()}
+            asked = [site for site in sites if site in self._messages and site not in silent]
+            names = self._grid.push_messages([self._progress_message(site) for site in asked]) if asked else []
+            self._progress |= {name: (site, now) for name, site in zip(names, asked, strict=True) if name is not None}
 
     def _progress_message(self, site: str) -> Message:
         task = ProgressTask(experiment=wire.experiment_of(self._messages[site]))

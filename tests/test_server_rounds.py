@@ -1,248 +1,235 @@
-"""Named sites over a grid that is scripted: joining, matching replies, deadlines, quorum."""
+"""One round: replies taken in as they come, who counts, who is left out and why, stragglers, a coordinator's death."""
+
+import math
 
 import numpy as np
 import pytest
-from flwr.app import Error, Message, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
-from server.aggregation import make_strategy
+from scripted import TASK, Clock, failed, full, good, identify
 
-from common import wire
-from common.config import Recipe, RoundConfig, SplitConfig
-from common.errors import SiteError, WorkError
-from common.tasks import EpochRecord, NormalisationRecord, SiteStatistics, StatisticsTask, TrainResult, TrainTask
-from server.sites import Sites, conclude, read_results
+from common.config import RoundConfig
+from common.errors import WorkError
+from server.rounds import Late, Round
+from server.spool import Spool
+from server.strategy import Strategy
+from server.watch import Watch
 
-SENT = {"stage1.w": np.zeros((2, 2), np.float32)}
-NODES = {"A": 11, "B": 22, "C": 33}
-STATISTICS = StatisticsTask(experiment="tiny", recipe=Recipe(), split=SplitConfig())
-
-
-@pytest.fixture(autouse=True)
-def identity(monkeypatch):
-    for name in ("task_id", "run_id", "node_id"):
-        monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
+SENT = {"stage1.w": np.zeros((2, 2), np.float32), "stage1.b": np.zeros(3, np.float32)}
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    """Time that only the code's own waiting moves on."""
-
-    class Clock:
-        now = 0.0
-
-        def monotonic(self):
-            return self.now
-
-        def sleep(self, seconds):
-            self.now += seconds
-
-    clock = Clock()
-    monkeypatch.setattr(rounds, "time", clock)
-    return clock
+    identify(monkeypatch)
+    return Clock(monkeypatch)
 
 
-class ScriptedGrid(Grid):
-    """`online` gives the connected nodes at each look, the last for ever; `answer` the reply to a node's message.
-
-    Replies come one at each pull, the last message's first, as if from node 1.
-    """
-
-    def __init__(self, online=((11, 22, 33),), answer=None):
-        self.online = list(online)
-        self.answer = answer or (lambda node, message: Message(RecordDict(), reply_to=message))
-        self.pushed = {}
-
-    def get_node_ids(self):
-        return self.online.pop(0) if len(self.online) > 1 else self.online[0]
-
-    def push_messages(self, messages):
-        names = []
-        for message in messages:
-            names.append(f"id-{len(self.pushed)}")
-            message.metadata.__dict__["_message_id"] = names[-1]
-            self.pushed[names[-1]] = message
-        return names
-
-    def pull_messages(self, message_ids):
-        for name in reversed(list(message_ids)):
-            reply = self.answer(self.pushed[name].metadata.dst_node_id, self.pushed[name])
-            if reply is not None:
-                reply.metadata.__dict__["_src_node_id"] = 1
-                return [reply]
-        return []
-
-    def send_and_receive(self, messages, *, timeout=None):
-        raise AssertionError("it would wait for anonymous nodes")
-
-    def create_message(self, *args, **kwargs):
-        raise NotImplementedError
-
-    def set_run(self, run):
-        raise NotImplementedError
-
-    @property
-    def run(self):
-        return None
+@pytest.fixture
+def told():
+    return []
 
 
-def sites_over(grid, **config):
-    return Sites(grid, NODES, RoundConfig(**config))
+@pytest.fixture
+def open_round(tmp_path, told):
+    """open_round(sites, quorum, ...) begins a round, or goes on with the one before it in this test."""
+
+    def begin(sites="ABC", quorum=None, config=None, key="key", **more):
+        spool = Spool(tmp_path / "spool", key)
+        watch = Watch(record=told.append)
+        return Round(TASK, SENT, sites, quorum or len(sites), config or RoundConfig(), spool, watch, **more)
+
+    return begin
 
 
-def test_sites_that_are_there_are_not_waited_for(clock):
-    sites_over(ScriptedGrid()).wait_until_joined("ABC")
-    assert clock.now == 0
+def reply(value, cases=2, **more):
+    return good({name: full(array.shape, value) for name, array in SENT.items()}, cases, **more)
 
 
-def test_a_site_may_come_late(clock):
-    sites_over(ScriptedGrid([(), (11,), (11, 33), (11, 22, 33)])).wait_until_joined("ABC")
-    assert clock.now == 3 * rounds.POLL_S
+def moved(w, b, cases=2, **more):
+    return good({"stage1.w": full((2, 2), w), "stage1.b": np.array(b, np.float32)}, cases, **more)
 
 
-def test_only_the_named_sites_are_waited_for(clock):
-    sites_over(ScriptedGrid([(22, 99)])).wait_until_joined("B")
-    assert clock.now == 0
+def close(under_way, name="fedavg"):
+    return under_way.close(Strategy(name))
 
 
-def test_missing_sites_are_named_after_the_join_timeout(clock):
-    with pytest.raises(SiteError, match=r"site A, C did not connect within 30 s; start `fedgtv-site join`"):
-        sites_over(ScriptedGrid([(22,)]), join_timeout_s=30).wait_until_joined("ABC")
-    assert 30 < clock.now <= 30 + 2 * rounds.POLL_S
-
-
-def test_a_site_that_nobody_enrolled_is_named_at_once(clock):
-    with pytest.raises(SiteError, match=r"site 'D' is not enrolled \(enrolled: A, B, C\)"):
-        sites_over(ScriptedGrid()).wait_until_joined(["A", "D"])
-    with pytest.raises(SiteError, match=r"enrolled: none"):
-        Sites(ScriptedGrid(), {}, RoundConfig()).wait_until_joined(["A"])
-    assert clock.now == 0
-
-
-def ask(sites, names="ABC"):
-    return sites.ask({site: sites.message(site, wire.STATISTICS, STATISTICS) for site in names})
-
-
-def echo(node, message):
-    """A reply that says for which node the message was."""
-    return Message(wire.statistics_reply(counts(node), None), reply_to=message)
-
-
-def counts(number):
-    return SiteStatistics(train=number, validation=0, test=0, seconds=0.0)
-
-
-def test_replies_are_matched_by_message_not_by_sender_or_order():
-    replies = ask(sites_over(ScriptedGrid(answer=echo)))
-    assert {reply.metadata.src_node_id for reply in replies.values()} == {1}
-    assert list(replies) == ["C", "B", "A"]  # as they came
-    assert {site: told.train for site, told in read_results(replies, SiteStatistics).items()} == NODES
-
-
-def test_an_error_from_node_1_is_its_sites_own():
-    def answer(node, message):
-        return Message(Error(3, "Secret^Name"), reply_to=message) if node == 22 else echo(node, message)
-
-    sites = sites_over(ScriptedGrid(answer=answer))
-    assert {site: wire.read_error(reply) for site, reply in ask(sites).items()} == {
-        "A": None,
-        "B": "flower-3",
-        "C": None,
-    }
-    with pytest.raises(WorkError, match=r"no result from site B \(flower-3\)") as caught:
-        sites.ask_all({site: sites.message(site, wire.STATISTICS, STATISTICS) for site in "ABC"})
-    assert "Secret" not in str(caught.value)
-
-
-def test_who_keeps_silent_is_missing_after_the_deadline(clock):
-    sites = sites_over(ScriptedGrid(answer=lambda node, m: None if node == 33 else echo(node, m)), timeout_s=60)
-    assert set(ask(sites)) == {"A", "B"}
-    assert 60 <= clock.now <= 60 + rounds.POLL_MAX_S
-    with pytest.raises(WorkError, match=r"no result from site C \(no-answer\)"):
-        sites.ask_all({site: sites.message(site, wire.STATISTICS, STATISTICS) for site in "AC"})
-
-
-def test_all_replies_end_the_wait_and_come_by_site(clock):
-    sites = sites_over(ScriptedGrid(answer=echo), timeout_s=60)
-    assert list(sites.ask_all({site: sites.message(site, wire.STATISTICS, STATISTICS) for site in "CAB"})) == list(
-        "ABC"
-    )
-    assert clock.now < 3 * rounds.POLL_MAX_S
-
-
-def test_a_result_that_cannot_be_read_names_its_site():
-    replies = ask(sites_over(ScriptedGrid(answer=echo)))
-    with pytest.raises(WorkError, match=r"site C: reply: not a TrainResult"):
-        read_results(replies, TrainResult)
-
-
-TRAIN = TrainTask(
-    experiment="tiny",
-    recipe=Recipe(),
-    split=SplitConfig(),
-    model="m",
-    step=1,
-    round=3,
-    epochs_done=4,
-    local_epochs=2,
-    epochs_total=8,
-    lr0=0.1,
-    seed=1,
-    normalisation=NormalisationRecord(mean=0, sd=1),
-)
-
-
-def test_a_step_trains_at_its_own_sites_alone():
-    sites = sites_over(ScriptedGrid([(11, 22, 33, 44)]))
-    messages = sites.train_messages(make_strategy("fedprox", {"proximal_mu": 0.5}), TRAIN, SENT, ("C", "A"))
-    assert {site: message.metadata.dst_node_id for site, message in messages.items()} == {"A": 11, "C": 33}
-    for message in messages.values():
-        assert message.metadata.message_type == wire.TRAIN
-        assert wire.read_train_task(message) == TRAIN.model_copy(update={"proximal_mu": 0.5})
-        received = wire.record_to_weights(message.content.array_records[wire.ARRAYS])
-        np.testing.assert_array_equal(received["stage1.w"], SENT["stage1.w"])
-
-
-def test_a_site_that_has_gone_offline_is_still_asked():
-    """Flower's own sampling would wait for ever; here the round's deadline or quorum decides."""
-    messages = sites_over(ScriptedGrid([()])).train_messages(make_strategy("fedavg", {}), TRAIN, SENT, ("A", "B"))
-    assert set(messages) == {"A", "B"}
-
-
-def good(value, cases=2):
-    epochs = (EpochRecord(epoch=0, lr=0.1, losses={"stage1": 0.5}),)
-    told = TrainResult(num_examples=cases, epochs=epochs, validation_dsc=0.25, seconds=1.0)
-    weights = {"stage1.w": np.full((2, 2), value, np.float32)}
-    return Message(wire.train_reply(weights, told, "fp32"), reply_to=Message(RecordDict(), 7, "train"))
-
-
-def failed(code="bad-image"):
-    class BrokenError(WorkError):
-        pass
-
-    BrokenError.code = code
-    return Message(wire.error_reply(BrokenError("Secret^Name")), reply_to=Message(RecordDict(), 7, "train"))
-
-
-def test_all_good_replies_make_the_mean():
-    outcome = conclude(make_strategy("fedavg", {}), 1, {"A": good(1.0, 1), "B": good(4.0, 2)}, SENT, 2)
+def test_all_good_replies_make_the_mean(open_round, clock):
+    under_way = open_round("AB")
+    clock.now = 5.0
+    under_way.take("B", reply(4.0, 2))
+    clock.now = 9.0
+    under_way.take("A", reply(1.0, 1))
+    clock.now = 12.0
+    assert under_way.open_sites == []
+    outcome = close(under_way)
     np.testing.assert_allclose(outcome.weights["stage1.w"], 3.0)
     assert outcome.dropped == {}
     assert {site: result.num_examples for site, result in outcome.results.items()} == {"A": 1, "B": 2}
+    assert outcome.norms == pytest.approx({"A": math.sqrt(7), "B": 4 * math.sqrt(7)})
+    assert outcome.answered_s == 9.0
 
 
-def test_a_quorum_goes_on_without_the_others_and_says_why():
-    replies = {"A": good(1.0), "B": failed(), "C": None, "D": good(float("nan")), "E": good(5.0)}
-    outcome = conclude(make_strategy("fedavg", {}), 1, replies, SENT, 2)
+def test_a_quorum_goes_on_without_the_others_and_says_why(open_round):
+    under_way = open_round("ABCDE", 2)
+    for site, message in {"A": reply(1.0), "B": failed(), "D": reply(float("nan")), "E": reply(5.0)}.items():
+        under_way.take(site, message)
+    assert under_way.open_sites == ["C"]
+    outcome = close(under_way)
     np.testing.assert_allclose(outcome.weights["stage1.w"], 3.0)
     assert set(outcome.results) == {"A", "E"}
     assert outcome.dropped == {"B": "bad-image", "C": "no-answer", "D": "not-finite stage1.w"}
 
 
-def test_below_the_quorum_every_site_at_fault_is_named():
-    replies = {"C": None, "B": failed(), "A": good(1.0)}
-    with pytest.raises(
-        WorkError, match=r"round 4: 1 good replies of 3, 2 needed; at fault: B \(bad-image\), C"
-    ) as caught:
-        conclude(make_strategy("fedavg", {}), 4, replies, SENT, 2)
+def test_below_the_quorum_every_site_at_fault_is_named(open_round):
+    under_way = open_round("ABC", 2)
+    under_way.take("B", failed())
+    under_way.take("A", reply(1.0))
+    expected = r"round 3: 1 good replies of 3, 2 needed; at fault: B \(bad-image\), C \(no-answer\)"
+    with pytest.raises(WorkError, match=expected) as caught:
+        close(under_way)
     assert "Secret" not in str(caught.value)
+
+
+def test_a_round_that_cannot_reach_its_quorum_ends_at_once(open_round, clock):
+    under_way = open_round("ABC", 2)
+    under_way.take("A", failed())
+    assert under_way.deadline == RoundConfig().timeout_s
+    under_way.take("B", failed())
+    assert under_way.deadline == -math.inf
+    with pytest.raises(WorkError, match=r"at fault: A \(bad-image\), B \(bad-image\);"):  # C had no time to answer
+        close(under_way)
+
+
+def test_with_the_quorum_in_the_others_have_as_long_as_rounds_take(open_round, clock):
+    under_way = open_round("ABC", 2, earlier_s=[100.0])
+    clock.now = 50.0
+    under_way.take("A", reply(1.0))
+    under_way.take("B", reply(1.0))
+    assert under_way.deadline == 300.0
+
+
+def test_a_wait_in_vain_does_not_make_the_next_longer(open_round, clock):
+    """C is dead; A and B take 100 s in every round, so each round is given up after 300 s."""
+    earlier_s = []
+    for _ in range(8):
+        clock.now = 0.0
+        under_way = open_round("ABC", 2, earlier_s=earlier_s)
+        clock.now = 100.0
+        under_way.take("A", reply(1.0))
+        under_way.take("B", reply(1.0))
+        assert under_way.deadline == 300.0
+        clock.now = 300.0
+        earlier_s.append(close(under_way).answered_s)
+        under_way.spool.clear()
+
+
+def test_replies_that_a_killed_coordinator_had_in_are_not_asked_for_again(open_round):
+    first = open_round()
+    first.take("A", reply(1.0, 1))
+    first.take("C", reply(4.0, 2))
+    second = open_round()
+    assert second.open_sites == ["B"]
+    second.take("B", reply(2.0, 3))
+    whole = open_round(key="other")
+    for site, message in {"A": reply(1.0, 1), "B": reply(2.0, 3), "C": reply(4.0, 2)}.items():
+        whole.take(site, message)
+    assert close(second).weights["stage1.w"].tobytes() == close(whole).weights["stage1.w"].tobytes()
+
+
+def test_a_quorum_that_was_in_before_the_coordinator_died_counts(open_round):
+    first = open_round(quorum=2)
+    first.take("A", reply(1.0))
+    first.take("C", reply(4.0))
+    assert open_round(quorum=2).deadline <= RoundConfig().grace_s
+
+
+def test_replies_to_another_task_are_asked_for_again(open_round):
+    open_round().take("A", reply(1.0))
+    assert open_round(key="other").open_sites == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize(("update", "reason"), [((100.0, [100, 100, 100]), "norm"), ((-1.0, [-1, -1, -1]), "opposed")])
+def test_an_offender_among_three_is_left_out_and_the_honest_two_make_the_model(open_round, told, update, reason):
+    under_way = open_round("ABC", 2)
+    under_way.take("A", moved(1.0, [1, 1, 0], 1))
+    under_way.take("B", moved(1.0, [0, 1, 1], 3))
+    under_way.take("C", moved(*update, 4))
+    outcome = close(under_way)
+    assert outcome.dropped == {"C": reason}
+    assert set(outcome.results) == set(outcome.norms) == {"A", "B"}
+    np.testing.assert_allclose(outcome.weights["stage1.b"], [0.25, 1.0, 0.75])
+    assert told == []  # the round's own line says so
+
+
+def test_an_offender_is_no_reply_of_the_quorum(open_round):
+    under_way = open_round("ABC")
+    for site, value in {"A": 1.0, "B": 1.0, "C": -1.0}.items():
+        under_way.take(site, reply(value))
+    with pytest.raises(WorkError, match=r"2 good replies of 3, 3 needed; at fault: C \(opposed\)"):
+        close(under_way)
+
+
+def test_norms_are_compared_with_the_round_before_too(open_round):
+    under_way = open_round("AB", 1, earlier_norms=[2.0, 3.0])
+    under_way.take("A", reply(1.0))
+    under_way.take("B", reply(100.0))
+    assert close(under_way).dropped == {"B": "norm"}
+
+
+def test_a_site_may_not_claim_more_cases_than_it_counted(open_round):
+    under_way = open_round("AB", 1, most_cases={"A": 2, "B": 5})
+    under_way.take("A", reply(1.0, 3))
+    under_way.take("B", reply(1.0, 5))
+    assert close(under_way).dropped == {"A": "other-count"}
+
+
+def test_a_reply_to_another_round_is_left_out(open_round):
+    under_way = open_round("AB", 1)
+    under_way.take("A", reply(1.0, round=2))
+    under_way.take("B", reply(1.0))
+    assert close(under_way).dropped == {"A": "other-round"}
+
+
+THEN = {"stage1.w": full((2, 2), 10.0), "stage1.b": full(3, 20.0)}
+LATE = {"C": Late("id-1", TASK.model_copy(update={"round": 2}), THEN)}
+
+
+@pytest.mark.parametrize("transport", ["fp32", "fp16"])
+def test_what_a_straggler_learnt_is_added_to_the_present_model(open_round, told, transport):
+    """It was sent 10 and 20 in round 2 and answers 11 and 22: one and two more than the present 0 and 0."""
+    under_way = open_round("ABC", late=LATE)
+    under_way.take("A", moved(1.0, [2, 2, 2]))
+    under_way.take("B", moved(1.0, [2, 2, 2]))
+    under_way.take("C", moved(11.0, [22, 22, 22], round=2, transport=transport))
+    outcome = close(under_way)
+    np.testing.assert_allclose(outcome.weights["stage1.w"], 1.0)
+    np.testing.assert_allclose(outcome.weights["stage1.b"], 2.0)
+    assert outcome.norms["C"] == pytest.approx(outcome.norms["A"])
+    assert [(line["site"], line["event"], line["why"]) for line in told] == [("C", "late", "round-2")]
+
+
+def test_a_straggler_must_answer_what_it_was_asked(open_round):
+    under_way = open_round("ABC", 2, late=LATE)
+    under_way.take("A", reply(1.0))
+    under_way.take("B", reply(1.0))
+    under_way.take("C", reply(11.0, round=3))
+    assert close(under_way).dropped == {"C": "other-round"}
+
+
+def test_a_straggler_that_keeps_a_layer_keeps_it(open_round):
+    under_way = open_round("AC", late=LATE)
+    under_way.take("A", moved(1.0, [4, 4, 4]))
+    under_way.take("C", good({"stage1.w": full((2, 2), 13.0)}, 2, round=2, local_layers=("stage1.b",)))
+    outcome = close(under_way)
+    np.testing.assert_allclose(outcome.weights["stage1.w"], 2.0)
+    np.testing.assert_allclose(outcome.weights["stage1.b"], 4.0)
+
+
+def test_a_full_disk_is_no_fault_of_the_site(open_round, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    under_way = open_round("AB")
+    monkeypatch.setattr("server.spool.write_text_atomically", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        under_way.take("A", reply(1.0))
+    assert under_way.dropped == {}
+    assert under_way.open_sites == ["A", "B"]
