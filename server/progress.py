@@ -52,6 +52,10 @@ def _site(record: Mapping[str, Any]) -> str:
     return words if event in SAY_ALL else f"{words} ({with_remedy(why)})"
 
 
+def _note(record: Mapping[str, Any]) -> str:
+    return f"  note: {record['text']}"
+
+
 def _restart(record: Mapping[str, Any]) -> str:
     again = "" if record["crashes"] == 1 else f", {record['crashes']} times in a row without getting anything done"
     return f"  started again: {remedy(record['why'])}{again}"
@@ -96,5 +100,6 @@ _WRITERS = {
     "evaluation": _evaluation,
     "failed": _failed,
     "site": _site,
+    "note": _note,
     "restart": _restart,
 }
