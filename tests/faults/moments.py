@@ -11,8 +11,9 @@ from faults.standing import Standing
 
 PHASES = {"dispatch": 4.0, "upload": 1.5, "aggregation": 0.05, "checkpoint": 0.02}
 """The longest delay in seconds after each phase is seen to begin; what follows it lasts about so long."""
-POLL_S = 0.001
-WAIT_S = 240.0
+POLL_S, FINE_POLL_S = 0.1, 0.004
+"""A round's aggregation and writing take some ten times as long as the latter."""
+WAIT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,19 @@ class Moment:
 
 def wait_for(moment: Moment, run: UnderWay, standing: Standing) -> None:
     """Returns at the moment; fails if the run ends before."""
-    seen = {"dispatch": _dispatched, "upload": _uploading, "aggregation": _all_in, "checkpoint": _writing}[moment.phase]
-    is_seen, deadline = seen(moment.round, run, standing), time.monotonic() + WAIT_S
+    _wait(_dispatched(moment.round, run), POLL_S, moment, run)
+    if moment.phase != "dispatch":
+        seen = {"upload": _uploading, "aggregation": _all_in, "checkpoint": _writing}[moment.phase]
+        _wait(seen(moment.round, run, standing), FINE_POLL_S, moment, run)
+    time.sleep(moment.delay_s)
+
+
+def _wait(is_seen: Callable[[], bool], poll_s: float, moment: Moment, run: UnderWay) -> None:
+    deadline = time.monotonic() + WAIT_S
     while not is_seen():
         assert run.alive, f"ended before {moment}"
         assert time.monotonic() < deadline, f"{moment} did not come: {run.records()[-2:]}"
-        time.sleep(POLL_S)
-    time.sleep(moment.delay_s)
+        time.sleep(poll_s)
 
 
 def landed(number: int, run: UnderWay) -> dict[str, object]:
@@ -52,7 +59,7 @@ def landed(number: int, run: UnderWay) -> dict[str, object]:
     }
 
 
-def _dispatched(number: int, run: UnderWay, _: Standing) -> Callable[[], bool]:
+def _dispatched(number: int, run: UnderWay) -> Callable[[], bool]:
     """The round before is in the ledger, or for the first, its step has begun."""
     if number == 1:
         return lambda: bool(run.records("step", what="train"))
@@ -80,10 +87,9 @@ def _sends(records: list[dict[str, Any]], experiment: str, number: int) -> bool:
     return any(each["event"] == "outgoing" and each["message"] in asked for each in records)
 
 
-def _all_in(number: int, run: UnderWay, standing: Standing) -> Callable[[], bool]:
+def _all_in(_: int, run: UnderWay, standing: Standing) -> Callable[[], bool]:
     """Every site's reply to the round is on the coordinator's disk."""
-    begun = _dispatched(number, run, standing)
-    return lambda: begun() and _num_spooled(run) == len(standing.configs)
+    return lambda: _num_spooled(run) == len(standing.configs)
 
 
 def _num_spooled(run: UnderWay) -> int:

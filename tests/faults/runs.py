@@ -18,7 +18,8 @@ from deploy.in_process import InProcessGrid
 from server.experiment import run_experiment
 from server.launch import launch
 from server.ledger import LEDGER, Ledger
-from server.rounds import Sites
+from server.sites import Sites
+from server.stopping import stop_runs
 
 MODEL = "federated"
 NUM_ROUNDS = 4
@@ -61,10 +62,8 @@ class UnderWay:
 
     def stop(self) -> None:
         """Stops the run as a user does, and waits for it."""
-        control = self._standing.federation.superlink.control
-        for run in control.runs().values():
-            if not run.finished:
-                control.stop(run.run_id)
+        superlink = self._standing.federation.superlink
+        stop_runs(superlink.control, superlink.runs_folder, self.name)
         self._thread.join(60.0)
         assert not self._thread.is_alive()
 
