@@ -1,0 +1,147 @@
+"""SIGKILL of SuperNodes and ClientApps at random moments: who fails is named and comes back without a hand.
+
+`pytest -m slow tests/faults/test_site_killed.py`; with a quorum of two and with all sites required, at the same time.
+"""
+
+import json
+import os
+import random
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+from faults.runs import MODEL, UnderWay, assert_same_bits
+from faults.standing import SITES, kept_up, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.tls, pytest.mark.timeout(3600)]
+NUM_KILLS = 10
+WAVES = (3, 3, 2, 2)
+"""Sites whose nodes are killed in one round, where all are required: each round then waits for the leases once."""
+NAMED_S = 60.0
+BACK_S = 240.0
+ROUND_S = 12.0
+"""About what a round takes: a node is killed within so long after the last one's end."""
+WORK_S = 4.0
+"""About what a ClientApp lives."""
+GRACE_S = 20.0
+"""Of the run with a quorum, so that its round closes before the lease of a killed node."""
+ENDLESS = 500
+"""Rounds of a run that is stopped when it has shown enough."""
+
+
+@pytest.fixture(scope="module")
+def kills(request, start_standing, quick):
+    """What the selected tests look at, by who is killed and how many must answer: two federations at work."""
+    mine = [each.callspec.params for each in request.session.items if each.module is request.module]
+    with ExitStack() as stack:
+        done = {}
+        for quorum in sorted({each["quorum"] for each in mine}):
+            standing = start_standing(f"quorum-{quorum}")
+            stack.enter_context(kept_up(standing.federation))
+            pool = stack.enter_context(ThreadPoolExecutor(1))
+            for who in [each["who"] for each in mine if each["quorum"] == quorum]:
+                work = kill_with_quorum if quorum else kill_of_all
+                done[who, quorum] = pool.submit(work, standing, quick, who)
+        yield done
+        for each in done.values():
+            each.cancel()
+
+
+def kill_with_quorum(standing, quick, who):
+    """Kills one after the other, each when the site of the last is back; returns the run and what was seen of each."""
+    chance, seen = random.Random(who), []
+    with UnderWay(standing, quick(f"{who}-quorum", ENDLESS, quorum=2, grace_s=GRACE_S), f"{who}-quorum") as run:
+        for number in range(NUM_KILLS):
+            until(lambda n=len(run.records("round")): len(run.records("round")) > n, BACK_S)
+            site = chance.choice(SITES)
+            after, at = kill(standing, who, site, chance, run), time.time()
+            until(lambda s=site, n=after: back(run, s, n), BACK_S)
+            closed = next(each for each in run.records()[after:] if each["kind"] == "round")
+            seen.append({"number": number, "site": site, "named_s": seconds(naming(run, site, after), at)})
+            seen[-1] |= {"closed_s": seconds(closed, at), "back_s": seconds(back(run, site, after), at)}
+    standing.assert_at_rest()
+    return run, seen
+
+
+def kill_of_all(standing, quick, who):
+    """Kills in rounds that all sites have to answer, to the run's end; returns the run and what was seen of each."""
+    chance, seen = random.Random(f"{who}-all"), []
+    waves = WAVES if who == "supernode" else (1,) * NUM_KILLS
+    with UnderWay(standing, quick(f"{who}-all", len(waves) + 2), f"{who}-all") as run:
+        for number, size in enumerate(waves, 1):
+            until(lambda n=number: run.records("round", round=n), BACK_S)
+            killed = [
+                (site, kill(standing, who, site, chance, run), time.time()) for site in chance.sample(SITES, size)
+            ]
+            until(lambda n=number + 1: run.records("round", round=n), BACK_S)
+            for site, after, at in killed:
+                seen.append({"number": len(seen), "site": site, "named_s": seconds(naming(run, site, after), at)})
+                seen[-1] |= {"back_s": seconds(back(run, site, after), at)}
+        run.wait(BACK_S)
+    standing.assert_at_rest()
+    return run, seen
+
+
+def kill(standing, who, site, chance, run):
+    """Kills at a random moment; returns how many lines the ledger then has."""
+    if who == "supernode":
+        time.sleep(chance.uniform(0.0, ROUND_S))
+        os.kill(standing.federation.nodes[site].tree.process.pid, signal.SIGKILL)
+    else:
+        until(lambda: kill_clientapp(standing, site, chance), BACK_S, poll_s=0.01)
+    return len(run.records())
+
+
+def kill_clientapp(standing, site, chance):
+    """Whether a ClientApp that was seen at work still was after a random time, and has been killed."""
+    found = list(standing.clientapps([site]))
+    if found:
+        time.sleep(chance.uniform(0.0, WORK_S))
+    still = [each for each in standing.clientapps([site]) if each in found]
+    for process_id in still:
+        os.kill(process_id, signal.SIGKILL)
+    return still
+
+
+def naming(run, site, after):
+    """The first line past so many that says that the site failed, or None."""
+    lines = run.records()[after:]
+    return next((each for each in lines if each.get("site") == site or site in each.get("dropped", ())), None)
+
+
+def back(run, site, after):
+    """The first round past so many lines that counts the site, once it was named; or None."""
+    lines, named = run.records()[after:], naming(run, site, after)
+    if named is None:
+        return None
+    lines = lines[lines.index(named) :]
+    return next((each for each in lines if each["kind"] == "round" and site in each["sites"]), None)
+
+
+def seconds(record, at):
+    """From a moment to a line of the ledger, whose times are whole seconds."""
+    return None if record is None else round(time.mktime(time.strptime(record["time"][:19], "%Y-%m-%dT%H:%M:%S")) - at)
+
+
+@pytest.mark.parametrize("who", ["clientapp", "supernode"])
+@pytest.mark.parametrize("quorum", [2])
+def test_a_round_closes_with_its_quorum_and_the_site_is_named_and_comes_back(kills, who, quorum):
+    _, seen = kills[who, quorum].result()
+    print(json.dumps({"who": who, "quorum": quorum, "seen": seen}))
+    assert len(seen) == NUM_KILLS
+    assert max(each["named_s"] for each in seen) <= NAMED_S
+    assert max(each["closed_s"] for each in seen) <= NAMED_S
+
+
+@pytest.mark.parametrize("who", ["clientapp", "supernode"])
+@pytest.mark.parametrize("quorum", [0])
+def test_a_round_that_needs_all_waits_and_ends_with_the_same_bits(kills, unbroken_run, who, quorum):
+    run, seen = kills[who, quorum].result()
+    print(json.dumps({"who": who, "quorum": quorum, "seen": seen}))
+    assert len(seen) == NUM_KILLS
+    assert all(each["named_s"] is not None for each in seen)
+    assert all(sorted(each["sites"]) == list(SITES) for each in run.records("round"))
+    expected = unbroken_run(len(run.records("round"))).model_path(MODEL)
+    assert_same_bits(run.folder / "models" / f"{MODEL}.safetensors", expected)
