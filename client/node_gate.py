@@ -6,7 +6,8 @@ text included. Its main loop calls two functions of its own module, which are re
 - the task and its objects are pulled first, then the code is checked, then the border judges the task; only then does
   Flower's own step get all of it, from memory, and start the ClientApp;
 - of the ClientApp's reply the border makes the one that leaves, and that one is sent. While there is none yet, who asks
-  how far the work is gets an answer, and other tasks wait; a ClientApp that ends without a reply is answered for.
+  how far the work is gets an answer, and other tasks wait; a ClientApp that ends without a reply is answered for, and
+  a round that nobody waits for any more is left off.
 
 Whatever is refused is answered with a code. No process is started for it and no file of it is installed.
 """
@@ -29,16 +30,24 @@ from flwr.supercore.run import Run, RunNotRunningException
 from client.approval import Approvals
 from client.border import Border, Entry
 from client.node_messages import Awaited, Stored, inflated, is_over, pulled, stored_contents
-from client.progress import forget_progress, progress_of
+from client.progress import forget_progress, leave_off, progress_of
 from common import wire
-from common.errors import ApprovalError, AuditError, FedgtvError, WorkerLostError, WorkError
+from common.errors import (
+    ApprovalError,
+    AuditError,
+    FedgtvError,
+    PolicyError,
+    TaskError,
+    WorkerLostError,
+    WorkError,
+)  # fmt: skip
 from common.shortage import explained
-from common.tasks import ProgressTask, SiteProgress
+from common.tasks import ProgressTask, SiteProgress, TrainTask
 
 log = logging.getLogger("fedgtv.site")
 CODE = "code"
-POLL_S = 3.0
-"""Between two looks for messages while a ClientApp is at work; Flower's own, between two tasks."""
+POLL_S, RUN_POLL_S = 3.0, 15.0
+"""Between two looks for messages while a ClientApp is at work, Flower's own between two tasks; and at its run."""
 MANY = 100
 """Messages that are looked at in one go."""
 PULL, PUSH, INSERT = "_pull_and_store_message", "_push_messages", "_insert_message"
@@ -66,10 +75,12 @@ class Gate:
         self._ready: dict[str, Message] = {}
         """Replies that no process made, by the message's id. What is sent is this object: the store that Flower keeps a
         copy in is open to the training code."""
-        self._kept: deque[tuple[Message, Any]] = deque()
-        """Messages that came while another was worked on, with the trees of their objects."""
+        self._kept: deque[_Kept] = deque()
+        """Messages that came while another was worked on."""
         self._link: _Link | None = None
-        self._looked = self._began = 0.0
+        self._looked = self._looked_at_run = self._began = 0.0
+        self._left_off = False
+        """Whether nobody waits any more for what is worked on."""
         self._last_error: str | None = None
         """The code that the last task ended in."""
         with suppress(FedgtvError):
@@ -78,12 +89,12 @@ class Gate:
     def pull(self, *, state: Any, object_store: Any, receive: Any, get_run: Any, get_fab: Any, pull_object: Any,
              confirm_message_received: Any, **others: Any) -> int | None:  # fmt: skip
         """As Flower's step: returns the run of the message that was taken in, or None when there was none."""
-        self._link = _Link(receive, pull_object, confirm_message_received)
+        self._link = _Link(receive, pull_object, confirm_message_received, get_run)
         try:
-            received = self._next()
-            if received is None:
+            kept = self._next()
+            if kept is None:
                 return None
-            message, tree = received
+            message, tree = kept.message, kept.tree
             run_id, message_id = int(message.metadata.run_id), message.metadata.message_id
             if wire.is_progress(message):
                 self._ready[message_id] = self._progress(message, self._link.contents(message, tree))
@@ -92,7 +103,7 @@ class Gate:
             known = state.get_run(run_id)
             run = known or get_run(run_id)
             fab = None if known else get_fab(run.fab_hash, run_id)
-            contents = self._link.contents(message, tree)
+            contents = kept.contents or self._link.contents(message, tree)
         except RunNotRunningException:
             log.info("the run has ended; its message is left")
             return None
@@ -113,17 +124,17 @@ class Gate:
             self._asked.pop(message_id)
         return done
 
-    def _next(self) -> tuple[Message, Any] | None:
+    def _next(self) -> "_Kept | None":
         """The message to be done next: first whoever asks how far the site is, so all that waits is looked at then."""
         assert self._link is not None
         if not self._kept:
             self._kept.extend(self._link.received(1))
-        if self._kept and wire.is_progress(self._kept[-1][0]):
+        if self._kept and wire.is_progress(self._kept[-1].message):
             self._kept.extend(self._link.received(MANY))
-        for number, (message, _) in enumerate(self._kept):
-            if wire.is_progress(message):
-                self._kept.rotate(-number)
-                break
+        for kept in self._kept:
+            if wire.is_progress(kept.message):
+                self._kept.remove(kept)
+                return kept
         return self._kept.popleft() if self._kept else None
 
     def _progress(self, message: Message, contents: dict[str, bytes]) -> Message:
@@ -152,7 +163,7 @@ class Gate:
             whole = inflated(message, contents)
             self._asked[message.metadata.message_id] = (whole, border.enter(whole))
             forget_progress(border.work)
-            self._began = time.monotonic()
+            self._began, self._left_off = time.monotonic(), False
             return None
         except Exception as error:
             return self._noted(_refusal(self._border, message, error))
@@ -214,15 +225,49 @@ class Gate:
         self._looked = time.monotonic()
         assert self._link is not None
         try:
-            for message, tree in self._link.received(MANY):
-                if wire.is_progress(message):
-                    send_off(self._progress(message, self._link.contents(message, tree)), 0.0)
+            for kept in self._link.received(MANY):
+                if wire.is_progress(kept.message):
+                    send_off(self._progress(kept.message, self._link.contents(kept.message, kept.tree)), 0.0)
                 else:
-                    self._kept.append((message, tree))
+                    self._kept.append(kept)
+                    self._look_whether_newer(kept)
         except RunNotRunningException:
-            log.info("the run that asked how far the site is has ended")
+            log.info("the run of a message that came while at work has ended")
         except Exception as error:
             log.warning("no look for messages while at work: %s", error)
+        self._look_at_run()
+
+    def _look_whether_newer(self, kept: "_Kept") -> None:
+        """Leaves off a round of training where the same run asks for another one of the same model."""
+        if kept.message.metadata.message_type != wire.TRAIN or self._link is None:
+            return
+        kept.contents = self._link.contents(kept.message, kept.tree)
+        with suppress(TaskError, PolicyError):
+            newer = wire.read_train_task(inflated(kept.message, kept.contents))
+            for message, entry in self._asked.values():
+                same_run = message.metadata.run_id == kept.message.metadata.run_id
+                if same_run and isinstance(entry.task, TrainTask) and _round_of(entry.task) != _round_of(newer):
+                    self._leave_off("the run is at another round by now")
+
+    def _look_at_run(self) -> None:
+        """Leaves off what is worked on where its run has ended: stopped, or failed with the coordinator."""
+        if self._left_off or time.monotonic() - self._looked_at_run < RUN_POLL_S or self._link is None:
+            return
+        self._looked_at_run = time.monotonic()
+        try:
+            for message, _ in self._asked.values():
+                self._link.get_run(int(message.metadata.run_id))
+        except RunNotRunningException:
+            self._leave_off("its run has ended")
+        except Exception as error:
+            log.warning("no look at the run while at work: %s", error)
+
+    def _leave_off(self, why: str) -> None:
+        """Has the process at work end after the epoch that it is in, which is kept."""
+        self._left_off = True
+        log.info("%s: the work is left off after this epoch, and kept", why)
+        if self._border is not None:
+            leave_off(self._border.work)
 
     def _answer_for_the_lost(self, state: Any, object_store: Any) -> None:
         """Makes the reply to a message whose process has ended without one: killed, for want of memory or by hand."""
@@ -258,8 +303,9 @@ class Gate:
             return self._noted(_refusal(self._border, message, error))
 
     def _noted(self, leaving: Message) -> Message:
-        """The reply to a task, after noting the code that it ended in."""
-        self._last_error = wire.error_code(leaving.content)
+        """The reply to a task, after noting the code that it ended in; what was left off is no fault."""
+        if not self._left_off:
+            self._last_error = wire.error_code(leaving.content)
         return leaving
 
     def _hold_back(self, reply: Message) -> None:
@@ -270,6 +316,19 @@ class Gate:
                 self._border.hold_back(reply)
 
 
+@dataclass(eq=False)
+class _Kept:
+    """A message that waits, with the tree of its objects, and these where they were looked at already."""
+
+    message: Message
+    tree: Any
+    contents: dict[str, bytes] | None = None
+
+
+def _round_of(task: TrainTask) -> tuple[str, int, str, int]:
+    return task.experiment, task.step, task.model, task.round
+
+
 @dataclass(frozen=True)
 class _Link:
     """Flower's calls to the coordinator, as its loop gave them last."""
@@ -277,13 +336,14 @@ class _Link:
     receive: Callable[[], tuple[Message, Any] | None]
     pull_object: Callable[[int, str], bytes]
     confirm: Callable[[int, str], None]
+    get_run: Callable[[int], Run]
 
-    def received(self, at_most: int) -> Iterator[tuple[Message, Any]]:
-        """Gives the messages that wait, with the trees of their objects."""
+    def received(self, at_most: int) -> Iterator[_Kept]:
+        """Gives the messages that wait."""
         for _ in range(at_most):
             if (received := self.receive()) is None:
                 return
-            yield received
+            yield _Kept(*received)
 
     def contents(self, message: Message, tree: Any) -> dict[str, bytes]:
         """Returns a message's objects, and says that it was received."""

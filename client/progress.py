@@ -1,6 +1,7 @@
 """How far a site is: the process that does the work writes it, and the node reads it to answer the coordinator.
 
 WORK/progress.json, atomic. The node takes state and epoch from it and nothing else, for another account may write it.
+WORK/unwanted is the node's word to that process: nobody waits for the round any more.
 """
 
 import json
@@ -16,7 +17,7 @@ from common.atomic import write_text_atomically
 from common.private import private_folder, private_mode
 from common.tasks import EvaluateTask, ProgressTask, SiteProgress, StatisticsTask, TrainTask
 
-FILE = "progress.json"
+FILE, UNWANTED = "progress.json", "unwanted"
 LEAST_S = 1.0
 """Between two epochs that are told."""
 MAX_BYTES = 4096
@@ -82,9 +83,21 @@ def read_progress(work: Path) -> SiteProgress | None:
 
 
 def forget_progress(work: Path) -> None:
-    """Removes what an earlier task's process said."""
+    """Removes what an earlier task's process said, and what was said to it."""
+    for name in (FILE, UNWANTED):
+        with suppress(OSError):
+            (work / name).unlink()
+
+
+def leave_off(work: Path) -> None:
+    """Tells the process at work that nobody waits for its round; without room on the disk it goes on."""
     with suppress(OSError):
-        (work / FILE).unlink()
+        write_text_atomically(work / UNWANTED, "", private_mode(work))
+
+
+def is_unwanted(work: Path) -> bool:
+    """Whether nobody waits for the round any more."""
+    return (work / UNWANTED).exists()
 
 
 def progress_of(work: Path, task: ProgressTask, seconds: float) -> SiteProgress:

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from client.measuring import LoadedModel
 from client.momentum import load_momentum, momentum_of, put_momentum, save_momentum
+from client.progress import is_unwanted
 from client.round_checkpoint import RoundCheckpoint, Standing
 from common.cache import CachedCase
 from common.checkpoint import load_into
+from common.errors import WorkError
 from common.model import model_weights
 from common.tasks import EpochRecord, TrainTask
 from common.training import Span, anchor, make_optimiser, poly_lr, train_stage
@@ -107,10 +109,16 @@ class SiteRound:
         log.info("%s, %s epoch %d of %d: loss %.4f", where(self.task), stage, epoch + 1, self.task.epochs_total, loss)
         self.losses[stage].append(loss)
         self.on_epoch(self._epochs_done)
-        if self.kept.due:
+        unwanted = is_unwanted(self.work)
+        if self.kept.due or unwanted:
             weights = model_weights(self.model.networks)
             momentum = momentum_of(optimiser, self.model.networks[stage])
             self.kept.keep(Standing(self.losses, self.validation_dsc, self.seconds, weights), momentum)
+        if unwanted:
+            raise WorkError(
+                f"{where(self.task)}: left off after {self._epochs_done} epochs, which are kept: the run was stopped, or "
+                "is at another round"
+            )
 
     @property
     def _epochs_done(self) -> int:

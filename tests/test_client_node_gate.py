@@ -1,5 +1,6 @@
 """The gate with Flower's own two steps, node state and object store, in this process: no network and no ClientApp."""
 
+import dataclasses
 import hashlib
 import importlib
 import json
@@ -553,7 +554,7 @@ def test_a_network_that_is_away_ends_no_work(config: Path, own_bundle: bytes, wa
         raise RunNotRunningException if len(waiting) == 1 else OSError("network is unreachable")
 
     side.receive = away  # type: ignore[method-assign]
-    node.gate._link = node_gate._Link(away, side.pull_object, side.confirm)
+    node.gate._link = node_gate._Link(away, side.pull_object, side.confirm, side.get_run)
     waiting += [lambda: None, lambda: None, lambda: node.work(side, done())]
     node.give(side)
     assert wire.read_result(side.reply, SiteStatistics).train == 9
@@ -566,3 +567,40 @@ def test_a_question_that_cannot_be_read_is_answered_by_a_code(config: Path, own_
     node.give(side)
     assert wire.read_error(side.reply) == "bad-task"
     assert events(config) == [("outgoing", "bad-task")]
+
+
+@pytest.mark.parametrize("how", ["the run was stopped", "another round", "the same round again", "another run"])
+def test_a_round_that_nobody_waits_for_is_left_off(
+    config: Path, own_bundle: bytes, waiting: list[Any], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(node_gate, "RUN_POLL_S", 0.0)
+    side = Busy(own_bundle, coming=[a_round()])
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+    unwanted = config.parent / "work" / "unwanted"
+    unwanted.parent.mkdir()
+
+    def happen() -> None:
+        content = a_round()[1]
+        if how == "the run was stopped":
+            assert node.gate._link is not None
+            monkeypatch.setattr(node.gate, "_link", dataclasses.replace(node.gate._link, get_run=stopped))
+        elif how != "the same round again":
+            content[wire.CONFIG] = wire.task_config(TRAIN.model_copy(update={"round": 3}))
+        if how != "the run was stopped":
+            side.coming.append((wire.TRAIN, content))
+        if how == "another run":
+            monkeypatch.setattr(TaskIdentity, "_run_id", RUN + 1)
+
+    def stopped(_run_id: int) -> Run:
+        raise RunNotRunningException
+
+    left_off: list[bool] = []
+    waiting += [happen, lambda: left_off.append(unwanted.exists()), lambda: node.work(side, wire.code_reply("audit"))]
+    node.give(side)
+    assert left_off == [how in ("the run was stopped", "another round")]
+    assert not unwanted.exists()
+    assert node.gate._last_error == (None if left_off[0] else "audit")  # what is left off is no fault
+    if how == "another round":
+        assert node.take(side) == RUN  # from memory: its objects were fetched already, and were confirmed
+        assert side.confirmed == 2

@@ -12,11 +12,13 @@ import torch
 
 from client import round_checkpoint, site_round
 from client.momentum import momentum_of
+from client.progress import forget_progress, leave_off
 from client.removal import CasePlaces
 from client.round_checkpoint import FOLDER, RESULT, STANDING, RoundCheckpoint, round_key
 from client.site import Site
 from common.checkpoint import Weights
 from common.config import PolicyConfig, Recipe, SiteConfig, SplitConfig
+from common.errors import WorkError
 from common.model import build_model, model_weights
 from common.tasks import NormalisationRecord, TrainResult, TrainTask
 
@@ -171,6 +173,21 @@ def test_epochs_are_kept_no_oftener_than_asked(
     make_site(checkpoint_s=60.0).train(task(tiny_recipe, local_epochs=4, epochs_total=8), fresh(tiny_recipe))
     assert len(kept) == 3  # of 8 epochs at 20 s
     assert np.diff(kept).min() >= 60
+
+
+def test_a_round_that_nobody_waits_for_ends_with_its_epoch_which_is_kept(
+    make_site: MakeSite, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = task(tiny_recipe), fresh(tiny_recipe)
+    unbroken, _ = make_site("unbroken").train(*asked)
+    site = make_site(checkpoint_s=1e9)
+    leave_off(site.work_folder)
+    with pytest.raises(WorkError, match="federated round 1: left off after 1 epochs, which are kept"):
+        site.train(*asked)
+    forget_progress(site.work_folder)
+    seen = trained_epochs(monkeypatch)
+    assert same(site.train(*asked)[0], unbroken)
+    assert seen == [("stage1", 1), ("stage2", 2)]
 
 
 @pytest.mark.parametrize("name", [STANDING, RESULT])
