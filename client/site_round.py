@@ -116,8 +116,8 @@ class SiteRound:
             self.kept.keep(Standing(self.losses, self.validation_dsc, self.seconds, weights), momentum)
         if unwanted:
             raise WorkError(
-                f"{where(self.task)}: left off after {self._epochs_done} epochs, which are kept: the run was stopped, or "
-                "is at another round"
+                f"{where(self.task)}: left off after {self._epochs_done} epochs, which are kept: the run was stopped, "
+                "or is at another round"
             )
 
     @property

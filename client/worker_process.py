@@ -1,5 +1,6 @@
 """Starts Flower's SuperExec for the worker: `python -m client.worker_process` with Flower's arguments."""
 
+import logging
 import os
 import secrets
 import shutil
@@ -20,10 +21,9 @@ from flwr.supercore.utils import get_flwr_home
 from common.atomic import OWNERS, write_text_atomically
 from common.logs import log_to_output
 
+log = logging.getLogger("fedgtv.site")
 TOKEN, HOME = "task.token", "task-"
 """What a task has of its own below the worker's FLWR_HOME: a folder of this name and some digits, its token in it."""
-
-
 LEAVE_S = 10.0
 """What an earlier ClientApp gets to end by itself, and again once it was asked to."""
 
@@ -46,6 +46,17 @@ class FreshCode(SubprocessExecutor):
         """
         if self._running is not None:
             _end(self._running)
+        try:
+            self._running = self._start(spec)
+        except OSError as error:  # a full disk, mostly; the launcher itself must not end over it
+            log.error("the process for a task cannot be started: %s", error)
+            _tell_ended(spec, "cannot be started")
+            return LaunchResult.failed("cannot be started")
+        threading.Thread(target=_follow, args=(self._running, spec), name="clientapp", daemon=True).start()
+        return LaunchResult.accepted()
+
+    @staticmethod
+    def _start(spec: ExecutionSpec) -> "subprocess.Popen[bytes]":
         homes = get_flwr_home()
         for earlier in homes.glob(f"{HOME}*"):
             shutil.rmtree(earlier, ignore_errors=True)
@@ -56,9 +67,7 @@ class FreshCode(SubprocessExecutor):
         command = [TASK_TYPE_TO_COMMAND[spec.task_type], TASK_TYPE_TO_APPIO_API_ADDRESS_ARG[spec.task_type]]
         command += [spec.runtime_api_address, "--token-file", str(path), "--insecure"]
         command += ["--parent-pid", str(spec.parent_pid)]
-        self._running = subprocess.Popen(command, env=os.environ | {FLWR_HOME: str(home)})
-        threading.Thread(target=_follow, args=(self._running, spec), name="clientapp", daemon=True).start()
-        return LaunchResult.accepted()
+        return subprocess.Popen(command, env=os.environ | {FLWR_HOME: str(home)})
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -71,10 +80,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _follow(process: subprocess.Popen[bytes], spec: ExecutionSpec) -> None:
+def _follow(process: "subprocess.Popen[bytes]", spec: ExecutionSpec) -> None:
     """Ends the task of a ClientApp that has ended; a node that has heard of it from the ClientApp refuses that."""
     process.wait()
-    told = PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=f"ended with exit code {process.returncode}")
+    _tell_ended(spec, f"ended with exit code {process.returncode}")
+
+
+def _tell_ended(spec: ExecutionSpec, details: str) -> None:
     with suppress(httpx.HTTPError):
         client = RuntimeHttpClient.from_server_address(
             spec.runtime_api_address,
@@ -83,7 +95,7 @@ def _follow(process: subprocess.Popen[bytes], spec: ExecutionSpec) -> None:
             interceptors=[RuntimeVersionHttpInterceptor("SuperExec"), RuntimeTokenHttpInterceptor(spec.token)],
         )
         with client:
-            client.PushTaskOutput(told)
+            client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=details))
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from flwr.common.constant import APP_DIR
 from flwr.proto.runtime_pb2 import PushTaskOutputRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import factory
-from flwr.supercore.superexec.executor.types import ExecutionSpec
+from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResultStatus
 
 from client import worker_process
 from client.worker import NAME, Worker
@@ -151,6 +151,19 @@ def test_the_end_of_a_clientapp_is_told_to_the_node_with_its_own_token() -> None
     told = PushTaskOutputRequest.FromString(body)
     assert (told.sub_status, told.details) == ("failed", "ended with exit code -9")
     worker_process._follow(Started(), spec)  # type: ignore[arg-type]  # and a node that is gone is nobody's fault
+
+
+def test_a_full_disk_ends_the_task_and_not_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    told: list[str] = []
+    monkeypatch.setattr(worker_process, "_tell_ended", lambda _, details: told.append(details))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker_process, "write_text_atomically", full)
+    assert FreshCode().launch(ASKED).status == LaunchResultStatus.FAILED
+    assert told == ["cannot be started"]
 
 
 def test_a_task_finds_nothing_unpacked_and_shows_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
