@@ -116,7 +116,7 @@ class Border:
 
     def _admit(self, message: Message, where: dict[str, Any]) -> Entry:
         task = wire.read_any_task(message)
-        done = self._done(self.audit.checked(), where["run"])
+        done = self._done(self.audit.checked(), where["run"], message.content.object_id)
         policy.admit(self.policy, task, done, datetime.now())
         if self.policy.max_disk_gb is not None:
             policy.admit_disk(self.policy, bytes_below(private_folder(self.state)) + bytes_below(self.work))
@@ -126,13 +126,14 @@ class Border:
         return Entry(task, wire.record_to_weights(record) if record is not None else {})
 
     @staticmethod
-    def _done(audit: Audit, run: str) -> policy.Done:
-        trained = [
-            each["epochs"]
+    def _done(audit: Audit, run: str, asked: str) -> policy.Done:
+        """What was done before what is asked now; a round that is asked for again, to the bit, counts once."""
+        trained = {
+            each["sha256"]: each["epochs"]
             for each in audit.records
-            if each.get("run") == run and each["event"] == DECISION and "epochs" in each
-        ]
-        return policy.Done(len(trained), sum(trained), audit.noises)
+            if each.get("run") == run and each["event"] == DECISION and "epochs" in each and each["sha256"] != asked
+        }
+        return policy.Done(len(trained), sum(trained.values()), audit.noises)
 
     def leave(self, message: Message, entry: Entry, reply: Message) -> Message:
         """Returns the reply to `message` that may leave, made of what the work replied; the audit log holds it then.
@@ -210,7 +211,7 @@ class Border:
         counts |= {"numbers": sum(int(each.size) for each in update.weights.values()), "norm": round(update.norm, 6)}
         if update.local:
             counts["local"] = len(update.local)
-        noises = self._done(self.audit.checked(), "").noises
+        noises = self.audit.checked().noises
         policy.admit_epsilon(self.policy, noises)  # by the policy of now; the task was let in by that of then
         if update.noise:
             counts |= {

@@ -1,13 +1,15 @@
 """Starts Flower's SuperNode with the site's gate in it: `python -m client.node_process` with Flower's arguments."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import httpx
 from flwr.supercore import heartbeat
 from flwr.supernode import fleet_http_connection, start_client_internal
 
@@ -16,6 +18,7 @@ from client.node import CONFIG_VARIABLE, HEARTBEAT_S, LAUNCHER_VARIABLE
 from client.node_gate import PULL, PUSH, Gate
 from common.logs import log_to_output
 
+log = logging.getLogger("fedgtv.site")
 INTERVAL = "HEARTBEAT_DEFAULT_INTERVAL"
 """Flower's name for it, in each module that uses it; a contract test guards it."""
 
@@ -27,9 +30,26 @@ def install(gate: Gate) -> None:
 
 
 def beat_every(seconds: int) -> None:
-    """Sets how often the node says that it is there; the coordinator is told, and counts on it."""
+    """Sets how often the node says that it is there, whatever happens; the coordinator is told, and counts on it."""
+    vars(fleet_http_connection)[heartbeat.HeartbeatSender.__name__] = SteadyHeartbeat
     for module in (fleet_http_connection, heartbeat):
         vars(module)[INTERVAL] = seconds
+
+
+class SteadyHeartbeat(heartbeat.HeartbeatSender):
+    """Flower's ends for good over an error that it does not expect; the node then works on, and is held for lost."""
+
+    def __init__(self, heartbeat_fn: Callable[[], bool]) -> None:
+        """As Flower's; what the coordinator cannot do now is tried again."""
+
+        def beat() -> bool:
+            try:
+                return heartbeat_fn()
+            except httpx.HTTPError as error:
+                log.warning("the coordinator did not take a sign of life: %s", error)
+                return False
+
+        super().__init__(beat)
 
 
 def launch_with(command: Sequence[str]) -> None:

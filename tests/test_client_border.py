@@ -13,6 +13,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.audit import AuditLog
 from client.border import Border, guarded, num_bytes
+from client.progress import FILE
 from common import WIRE_VERSION, wire
 from common.config import Recipe, SplitConfig
 from common.errors import AuditError, PolicyError, ReleaseError, TaskError
@@ -24,6 +25,8 @@ from common.tasks import (
     ModelSummary,
     NormalisationRecord,
     Picture,
+    ProgressTask,
+    SiteProgress,
     SiteStatistics,
     StatisticsTask,
     TrainResult,
@@ -135,14 +138,62 @@ def test_a_tampered_log_ends_all_work(tmp_path: Path) -> None:
 
 def test_rounds_and_epochs_are_counted_over_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = site(tmp_path, max_epochs=4)
-    for _ in range(2):
-        Border.open(config).enter(train_message())
+    for number in (1, 2):
+        Border.open(config).enter(train_message(round=number))
     with pytest.raises(PolicyError) as told:
-        Border.open(config).enter(train_message())
+        Border.open(config).enter(train_message(round=3))
     assert told.value.code == "policy-epochs"
     assert lines(config)[-1]["decision"] == "policy-epochs"
     monkeypatch.setattr(TaskIdentity, "_run_id", 2)
     Border.open(config).enter(train_message())  # another run
+
+
+def test_a_round_that_is_asked_for_again_counts_once(tmp_path: Path) -> None:
+    """A site that was killed and asked again would else be out of rounds before the run is."""
+    config = site(tmp_path, max_rounds=2, max_epochs=4)
+    for number in (1, 1, 2, 2, 1):
+        Border.open(config).enter(train_message(round=number))
+    with pytest.raises(PolicyError) as told:
+        Border.open(config).enter(train_message(round=3))
+    assert told.value.code == "policy-rounds"
+    with pytest.raises(PolicyError):
+        Border.open(config).enter(train_message(round=2, lr0=0.2))  # no more the same one
+
+
+def test_how_far_it_is_takes_one_line_that_holds_all_of_it(tmp_path: Path) -> None:
+    config = site(tmp_path, tasks=[])
+    asked = Message(wire.task_record(ProgressTask(experiment="e")), 7, wire.PROGRESS)
+    progress = SiteProgress(state="training", model="m", round=2, epoch=3, epochs=8, seconds=12.5, error="disk-full")
+    reply = Border.open(config).tell(asked, progress)
+    assert wire.read_result(reply, SiteProgress) == progress
+    (line,) = lines(config)
+    assert (line["event"], line["kind"]) == ("outgoing", wire.PROGRESS)
+    assert progress.model_dump().items() <= line.items()
+
+
+def test_in_one_process_a_site_tells_what_its_work_said_and_forgets_it(tmp_path: Path) -> None:
+    config = site(tmp_path)
+    context = Context(1, 7, {"config": str(config)}, RecordDict(), {})
+    asked = Message(wire.task_record(ProgressTask(experiment="e")), 7, wire.PROGRESS)
+    told: list[str] = []
+
+    def app(message: Message, _: Context) -> Message:
+        (tmp_path / "work").mkdir()
+        (tmp_path / "work" / FILE).write_text(SiteProgress(state="training").model_dump_json())
+        told.append(wire.read_result(guarded(app)(asked, context), SiteProgress).state)
+        return answered(message, trained())
+
+    guarded(app)(train_message(), context)
+    told.append(wire.read_result(guarded(app)(asked, context), SiteProgress).state)
+    assert told == ["training", "idle"]
+
+
+@pytest.mark.parametrize(("code", "told"), [(8, "worker-lost"), (2, "crashed"), (1, "crashed")])
+def test_a_process_that_died_is_told_from_one_that_failed(tmp_path: Path, code: int, told: str) -> None:
+    config, message = site(tmp_path), train_message()
+    border = Border.open(config)
+    reply = border.leave(message, border.enter(message), Message(Error(code, SECRET), reply_to=message))
+    assert wire.error_code(reply.content) == told
 
 
 def test_a_changed_policy_holds_from_the_next_message_on(tmp_path: Path) -> None:
@@ -349,7 +400,7 @@ def test_in_one_process_the_border_stands_before_the_app(tmp_path: Path) -> None
 
     context = Context(1, 7, {"config": str(site(tmp_path, max_rounds=1))}, RecordDict(), {})
     assert wire.read_error(guarded(app)(train_message(), context)) is None
-    assert wire.read_error(guarded(app)(train_message(), context)) == "policy-rounds"
+    assert wire.read_error(guarded(app)(train_message(round=2), context)) == "policy-rounds"
     assert [line["event"] for line in lines(tmp_path / "site.yaml")] == [
         "task", "decision", "outgoing", "task", "decision", "outgoing"
     ]  # fmt: skip

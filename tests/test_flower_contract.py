@@ -17,7 +17,7 @@ from client.contact import AHEAD_S, BEHIND_S
 from client.node import HEARTBEAT_S, LEASE_S, LEASED_S, SiteNode, _setting
 from client.node_gate import INSERT, PULL, PUSH
 from client.node_log import GRACEFUL, REFUSED, UNAUTHENTIC
-from client.node_process import INTERVAL, beat_every
+from client.node_process import INTERVAL, SteadyHeartbeat, beat_every
 from client.worker import launcher_command
 from common.bundle import RUN_KEY
 from server.control import Control, _run, toml_string
@@ -218,10 +218,32 @@ def test_both_of_flowers_modules_beat_as_the_node_is_told(monkeypatch):
     modules = [fleet_http_connection, heartbeat]
     for module in modules:
         monkeypatch.setattr(module, INTERVAL, HEARTBEAT_DEFAULT_INTERVAL)
+    monkeypatch.setattr(fleet_http_connection, "HeartbeatSender", heartbeat.HeartbeatSender)
     beat_every(HEARTBEAT_S)
+    assert fleet_http_connection.HeartbeatSender is SteadyHeartbeat
+    assert "heartbeat_sender = HeartbeatSender(send_node_heartbeat)" in source(fleet_http_connection)
     assert [getattr(module, INTERVAL) for module in modules] == [HEARTBEAT_S] * 2
     assert source(fleet_http_connection).count(f"heartbeat_interval={INTERVAL}") == 2
     assert f"next_interval: float = {INTERVAL} - HEARTBEAT_CALL_TIMEOUT" in source(heartbeat)
+
+
+def test_a_node_goes_on_to_say_that_it_is_there_after_an_error_that_flower_does_not_expect():
+    """A SuperLink whose database is busy answers 500: Flower's sender would end over it, and the node be lost."""
+    beats = []
+
+    def beat():
+        beats.append(1)
+        raise httpx.HTTPStatusError("500", request=httpx.Request("POST", "https://x"), response=httpx.Response(500))
+
+    with pytest.raises(httpx.HTTPStatusError):
+        heartbeat.HeartbeatSender(beat)._heartbeat()
+    with pytest.raises(heartbeat.HeartbeatFailure):  # the one that is tried again
+        SteadyHeartbeat(beat)._heartbeat()
+    assert len(beats) == 2
+    assert (
+        "if exc.response.status_code in (502, 503, 504):\n                    return False\n                raise"
+        in (source(fleet_http_connection))
+    )
 
 
 def test_children_inherit_environment_and_folder():
