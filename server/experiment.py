@@ -31,7 +31,7 @@ def run_experiment(experiment: Experiment, ledger: Ledger, sites: Sites, coordin
             sites.watch.note(sentence)
     run = Run(experiment, ledger, sites, coordinator)
     for number, step in enumerate(experiment.steps):
-        if not ledger.find("done", step=number):
+        if not _is_done(ledger, number, step):
             _do_step(run, number, step)
     ledger.append({"kind": "end"})
 
@@ -56,6 +56,12 @@ def _join(experiment: Experiment, ledger: Ledger, sites: Sites) -> None:
     goes_on = bool(ledger.find("round") or ledger.find("done"))
     timeout_s = config.timeout_s if goes_on else config.join_timeout_s
     sites.wait_until_joined(experiment.sites, config.quorum or len(experiment.sites), timeout_s)
+
+
+def _is_done(ledger: Ledger, number: int, step: Step) -> bool:
+    """Whether the ledger shows the step as done, with what came of it: a broken line may have been taken out."""
+    kind = {"statistics": "statistics", "evaluate": "evaluation"}.get(step.kind)
+    return bool(ledger.find("done", step=number)) and (kind is None or bool(ledger.find(kind, step=number)))
 
 
 def _do_step(run: Run, number: int, step: Step) -> None:
