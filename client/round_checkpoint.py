@@ -60,9 +60,12 @@ _TOLD = TypeAdapter(tuple[dict[str, list[float]], float | None, float])
 
 
 def round_key(task: TrainTask, weights: Mapping[str, Array], site: Sequence[str | int]) -> str:
-    """Returns the hash of all that a round depends on: task, weights, this release, and what counts of the site."""
+    """Returns the hash of all that a round depends on: task, weights, this release, and what counts of the site.
+
+    The order of the layers does not count: a coordinator that was started again sends them as its file has them.
+    """
     digest = hashlib.sha256(json.dumps([task.model_dump_json(), release(), *site]).encode())
-    for name, value in weights.items():
+    for name, value in sorted(weights.items()):
         digest.update(json.dumps([name, value.dtype.str, value.shape]).encode())
         digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -36,7 +36,7 @@ def _run(experiment: Experiment, ledger: Ledger, sites: Sites, coordinator: str 
             sites.watch.note(sentence)
     run = Run(experiment, ledger, sites, coordinator)
     for number, step in enumerate(experiment.steps):
-        if not ledger.find("done", step=number):
+        if not _is_done(ledger, number, step):
             _do_step(run, number, step)
     ledger.append({"kind": "end"})
 
@@ -62,6 +62,12 @@ def _join(experiment: Experiment, ledger: Ledger, sites: Sites) -> None:
     quorum_timeout_s = config.timeout_s if goes_on else config.join_timeout_s
     quorum = config.quorum or len(experiment.sites)
     sites.wait_until_joined(experiment.sites, quorum, config.join_timeout_s, quorum_timeout_s)
+
+
+def _is_done(ledger: Ledger, number: int, step: Step) -> bool:
+    """Whether the ledger shows the step as done, with what came of it: a broken line may have been taken out."""
+    kind = {"statistics": "statistics", "evaluate": "evaluation"}.get(step.kind)
+    return bool(ledger.find("done", step=number)) and (kind is None or bool(ledger.find(kind, step=number)))
 
 
 def _do_step(run: Run, number: int, step: Step) -> None:

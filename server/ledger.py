@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from common.atomic import write_bytes_atomically, write_text_atomically
 from common.checkpoint import Weights, load_weights, save_weights
 from common.config import Experiment, load_yaml
-from common.errors import ConfigError, DiskFullError, InputError, WorkError
+from common.errors import CheckpointError, ConfigError, DiskFullError, InputError, WorkError
 from common.text import counted
 from server.run_lock import LOCK, HeldError, hold
 
@@ -194,8 +194,20 @@ class Ledger:
         save_weights(path, weights, metadata)
 
     def load_model(self, model: str) -> Weights:
-        """Returns a model that an earlier step made."""
-        return load_weights(self.model_path(model))[0]
+        """Returns a model that an earlier step made; where its file is cut short, it is made anew from its round's.
+
+        Raises:
+            CheckpointError: neither file can be read.
+        """
+        try:
+            return load_weights(self.model_path(model))[0]
+        except CheckpointError:
+            made = self.find("model", model=model)
+            if not made:
+                raise
+            weights, metadata = load_weights(self.round_path(model, made[-1]["round"]))
+            self.save_model(model, weights, metadata)
+            return weights
 
     def model_path(self, model: str) -> Path:
         """Where a model lies."""

@@ -248,6 +248,7 @@ def test_a_key_names_all_that_a_round_depends_on(tiny_recipe: Recipe) -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert round_key(task(tiny_recipe), {name: each.copy() for name, each in weights.items()}, ["A", 3]) == keys[0]
+    assert round_key(task(tiny_recipe), dict(reversed(weights.items())), ["A", 3]) == keys[0]
 
 
 def test_momentum_lies_by_parameter() -> None:

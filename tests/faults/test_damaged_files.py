@@ -1,16 +1,19 @@
 """Files of a run that are cut short or broken: a clear message, the last good round kept, and going on.
 
-In one process, where a run can be stopped at a line of its ledger.
+In one process, where a run can be stopped at a line of its ledger. `pytest -m "" tests/faults/test_damaged_files.py`
+runs all.
 """
 
 import json
 import re
+import shutil
 from collections import Counter
 from contextlib import closing
 
 import pytest
 from faults.runs import MODEL, assert_same_bits
 from faults.standing import SITES, make_site
+from flwr.app import Message
 
 from client.app import app as client_app
 from common import wire
@@ -21,6 +24,7 @@ from server import sites as server_sites
 from server.experiment import run_experiment
 from server.ledger import Ledger
 from server.sites import Sites
+from server.watch import Watch
 
 NUM_ROUNDS = 3
 
@@ -78,17 +82,13 @@ def run_until(folder, experiment, configs, asked=None, failing=(), **line):
             if asked is not None:
                 asked[mine] += 1
             if mine in failing:
-                return context_less_error(message)
+                return Message(content=wire.error_reply(WorkError("told to fail")), reply_to=message)
         return client_app(message, context)
 
     with closing(InProcessGrid(app, configs)) as grid:
-        run_experiment(experiment, Ledger(folder, experiment, on_record), Sites(grid, grid.node_ids, experiment.rounds))
-
-
-def context_less_error(message):
-    from flwr.app import Message
-
-    return Message(content=wire.error_reply(WorkError("told to fail")), reply_to=message)
+        ledger = Ledger(folder, experiment, on_record)
+        watch = Watch(folder, ledger.append)
+        run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds, watch))
 
 
 def cut(path):
@@ -101,11 +101,16 @@ def everyone(*rounds):
     return Counter({(site, number): 1 for site in SITES for number in rounds})
 
 
-def test_the_last_round_is_done_again_where_its_weights_are_cut_short(tmp_path, experiment, configs, ends_well):
+@pytest.mark.parametrize("replies", ["spooled", "gone"])
+def test_the_last_round_is_done_again_where_its_weights_are_cut_short(
+    tmp_path, experiment, configs, ends_well, replies
+):
     with pytest.raises(Killed):
         run_until(tmp_path / "run", experiment, configs, kind="round", round=2)
     cut(tmp_path / "run" / "rounds" / MODEL / "round-0002.safetensors")
-    assert ends_well() == everyone(2, 3)
+    if replies == "gone":
+        shutil.rmtree(tmp_path / "run" / "spool")
+    assert ends_well() == (everyone(3) if replies == "spooled" else everyone(2, 3))
     notes = [each["text"] for each in Ledger(tmp_path / "run", experiment).find("note")]
     assert any("round 2 of federated is done again" in text and "cut short" in text for text in notes)
 
@@ -127,6 +132,7 @@ def test_a_finished_model_that_is_cut_short_is_made_again(tmp_path, experiment, 
     assert ends_well() == Counter()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(1, 8))
 def test_a_broken_line_is_named_and_without_it_the_run_goes_on(tmp_path, experiment, configs, ends_well, number):
     with pytest.raises(Killed):
@@ -148,10 +154,11 @@ def test_half_a_last_line_is_dropped(tmp_path, experiment, configs, ends_well):
     path = tmp_path / "run" / "ledger.jsonl"
     last = path.read_bytes().splitlines(keepends=True)[-1]
     path.write_bytes(path.read_bytes()[: -len(last) // 2])
-    assert ends_well() == everyone(2, 3)
+    assert ends_well() == everyone(3)  # the replies of round 2 are on disk
     assert [json.loads(line)["round"] for line in path.read_bytes().splitlines() if b'"round"' in line][:3] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["standing.safetensors", "result.safetensors"])
 def test_what_a_site_keeps_of_a_round_may_be_cut_short(tmp_path, experiment, configs, ends_well, name):
     with pytest.raises(Killed):
@@ -160,4 +167,5 @@ def test_what_a_site_keeps_of_a_round_may_be_cut_short(tmp_path, experiment, con
     (kept / name).write_bytes((kept / "result.safetensors").read_bytes())
     cut(kept / name)
     (tmp_path / "run" / "rounds" / MODEL / "round-0002.safetensors").unlink()
+    shutil.rmtree(tmp_path / "run" / "spool")
     assert ends_well() == everyone(2, 3)
