@@ -130,7 +130,7 @@ def _crc32(path: Path) -> int:
 
 
 def weights_key(weights: Weights) -> int:
-    """Returns a checksum of the names and numbers of a model, whose layers a file may give in another order."""
+    """Returns a checksum of the names and numbers of a model, in whatever order a file has them."""
     crc32 = 0
     for name, array in sorted(weights.items()):
         crc32 = zlib.crc32(np.ascontiguousarray(array).reshape(-1).data, zlib.crc32(name.encode(), crc32))

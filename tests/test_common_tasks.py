@@ -82,7 +82,7 @@ def test_a_normalisation_needs_a_spread(mean: float, sd: float) -> None:
 @pytest.mark.parametrize("count", [0, -1, 10**6 + 1])
 def test_a_result_counts_cases_plausibly(count: int) -> None:
     with pytest.raises(ValidationError):
-        TrainResult(num_examples=count, epochs=(), validation_dsc=None, seconds=1.0)
+        TrainResult(model="m", round=1, num_examples=count, epochs=(), validation_dsc=None, seconds=1.0)
 
 
 def test_losses_are_finite() -> None:

@@ -50,6 +50,8 @@ TASK = TrainTask(
     proximal_mu=0.25,
 )
 RESULT = TrainResult(
+    model="m",
+    round=2,
     num_examples=7,
     epochs=(EpochRecord(epoch=4, lr=0.005, losses={"stage1": 0.75, "stage2": 1.25}),),
     validation_dsc=None,

@@ -15,7 +15,6 @@ import typer
 import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
-from server.aggregation import OPTIONS
 
 import common.config
 from client import audit, border, node_cli, node_gate
@@ -29,6 +28,7 @@ from common.config import (
     load_yaml,
 )
 from common.errors import CODES, ApprovalError, PolicyError
+from server.strategy import OPTIONS
 
 ROOT = Path(__file__).parents[1]
 DOCS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}

@@ -1,6 +1,7 @@
 """Experiments over scripted sites: order of steps, what is asked of whom, what is chosen, and how a run goes on."""
 
 import contextlib
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from flwr.app import Array, ArrayRecord, Message
 
 from common import wire
 from common.config import Experiment, NetworkConfig, Recipe, RoundConfig, StageConfig
-from common.errors import CheckpointError, ConfigError, InputError, SiteError, WorkError
+from common.errors import ConfigError, DiskFullError, InputError, SiteError, WorkError
 from common.statistics import HuHistogram
 from common.tasks import (
     EpochRecord,
@@ -25,12 +26,14 @@ from common.tasks import (
 )
 from deploy.in_process import InProcessGrid
 from server import sites as server_sites
-from server.evaluation import expand
+from server.evaluation import NO_ANSWER, expand
 from server.evaluation_reply import PNG_SIGNATURE
-from server.experiment import run_experiment
+from server.experiment import cautions, run_experiment
 from server.ledger import Ledger
 from server.run_record import read_run
 from server.sites import Sites
+from server.spool import Spool
+from server.watch import Watch
 
 RECIPE = Recipe(
     stage1=StageConfig(network=NetworkConfig(widths=(2, 2), strides=((2, 2, 2),), aspp=None), patch_size=(8, 8, 8)),
@@ -115,7 +118,14 @@ class Hospitals:
         )
         asked = task.validate_received and not self.withheld.get(site)
         dsc = self.score("validation", level(weights)) if asked else None
-        told = TrainResult(num_examples=self.number(site), epochs=epochs, validation_dsc=dsc, seconds=0.0)
+        told = TrainResult(
+            model=task.model,
+            round=task.round,
+            num_examples=self.number(site),
+            epochs=epochs,
+            validation_dsc=dsc,
+            seconds=0.0,
+        )
         moved = {name: array + np.float32(self.number(site)) for name, array in weights.items()}
         return wire.train_reply(moved, told, task.transport)
 
@@ -149,7 +159,7 @@ def folder(tmp_path):
 def go(tmp_path):
     """go(hospitals, experiment, folder) runs or resumes and returns the ledger; `stop_after`: at that new line."""
 
-    def go(hospitals, config, folder="run", stop_after=None):
+    def go(hospitals, config, folder="run", stop_after=None, num_workers=1):
         heard = []
 
         def hear(record):
@@ -158,9 +168,10 @@ def go(tmp_path):
                 raise Stop
 
         ledger = Ledger(tmp_path / folder, config, hear)
-        grid = InProcessGrid(hospitals, {site: Path(site) for site in config.sites}, 1)
+        grid = InProcessGrid(hospitals, {site: Path(site) for site in config.sites}, num_workers)
         try:
-            run_experiment(config, ledger, Sites(grid, grid.node_ids, config.rounds))
+            watch = Watch(ledger.folder, ledger.append)
+            run_experiment(config, ledger, Sites(grid, grid.node_ids, config.rounds, watch))
         finally:
             grid.close()
         return ledger
@@ -557,22 +568,44 @@ def test_a_finished_run_waits_for_no_site(go, folder):
     run_experiment(config, Ledger(folder, config), Sites(None, {}, config.rounds))
 
 
-@pytest.mark.parametrize("strategy", ["fedadam", "fedavgm"])
-def test_a_strategy_with_a_memory_starts_its_step_again(go, strategy):
-    """Its moments died with the process: going on with round 3 alone would be another model."""
-    options = {"fedadam": {"eta": 0.5}, "fedavgm": {"server_momentum": 0.9}}[strategy]
-    config = experiment(STATISTICS, {**TRAIN, "strategy": strategy, "strategy_options": options})
+STRATEGIES = {
+    "fedavg": {},
+    "fedadam": {"eta": 0.5},
+    "fedyogi": {"eta": 0.5},
+    "fedavgm": {"server_momentum": 0.9},
+    "fedavgm without momentum": {"server_learning_rate": 0.5},
+    "median": {},
+    "krum": {},
+}
+
+
+def training_with(strategy, **config):
+    step = {**TRAIN, "strategy": strategy.split()[0], "strategy_options": STRATEGIES[strategy]}
+    return experiment(STATISTICS, step, sites=("A", "B", "C"), min_cosine=None, **config)
+
+
+def round_files(ledger):
+    """Bytes of the weights and the strategy's state after every round."""
+    return {path.name: path.read_bytes() for path in (ledger.folder / "rounds" / "m").iterdir()}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("rounds_done", [1, 2])
+def test_a_strategy_goes_on_with_what_it_kept(go, strategy, rounds_done):
+    """Its moments lie beside the round's weights, so no round is done again, and not a bit is another."""
+    config = training_with(strategy, keep_rounds="all")
     unbroken = Hospitals()
     whole = go(unbroken, config, "whole")
     with pytest.raises(Stop):
-        go(Hospitals(), config, stop_after=3 + 1 + 2)
+        go(Hospitals(), config, stop_after=len(whole.records) - 3 - (3 - rounds_done))  # before: model, done, end
     hospitals = Hospitals()
     again = go(hospitals, config)
-    assert hospitals.asked == [asked for asked in unbroken.asked if asked[0] == "train"]
-    assert {site: asked for asked in hospitals.asked[:2] for site in asked[1]}["A"] == ("train", "A", "m", 1, 0.0)
-    for name, array in whole.load_model("m").items():
-        np.testing.assert_array_equal(again.load_model("m")[name], array)
+    assert [asked[3] for asked in hospitals.asked] == [n for n in range(rounds_done + 1, 4) for _ in "ABC"]
+    assert hospitals.asked == unbroken.asked[3 + 3 * rounds_done :]
+    assert round_files(again) == round_files(whole)
+    assert final(again) == final(whole)
     assert told(again, "round") == told(whole, "round")
+    assert [line["round"] for line in again.find("round")] == [1, 2, 3]
     assert len(read_run(again.folder).rounds) == 3
 
 
@@ -585,13 +618,176 @@ def test_a_strategy_with_a_memory_is_not_started_again_once_its_step_is_done(go)
     assert {asked[2] for asked in hospitals.asked} == {"own-A", "own-B"}
 
 
-def test_a_lost_round_file_is_named(go, folder):
-    config = experiment(STATISTICS, TRAIN)
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("harm", [cut_short, Path.unlink], ids=["cut short", "lost"])
+@pytest.mark.parametrize("ending", [".safetensors", ".state.safetensors"])
+def test_a_round_whose_file_is_not_whole_is_done_again_from_the_one_before(go, folder, harm, ending):
+    config = training_with("fedadam")
+    whole = go(Hospitals(), config, "whole")
+    with pytest.raises(Stop):
+        go(Hospitals(), config, stop_after=len(whole.records) - 4)  # two rounds of three
+    harm(Ledger(folder, config).round_path("m", 2).with_suffix(ending))
+    hospitals = Hospitals()
+    again = go(hospitals, config)
+    assert [asked[3] for asked in hospitals.asked] == [2, 2, 2, 3, 3, 3]
+    assert final(again) == final(whole)
+    assert round_files(again) == round_files(whole)
+    assert told(again, "round") == told(whole, "round")
+    (note,) = [line["text"] for line in again.find("note") if "again" in line["text"]]
+    assert "round 2 of m is done again" in note
+    assert f"round-0002{ending}" in note
+
+
+def test_a_round_that_one_of_several_models_lacks_is_done_again_by_all(go, folder):
+    """B's first round is lost: A begins anew too, from what the step started from and not from its own first round."""
+    config = experiment(STATISTICS, {"kind": "local", "model": "own", "rounds": 2})
+    whole = go(Hospitals(), config, "whole")
     with pytest.raises(Stop):
         go(Hospitals(), config, stop_after=3 + 1 + 2)
-    Ledger(folder, config).round_path("m", 1).unlink()
-    with pytest.raises(CheckpointError, match=r"round-0001\.safetensors"):
-        go(Hospitals(), config)
+    cut_short(Ledger(folder, config).round_path("own-B", 1))
+    assert final(go(Hospitals(), config)) == final(whole)
+
+
+def test_a_site_whose_round_another_site_spoilt_need_not_do_it_again(go):
+    """Each trains a model of its own; A's reply is kept although B's round failed."""
+    config = experiment(STATISTICS, {"kind": "local", "model": "own"})
+    whole = go(Hospitals(), config, "whole")
+    hospitals = Hospitals()
+    hospitals.faults["B", wire.TRAIN] = InputError("bad")
+    with pytest.raises(WorkError, match=r"B \(bad-input\)"):
+        go(hospitals, config)
+    again = Hospitals()
+    assert final(go(again, config)) == final(whole)
+    assert [asked[:2] for asked in again.asked] == [("train", "B")]
+
+
+def test_replies_that_are_in_are_not_asked_for_again(go, monkeypatch):
+    """The coordinator dies between the first reply and the second, and then between the last and the round's line."""
+    config = experiment(STATISTICS, {**TRAIN, "rounds": 1})
+    whole = go(Hospitals(), config, "whole")
+    put = Spool.put
+
+    def dies(spool, site, *rest):
+        put(spool, site, *rest)
+        raise Stop
+
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "put", dies)
+        for _ in "AB":
+            hospitals = Hospitals()
+            with pytest.raises(Stop):
+                go(hospitals, config)
+            asked.append([told[1] for told in hospitals.asked if told[0] == "train"])
+    hospitals = Hospitals()
+    ledger = go(hospitals, config)
+    assert hospitals.asked == []
+    assert asked[1] == ["B"]
+    assert final(ledger) == final(whole)
+    assert list((ledger.folder / "spool").iterdir()) == []
+
+
+@pytest.mark.parametrize(("keep_rounds", "kept"), [("last", [2, 4, 5]), ("all", [1, 2, 3, 4, 5])])
+def test_the_last_two_rounds_and_the_best_are_kept(go, keep_rounds, kept):
+    """Two levels on from the start the DSC is best: that is after the second round."""
+    score = {0.0: 0.1, 1.0: 0.3, 2.0: 0.9, 3.0: 0.5, 4.0: 0.4, 5.0: 0.2}
+    step = {**TRAIN, "rounds": 5, "select": "best", "strategy": "fedadam", "strategy_options": {"eta": 1.0}}
+    for strategy in ({}, {"strategy": "fedavg", "strategy_options": {}}):
+        config = experiment(STATISTICS, {**step, **strategy}, sites=("A",), keep_rounds=keep_rounds)
+        hospitals = Hospitals(lambda part, at: score.get(at, 0.0))
+        ledger = go(hospitals, config, f"run-{len(strategy)}")
+        rounds = sorted(name for name in round_files(ledger) if ".state." not in name)
+        states = sorted(name for name in round_files(ledger) if ".state." in name)
+        if strategy:
+            assert rounds == [f"round-{number:04d}.safetensors" for number in kept]
+            assert states == []
+            assert ledger.find("model")[0]["round"] == 2
+        else:
+            assert states == [name.replace(".safe", ".state.safe") for name in rounds]
+
+
+def test_a_rule_that_means_nothing_is_told_once(go):
+    config = training_with("krum")
+    with pytest.raises(Stop):
+        go(Hospitals(), config, stop_after=4)
+    ledger = go(Hospitals(), config)
+    assert cautions(config) == [line["text"] for line in ledger.find("note")]
+    assert len(cautions(config)) == 1
+    assert cautions(training_with("fedavg")) == []
+
+
+def test_a_full_disk_fails_the_run_with_a_plain_message_and_keeps_the_last_round(go, monkeypatch):
+    config = experiment(STATISTICS, TRAIN)
+    whole = go(Hospitals(), config, "whole")
+    save_round = Ledger.save_round
+
+    def full(ledger, model, number, *rest):
+        if number == 2:
+            raise OSError(28, "No space left on device")
+        save_round(ledger, model, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "save_round", full)
+        with pytest.raises(DiskFullError, match="the disk is full; make room, then run the same command"):
+            go(Hospitals(), config)
+    hospitals = Hospitals()
+    assert final(go(hospitals, config)) == final(whole)
+    assert [asked[3] for asked in hospitals.asked] == [3, 3]  # the second round's replies lay there
+
+
+def test_another_fault_of_the_disk_is_no_full_disk(go, monkeypatch):
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Ledger, "save_round", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        go(Hospitals(), experiment(STATISTICS, TRAIN))
+
+
+def test_a_straggler_is_let_finish_and_comes_into_the_next_round(go, monkeypatch):
+    """B's first reply is held back until A has answered the second round: it counts there, moved to the present model.
+
+    A (1 case) adds 1 to 0; then A adds 1 to 1, while B (2 cases) added 2 to the 0 that it was sent: 1 + (1 + 2 x 2) / 3.
+    """
+    second = threading.Event()
+    hospitals = Hospitals()
+    train = hospitals.train
+
+    def slow(site, message):
+        number = wire.read_train_task(message).round
+        content = train(site, message)
+        if (site, number) == ("A", 2):
+            second.set()
+        if (site, number) == ("B", 1):
+            assert second.wait(60)
+        return content
+
+    hospitals.train = slow
+    monkeypatch.setattr(server_sites, "POLL_MAX_S", 0.01)
+    step = {**TRAIN, "rounds": 2}
+    config = experiment(STATISTICS, step, quorum=1, grace_s=0.0, patience=1.0, stragglers="next", timeout_s=60.0)
+    ledger = go(hospitals, config, num_workers=2)
+    first, last = ledger.find("round")
+    assert (list(first["sites"]), first["dropped"]) == (["A"], {"B": "no-answer"})
+    if "B" in last["sites"]:
+        assert levels(ledger, "m") == pytest.approx({"m": 1 + 5 / 3}, abs=1e-2)
+        assert [line["event"] for line in ledger.find("site")] == ["late"]
+    else:
+        assert last["dropped"] == {"B": "no-answer"}
+    assert [asked[:4] for asked in hospitals.asked if asked[1] == "B"][1:] == [("train", "B", "m", 1)]
+
+
+def test_a_site_that_is_lost_at_an_evaluation_is_a_cell_without_numbers(go):
+    hospitals = Hospitals()
+    hospitals.faults["B", wire.EVALUATE] = InputError("Secret^Name")
+    ledger = go(hospitals, experiment(STATISTICS, TRAIN, {"kind": "evaluate", "models": ("m",)}, quorum=1))
+    (line,) = ledger.find("evaluation")
+    assert line["matrix"]["m"]["A"]["n"] == 4
+    assert line["matrix"]["m"]["B"] == {"n": None, "num_undefined": None, "metrics": {}, "withheld": NO_ANSWER}
+    assert read_run(ledger.folder).evaluations[0].matrix["m"]["B"].withheld == NO_ANSWER
 
 
 def test_weights_travel_in_fp16_and_rest_in_fp32(go):

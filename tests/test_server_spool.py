@@ -136,7 +136,7 @@ def test_a_cleared_spool_is_empty_and_can_be_used_again(spool, tmp_path):
 def test_the_key_of_weights_is_of_their_names_and_numbers():
     key = weights_key(ARRAYS)
     assert weights_key({name: array.copy() for name, array in ARRAYS.items()}) == key
-    assert weights_key(dict(reversed(ARRAYS.items()))) == key  # as a file of theirs may give them
+    assert weights_key(dict(reversed(ARRAYS.items()))) == key
     assert weights_key(ARRAYS | {"stage1.b": np.array(0.0, np.float32)}) != key  # -0.0 is another bit
     renamed = {name.replace("stage1.b", "stage1.c"): array for name, array in ARRAYS.items()}
     assert weights_key(renamed) != key

@@ -14,7 +14,6 @@ from server.sites import arrivals
 from server.waiting import LOOK_S, MAX_CRASHES, MAX_IDLE, PROGRESS_S, RETRY_S, Waiting
 from server.watch import Watch
 
-
 COUNTS = SiteStatistics(train=1, validation=0, test=0, seconds=0.0)
 
 
