@@ -93,8 +93,7 @@ class Border:
 
         No policy forbids it: it tells of no patient, and whoever waits hours for a round may know that it goes on.
         """
-        told = progress.model_dump(exclude_defaults=True)
-        return self._send(message, _Leaving(wire.progress_reply(progress), {"state": progress.state, **told}))
+        return self._send(message, _Leaving(wire.progress_reply(progress), progress.model_dump(exclude_none=True)))
 
     def enter(self, message: Message) -> Entry:
         """Returns what a message that was received asks for, once the policy allows it and the audit log holds that.
