@@ -360,7 +360,7 @@ class RoundConfig(Frozen):
     """Once the quorum is in, the others have this many times the median of the last five rounds, from the round's
     start; in a model's first round, of the time that the quorum took."""
     grace_s: float = Field(default=60.0, ge=0)
-    """They have at least this."""
+    """They have at least this from when the quorum is in."""
     stragglers: Literal["drop", "next"] = "drop"
     """Who is later than that: `drop`: the work is lost, and the site takes part in the next round; `next`: it is let
     finish, and what it learnt is added in the round in which it comes."""

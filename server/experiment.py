@@ -4,7 +4,7 @@ import time
 
 from common.config import EvaluateStep, Experiment, StatisticsStep, Step, TrainStep
 from server.evaluation import evaluate
-from server.ledger import Ledger, full_disk_told
+from server.ledger import Ledger
 from server.run import Run
 from server.sites import Sites
 from server.statistics import gather_statistics
@@ -20,16 +20,11 @@ def run_experiment(experiment: Experiment, ledger: Ledger, sites: Sites, coordin
     Raises:
         ConfigError: a strategy does not take its step's options; nothing was asked of a site.
         SiteError: a named site is not enrolled or does not connect.
-        WorkError: a round failed, or the disk is full; running again continues after the last good one.
+        WorkError: a round failed; running again continues after the last good one.
     """
     if ledger.find("end"):
         return
     check_strategies(experiment)
-    with full_disk_told(ledger.folder):
-        _run(experiment, ledger, sites, coordinator)
-
-
-def _run(experiment: Experiment, ledger: Ledger, sites: Sites, coordinator: str | None) -> None:
     _join(experiment, ledger, sites)
     for sentence in cautions(experiment):
         if not ledger.find("note", text=sentence):

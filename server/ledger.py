@@ -5,7 +5,6 @@ with `round-0001.state.safetensors` beside it where the strategy keeps state, `s
 under way, `pictures/`. A run that is started again with the same experiment continues after the last line.
 """
 
-import errno
 import json
 import os
 import re
@@ -18,12 +17,12 @@ from typing import Any
 
 import yaml
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from common.atomic import write_bytes_atomically, write_text_atomically
 from common.checkpoint import Weights, load_weights, save_weights
 from common.config import Experiment, load_yaml
 from common.errors import CheckpointError, ConfigError, DiskFullError, InputError, WorkError
+from common.shortage import is_disk_full
 from common.text import counted
 from server.run_lock import LOCK, HeldError, hold
 
@@ -34,7 +33,6 @@ RESERVE, RESERVE_BYTES = "reserve", 1 << 16
 """A file that is given up for the line that tells of a full disk."""
 SPARE_BYTES = 64 << 20
 """For the report, the log, pictures."""
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 STATE = ".state.safetensors"
 RESULTS = frozenset({"statistics", "round", "evaluation", "done", "end"})
 """Records of something that would be lost."""
@@ -99,7 +97,7 @@ class Ledger:
         try:
             self._write(line)
         except OSError as error:
-            if error.errno not in DISK_FULL:
+            if not is_disk_full(error):
                 raise
             (self.folder / RESERVE).unlink(missing_ok=True)
             self._write(line)
@@ -219,19 +217,6 @@ class Ledger:
         (self.folder / "pictures").mkdir(exist_ok=True)
         write_bytes_atomically(self.folder / name, png)
         return name
-
-
-@contextmanager
-def full_disk_told(folder: Path) -> Iterator[None]:
-    """Raises DiskFullError for what fails in the block because the disk of `folder` is full."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:  # the latter names the error by its number in words alone
-        if not (getattr(error, "errno", None) in DISK_FULL or f"os error {errno.ENOSPC}" in str(error)):
-            raise
-        raise DiskFullError(
-            f"{folder}: the disk is full; make room, then run the same command: it goes on after the last round"
-        ) from error
 
 
 def check_folder(folder: Path, experiment: Experiment) -> None:

@@ -37,4 +37,5 @@ class Patience:
         if self._enough_after_s is None:
             return longest
         typical_s = median(self._earlier_s) if self._earlier_s else self._enough_after_s
-        return min(longest, self._started + max(self._config.grace_s, self._config.patience * typical_s))
+        least_s = self._enough_after_s + self._config.grace_s
+        return min(longest, self._started + max(least_s, self._config.patience * typical_s))

@@ -2,13 +2,14 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from common.checkpoint import load_weights
 from common.config import Experiment, Recipe, TrainingConfig
-from common.errors import CheckpointError, ConfigError, InputError, WorkError
+from common.errors import CheckpointError, ConfigError, DiskFullError, InputError, WorkError
 from server import ledger as ledger_module
 from server.ledger import Ledger, check_folder, end_of_run
 
@@ -197,3 +198,87 @@ def test_the_end_of_a_run_is_its_last_end_line_and_looking_changes_nothing(folde
     assert end_of_run(folder, EXPERIMENT) == again.records[-1]
     with pytest.raises(ConfigError, match="another experiment"):
         end_of_run(folder, OTHER)
+
+
+MODEL = {"stage1.w": np.zeros(1000, np.float32)}
+
+
+def test_a_round_needs_room_for_its_replies_weights_and_state(folder, monkeypatch):
+    """Two models of 4 kB: three replies each, the round, two of state and the finished model, and what is spare."""
+    ledger = Ledger(folder, EXPERIMENT)
+    needed = 2 * 4000 * (3 + 4) + ledger_module.SPARE_BYTES
+    usage = {"free": needed}
+    monkeypatch.setattr(ledger_module.shutil, "disk_usage", lambda _: SimpleNamespace(**usage))
+    ledger.check_space([MODEL, MODEL], 3)
+    usage["free"] -= 1
+    with pytest.raises(
+        DiskFullError, match=r"0\.07 GB free on the disk; expected 0\.07 GB for a round of 3 sites; make"
+    ):
+        ledger.check_space([MODEL, MODEL], 3)
+    assert (folder / "reserve").stat().st_size == ledger_module.RESERVE_BYTES
+
+
+class FullDisk:
+    """A disk with room for so many bytes; what is removed of the reserve is free again."""
+
+    def __init__(self, monkeypatch, folder, room):
+        self.folder, self.room, self.os_write = folder, room, os.write
+        monkeypatch.setattr(ledger_module.os, "write", self.write)
+
+    def write(self, handle, data):
+        free = self.room + (0 if (self.folder / "reserve").exists() else ledger_module.RESERVE_BYTES)
+        written = self.os_write(handle, bytes(data[: max(0, free)]))
+        self.room -= written
+        if not written:
+            raise OSError(28, "No space left on device")
+        return written
+
+
+def test_the_last_line_takes_the_reserve_of_a_full_disk(folder, monkeypatch):
+    ledger = Ledger(folder, EXPERIMENT)
+    ledger.append({"kind": "round", "round": 1})
+    ledger.check_space([MODEL], 1)
+    FullDisk(monkeypatch, folder, 20)  # less than a line
+    ledger.append({"kind": "failed", "code": "disk-full"})
+    assert not (folder / "reserve").exists()
+    assert [record["kind"] for record in Ledger(folder, EXPERIMENT).records] == ["round", "failed"]
+
+
+def test_a_line_that_finds_no_room_at_all_leaves_the_ledger_as_it_was(folder, monkeypatch):
+    ledger = Ledger(folder, EXPERIMENT)
+    ledger.append({"kind": "round", "round": 1})
+    before = lines(folder)
+    FullDisk(monkeypatch, folder, 20 - ledger_module.RESERVE_BYTES)
+    with pytest.raises(OSError, match="No space"):
+        ledger.append({"kind": "round", "round": 2})
+    assert lines(folder) == before
+    assert Ledger(folder, EXPERIMENT).records == ledger.records
+
+
+def test_a_line_that_does_not_reach_the_disk_is_taken_back(folder, monkeypatch):
+    ledger = Ledger(folder, EXPERIMENT)
+    ledger.append({"kind": "round", "round": 1})
+    before = lines(folder)
+
+    def fails(handle):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(ledger_module.os, "fsync", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        ledger.append({"kind": "round", "round": 2})
+    assert lines(folder) == before
+
+
+def test_only_the_kept_rounds_stay(folder):
+    ledger = Ledger(folder, EXPERIMENT)
+    for number in (1, 2, 3, 10):
+        ledger.save_round("m", number, MODEL, {}, {"momentum.0": np.ones(2, np.float32)})
+    ledger.save_round("other", 1, MODEL, {})
+    ledger.prune("m", {2, 10, 0})
+    assert sorted(path.name for path in (folder / "rounds" / "m").iterdir()) == [
+        f"round-{number}{ending}" for number in ("0002", "0010") for ending in (".safetensors", ".state.safetensors")
+    ]
+    assert ledger.load_state("m", 2)["momentum.0"].tolist() == [1, 1]
+    assert ledger.round_path("other", 1).exists()
+    with pytest.raises(CheckpointError, match=r"round-0001\.state\.safetensors"):
+        ledger.load_state("other", 1)

@@ -44,17 +44,18 @@ def test_the_first_round_goes_by_the_time_that_the_quorum_took(clock):
 
 
 def test_the_others_have_some_time_however_quick_rounds_are(clock):
-    assert waits_s(clock, [1.0], enough_after_s=1) == 60
-    assert waits_s(clock, [1.0], enough_after_s=1, grace_s=5) == 5
+    assert waits_s(clock, [1.0], enough_after_s=1) == 61
+    assert waits_s(clock, [1.0], enough_after_s=1, grace_s=5) == 6
+    assert waits_s(clock, [1.0], enough_after_s=1, grace_s=0) == 3
 
 
 def test_no_round_is_longer_than_its_timeout(clock):
     assert waits_s(clock, [900.0], enough_after_s=1, timeout_s=1000) == 1000
 
 
-def test_a_quorum_that_comes_later_than_rounds_took_ends_the_wait(clock):
-    """The deadline is over already: the others have had longer than any patience."""
-    assert waits_s(clock, [10.0], enough_after_s=500) == 60
+def test_where_the_quorum_itself_is_late_the_others_still_have_some_time(clock):
+    """A slow network slows all: who is a second behind the quorum is no straggler."""
+    assert waits_s(clock, [10.0], enough_after_s=500) == 560
 
 
 def test_what_can_no_longer_be_enough_is_not_waited_for(clock):

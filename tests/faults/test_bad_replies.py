@@ -7,7 +7,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from client.app import app as client_app
 from common import wire
