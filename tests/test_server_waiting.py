@@ -188,7 +188,7 @@ def test_the_reply_to_the_first_of_two_messages_counts_and_the_second_does_not(w
     assert [site for site, _ in came] == ["A", "B"]
     assert came[0][1].metadata.reply_to_message_id == "id-0"
     assert grid.asked().count(11) >= 2
-    assert ("A", "duplicate", "other-round") in watch.events
+    assert ("A", "duplicate", "answered-before") in watch.events
     assert {site for site, _, _ in watch.events} == {"A"}
     assert waiting.owed == frozenset()
 
