@@ -157,13 +157,18 @@ class Showcase:
     def _train(self, superlink: Superlink, coordinator: str) -> Path:
         self.console.print("[bold]Federation[/]")
         with self.console.status("the coordinator starts") as spinner:
+
+            def wait() -> None:
+                superlink.keep_up()
+                spinner.update(self._activity() or "waiting for the sites")
+
             return launch(
                 superlink.control,
                 superlink.folder,
                 self.experiment,
                 self.experiment.name,
                 self._tell,
-                lambda: spinner.update(self._activity() or "waiting for the sites"),
+                wait,
                 coordinator,
             )
 

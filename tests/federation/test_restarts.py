@@ -16,8 +16,8 @@ from deploy.in_process import InProcessGrid
 from server.experiment import run_experiment
 from server.launch import launch
 from server.ledger import Ledger
-from server.rounds import Sites
 from server.run_lock import is_held
+from server.sites import Sites
 from server.stopping import stop_runs
 from server.takeover import Takeover
 from server.wanted import StoppedError, wanted
@@ -122,7 +122,8 @@ def test_a_run_whose_watcher_is_gone_goes_on_and_can_be_stopped_and_continued(co
             time.sleep(0.5)
         assert stop_runs(superlink.control, superlink.runs_folder) == ["left"]
         assert not is_held(run_folder / "lock")
-    assert any("the run was stopped" in line for line in said)
+        while not any("the run was stopped" in line for line in said):
+            time.sleep(0.5)
 
     launch(superlink.control, superlink.folder, experiment, "left", rounds.append)
     assert [record["round"] for record in rounds if record["kind"] == "round"][-1] == 4
