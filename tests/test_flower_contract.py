@@ -334,3 +334,20 @@ def test_a_bundle_s_limits_are_flower_s() -> None:
     assert archive.MAX_BUNDLE_BYTES == FAB_MAX_SIZE
     kinds = {pattern.removeprefix("**/*") for pattern in FAB_INCLUDE_PATTERNS if pattern.startswith("**/*.")}
     assert set(archive.SUFFIXES) == kinds
+
+
+def test_the_optimisers_keep_what_our_strategies_save_and_give_back():
+    """By these names, and set by nothing but `configure_train` and `aggregate_train`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from flwr.serverapp import strategy
+    momentum = strategy.FedAvgM(server_momentum=0.9)
+    assert (momentum.momentum_vector, momentum.current_arrays, momentum.server_momentum) == (None, None, 0.9)
+    for kind in (strategy.FedAdam, strategy.FedYogi):
+        adaptive = kind()
+        assert (adaptive.m_t, adaptive.v_t, adaptive.current_arrays) == (None, None, None)
+    assert not any(hasattr(strategy.FedAvg(), name) for name in ("m_t", "v_t", "momentum_vector", "current_arrays"))
+    for name in ("fedavgm", "fedopt", "fedadam", "fedyogi"):
+        kept = set(re.findall(r"self\.(\w+)(?:: [^=\n]+)? = ", source(f"flwr.serverapp.strategy.{name}")))
+        settings = {"eta", "eta_l", "tau", "beta_1", "beta_2", "server_learning_rate", "server_momentum", "server_opt"}
+        assert kept - settings <= {"momentum_vector", "current_arrays", "m_t", "v_t"}, name

@@ -629,16 +629,18 @@ def cut_short(path):
 
 @pytest.mark.parametrize("harm", [cut_short, Path.unlink], ids=["cut short", "lost"])
 @pytest.mark.parametrize("ending", [".safetensors", ".state.safetensors"])
-def test_a_round_whose_file_is_not_whole_is_done_again_from_the_one_before(go, folder, harm, ending):
+@pytest.mark.parametrize("in_spool", [True, False], ids=["replies there", "replies gone"])
+def test_a_round_whose_file_is_not_whole_is_done_again_from_the_one_before(go, folder, harm, ending, in_spool):
     config = training_with("fedadam")
     whole = go(Hospitals(), config, "whole")
     with pytest.raises(Stop):
         go(Hospitals(), config, stop_after=len(whole.records) - 4)  # two rounds of three
     harm(Ledger(folder, config).round_path("m", 2).with_suffix(ending))
-    shutil.rmtree(folder / "spool")  # which is there still where the run ends between its line and the next round
+    if not in_spool:
+        shutil.rmtree(folder / "spool")
     hospitals = Hospitals()
     again = go(hospitals, config)
-    assert [asked[3] for asked in hospitals.asked] == [2, 2, 2, 3, 3, 3]
+    assert [asked[3] for asked in hospitals.asked] == [*([] if in_spool else [2, 2, 2]), 3, 3, 3]
     assert final(again) == final(whole)
     assert round_files(again) == round_files(whole)
     assert told(again, "round") == told(whole, "round")
@@ -746,36 +748,37 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_round_and_the_replies(go, m
 
 
 def test_a_straggler_is_let_finish_and_comes_into_the_next_round(go, monkeypatch):
-    """B's first reply is held back until A has answered the second round: it counts there, moved to the present model.
+    """B answers the first round when that is over; C fails in the second, which so needs B's answer for its quorum.
 
-    A (1 case) adds 1 to 0, and then 1 to 1; B (2 cases) added 2 to the 0 that it was sent: 1 + (1 + 2 x 2) / 3.
+    A (1 case) and C (3) add 1 and 3 to 0, which makes 2.5; then A adds 1, and B (2) the 2 that it added to the 0 that
+    it was sent.
     """
-    second = threading.Event()
+    over = threading.Event()
     hospitals = Hospitals()
-    train = hospitals.train
+    train, append = hospitals.train, Ledger.append
 
     def slow(site, message):
         number = wire.read_train_task(message).round
-        content = train(site, message)
-        if (site, number) == ("A", 2):
-            second.set()
-        if (site, number) == ("B", 1):
-            assert second.wait(60)
-        return content
+        assert (site, number) != ("B", 1) or over.wait(60)
+        return wire.error_reply(InputError("bad")) if (site, number) == ("C", 2) else train(site, message)
+
+    def hear(ledger, record):
+        append(ledger, record)
+        if record["kind"] == "round":
+            over.set()
 
     hospitals.train = slow
+    monkeypatch.setattr(Ledger, "append", hear)
     monkeypatch.setattr(server_sites, "POLL_MAX_S", 0.01)
-    step = {**TRAIN, "rounds": 2}
-    config = experiment(STATISTICS, step, quorum=1, grace_s=0.0, patience=1.0, stragglers="next", timeout_s=60.0)
-    ledger = go(hospitals, config, num_workers=2)
-    first, last = ledger.find("round")
-    assert (list(first["sites"]), first["dropped"]) == (["A"], {"B": "no-answer"})
-    if "B" in last["sites"]:
-        assert levels(ledger, "m") == pytest.approx({"m": 1 + 5 / 3}, abs=1e-2)
-        assert [line["event"] for line in ledger.find("site")] == ["late"]
-    else:
-        assert last["dropped"] == {"B": "no-answer"}
-    assert [asked[:4] for asked in hospitals.asked if asked[1] == "B"][1:] == [("train", "B", "m", 1)]
+    waits = {"grace_s": 0.0, "patience": 1.0, "timeout_s": 60.0}
+    config = experiment(STATISTICS, {**TRAIN, "rounds": 2}, sites=("A", "B", "C"), quorum=2, stragglers="next", **waits)
+    ledger = go(hospitals, config, num_workers=3)
+    first, second = ledger.find("round")
+    assert (list(first["sites"]), first["dropped"]) == (["A", "C"], {"B": "no-answer"})
+    assert (list(second["sites"]), second["dropped"]) == (["A", "B"], {"C": "bad-input"})
+    assert [(line["site"], line["event"], line["why"]) for line in ledger.find("site")] == [("B", "late", "round-1")]
+    assert levels(ledger, "m") == pytest.approx({"m": 2.5 + (1 * 1 + 2 * 2) / 3}, abs=1e-3)
+    assert [asked[3] for asked in hospitals.asked if asked[:2] == ("train", "B")] == [1]
 
 
 def test_a_site_that_is_lost_at_an_evaluation_is_a_cell_without_numbers(go):
