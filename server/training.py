@@ -163,7 +163,7 @@ def _open_round(run: Run, number: int, step: TrainingStep, cohort: Cohort, curre
         Spool(run.ledger.spool_folder(cohort.model), fingerprint(task, weights_key(cohort.weights))),
         run.sites.watch,
         run.num_cases(),
-        [lines[each].get("answered_s", lines[each]["seconds"]) for each in sorted(lines) if each < current],
+        [float(lines[each].get("answered_s") or lines[each]["seconds"]) for each in sorted(lines) if each < current],
         [told["norm"] for told in last if "norm" in told],  # a run of an earlier release has none
         dict(cohort.late),
     )
