@@ -19,6 +19,8 @@ def _known_code(code: str) -> str:
     return code
 
 
+MAX_EPOCHS, MAX_SECONDS = 1_000_000, 1e8
+"""What a site may tell of one task."""
 Count = Annotated[int, Field(ge=0)]
 SiteText = Annotated[str, AfterValidator(clean_text)]
 
@@ -131,11 +133,11 @@ class SiteProgress(Frozen):
     """`queued`: the task is there, its process is not at work on it yet."""
     model: Name | None = None
     round: Annotated[int, Field(ge=1)] | None = None
-    epoch: Count = 0
+    epoch: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] = 0
     """Done in this round, over all stages."""
-    epochs: Count = 0
+    epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)] = 0
     """Of this round, over all stages; 0 for a task that trains nothing."""
-    seconds: float = Field(default=0.0, ge=0)
+    seconds: float = Field(default=0.0, ge=0, le=MAX_SECONDS)
     """Since the task began."""
     error: Annotated[str, AfterValidator(_known_code)] | None = None
     """The code of the last task here, where it ended in one."""

@@ -15,7 +15,7 @@ from common.tasks import EvaluateResult, EvaluateTask, Picture
 from server.card import refresh_cards
 from server.evaluation_reply import refuse_picture, refuse_result
 from server.run import Run
-from server.sites import read_results
+from server.sites import read_result
 
 Pictures = dict[str, list[Picture]]
 """By site."""
@@ -83,11 +83,14 @@ def measure(
     )
     transport = experiment.rounds.transport
     records = {name: wire.pack_weights(weights, transport) for name, weights in models.items()}
-    replies = run.sites.ask({site: run.sites.message(site, wire.EVALUATE, task, records) for site in sites})
-    results = read_results(replies, EvaluateResult)
-    for site, result in results.items():
+
+    def read(site: str, reply: Message) -> tuple[EvaluateResult, list[Picture]]:
+        result = read_result(site, reply, EvaluateResult)
         _accept(site, refuse_result(result, models))
-    return results, {site: _read_pictures(site, reply, num_pictures) for site, reply in replies.items()}
+        return result, _read_pictures(site, reply, num_pictures)
+
+    told = run.sites.ask({site: run.sites.message(site, wire.EVALUATE, task, records) for site in sites}, read)
+    return {site: result for site, (result, _) in told.items()}, {site: each for site, (_, each) in told.items()}
 
 
 def _accept(site: str, fault: str | None) -> None:

@@ -14,11 +14,11 @@ NUM_EARLIER = 5
 class Patience:
     """How long replies are waited for: once there are enough, by how long that took or took before."""
 
-    def __init__(self, config: RoundConfig, earlier_s: Sequence[float] = ()) -> None:
-        """`earlier_s`: how long the same took before, the latest last."""
+    def __init__(self, config: RoundConfig, earlier_s: Sequence[float] = (), begun_s: float = 0.0) -> None:
+        """`earlier_s`: how long the same took before, the latest last; `begun_s`: how long ago this was begun."""
         self._config = config
         self._earlier_s = tuple(earlier_s[-NUM_EARLIER:])
-        self._started = time.monotonic()
+        self._started = time.monotonic() - begun_s
         self._enough_after_s: float | None = None
         self._hopeless = False
 

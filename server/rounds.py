@@ -41,7 +41,8 @@ class Outcome:
 class Late:
     """A site that was still at work when a round closed: what it had been sent."""
 
-    message_id: str
+    message_ids: tuple[str, ...]
+    """Of the task, and of its copies where the site was asked again."""
     task: TrainTask
     sent: Weights
 
@@ -77,12 +78,14 @@ class Round:
     late: Mapping[str, Late] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._started = time.monotonic()
-        self._answered_s = 0.0
-        self._patience = Patience(self.config, self.earlier_s)
         self.dropped: dict[str, str] = {}
         found = {site: self.spool.find(site) for site in self.sites}
         self._updates: dict[str, Update] = {site: update for site, update in found.items() if update is not None}
+        begun_s = max((update.result.seconds for update in self._updates.values()), default=0.0)
+        self._started = time.monotonic() - begun_s  # by a coordinator that was killed since
+        self._answered_s = begun_s
+        self._patience = Patience(self.config, self.earlier_s, begun_s)
+        self._has_enough = False
         self._note_quorum()
 
     @property
@@ -103,7 +106,7 @@ class Round:
         """
         late = self.late.get(site)
         task, sent = (late.task, late.sent) if late else (self.task, self.sent)
-        told = accept(reply, sent, task, self.most_cases.get(site, math.inf))
+        told = accept(reply, sent, task, self._most_cases(site))
         if isinstance(told, str):
             self._leave_out(site, told)
             self._note_quorum()
@@ -112,10 +115,7 @@ class Round:
         if late:
             self.watch.event(site, "late", f"round-{late.task.round}")
             arrays = _moved(arrays, sent, self.sent)
-        self.spool.put(site, arrays, result)
-        update = self.spool.find(site)
-        assert update is not None, site
-        self._updates[site] = update
+        self._updates[site] = self.spool.put(site, arrays, result)
         self._answered_s = time.monotonic() - self._started
         self._note_quorum()
 
@@ -124,8 +124,15 @@ class Round:
         """Whether there can no longer be enough good replies."""
         return len(self.sites) - len(self.dropped) < self.quorum
 
+    def _most_cases(self, site: str) -> float:
+        """As the site counted; one that was away then can weigh no more than all others together."""
+        return self.most_cases.get(site) or sum(self.most_cases.values()) or math.inf
+
     def _note_quorum(self) -> None:
-        self._patience.note(len(self._updates) >= self.quorum, self._hopeless)
+        """Enough is enough once no check beside the others takes one away again; with all in, `close` finds out."""
+        if not self._has_enough and len(self._updates) >= self.quorum:
+            self._has_enough = not self.open_sites or len(self._judged()[0]) >= self.quorum
+        self._patience.note(self._has_enough, self._hopeless)
 
     def _leave_out(self, site: str, reason: str) -> None:
         self.dropped[site] = reason
@@ -141,7 +148,10 @@ class Round:
             raise self._too_few(len(self._updates))
         for site in self.open_sites:
             self._leave_out(site, "no-answer")
-        updates, gram = self._judged()
+        updates, gram, reasons = self._judged()
+        for site, reason in reasons.items():
+            self._leave_out(site, reason)
+            self.spool.remove(site)
         if len(updates) < self.quorum:
             raise self._too_few(len(updates))
         weights = strategy.combine(self.task.round, updates, self.sent, lambda: gram)
@@ -154,17 +164,15 @@ class Round:
             self._answered_s,
         )
 
-    def _judged(self) -> tuple[list[Update], NDArray[np.float64]]:
-        """The updates that may be used, by site, and their scalar products; who is left out is noted."""
+    def _judged(self) -> tuple[list[Update], NDArray[np.float64], dict[str, str]]:
+        """The updates that may be used beside the others, their scalar products, and why the rest may not."""
         updates = [self._updates[site] for site in sorted(self._updates)]
         gram = products(updates, self.sent)
         sites = [update.site for update in updates]
         config = self.config
         reasons = judge(sites, gram, self.earlier_norms, config.max_norm_ratio, config.min_cosine)
-        for site, reason in reasons.items():
-            self._leave_out(site, reason)
         kept = [index for index, site in enumerate(sites) if site not in reasons]
-        return [updates[index] for index in kept], gram[np.ix_(kept, kept)]
+        return [updates[index] for index in kept], gram[np.ix_(kept, kept)], reasons
 
     def _too_few(self, num_good: int) -> WorkError:
         told = ", ".join(f"{site} ({reason})" for site, reason in sorted(self.dropped.items()))

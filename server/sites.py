@@ -1,8 +1,9 @@
 """The named sites over Flower's grid: who they are, what they are sent. Flower's sampling is not used."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -17,8 +18,12 @@ from server.patience import Patience
 from server.waiting import Waiting
 from server.watch import Watch
 
+log = logging.getLogger("fedgtv.coordinator")
+Answer = TypeVar("Answer")
 POLL_S = 0.25
 POLL_MAX_S = 2.0
+NAMED_S = 30.0
+"""A site that is not connected by then is named."""
 """Polling slows down as a wait grows: every poll costs the SuperLink a TLS request and a database transaction."""
 
 
@@ -33,6 +38,9 @@ class Sites:
         self._node_ids = dict(node_ids)
         self._config = config
         self.watch = watch or Watch()
+        self._waiting: Waiting | None = None
+        self._closed: dict[str, str] = {}
+        """Messages that nobody waits for any more, and their sites."""
 
     def wait_until_joined(self, sites: Sequence[str], quorum: int, timeout_s: float, quorum_timeout_s: float) -> None:
         """Returns once every site is connected, or after `timeout_s` the quorum; who is missing then is named.
@@ -44,25 +52,38 @@ class Sites:
         if unknown:
             known = ", ".join(sorted(self._node_ids)) or "none"
             raise SiteError(f"site {unknown[0]!r} is not enrolled (enrolled: {known}); enrol it, or leave it out")
-        started = time.monotonic()
+        self.watch.ask(sites)
+        started, pause_s, named = time.monotonic(), POLL_S, set[str]()
         while missing := self._missing(sites):
             waited_s = time.monotonic() - started
+            named = self._name_missing(missing, named, waited_s)
             if waited_s > timeout_s and len(sites) - len(missing) >= quorum:
-                self._go_on_without(missing)
+                self._name_missing(missing, named, NAMED_S)
                 return
             if waited_s > max(timeout_s, quorum_timeout_s):
                 raise SiteError(
                     f"site {', '.join(missing)} did not connect within {waited_s:.0f} s; start `fedgtv-site join` "
                     "there, or leave it out of the experiment"
                 )
-            time.sleep(POLL_S)
+            pause_s = min(pause_s * 1.5, POLL_MAX_S) if waited_s > NAMED_S else POLL_S
+            time.sleep(pause_s)
+        for site in sorted(named):
+            self.watch.event(site, "back", "connected")
 
-    def _go_on_without(self, missing: Sequence[str]) -> None:
-        for site in missing:
+    def _name_missing(self, missing: Sequence[str], named: set[str], waited_s: float) -> set[str]:
+        """Tells of who is not connected after some time, once, and of who is after all; returns who is told of."""
+        if waited_s < NAMED_S:
+            return named
+        for site in sorted(set(missing) - named):
             self.watch.event(site, "lost", "not-joined")
+        for site in sorted(named - set(missing)):
+            self.watch.event(site, "back", "connected")
+        return set(missing)
 
     def _missing(self, sites: Sequence[str]) -> list[str]:
         online = set(self._grid.get_node_ids())
+        for site in sites:
+            self.watch.connected(site, self._node_ids[site] in online)
         return [site for site in sites if self._node_ids[site] not in online]
 
     def message(self, site: str, kind: str, task: Frozen, models: Mapping[str, ArrayRecord] | None = None) -> Message:
@@ -90,36 +111,47 @@ class Sites:
 
     def send(self, messages: Mapping[str, Message], earlier: Mapping[str, str] | None = None) -> Waiting:
         """Sends each site its message and returns the wait for the replies; `earlier`: see `Waiting`."""
-        return Waiting(self._grid, self._node_ids, messages, self.watch, earlier)
+        self._closed |= self._waiting.outstanding() if self._waiting else {}
+        for name in earlier or {}:
+            self._closed.pop(name, None)
+        self._waiting = Waiting(self._grid, self._node_ids, messages, self.watch, earlier, self._closed)
+        return self._waiting
 
-    def ask(self, messages: Mapping[str, Message]) -> dict[str, Message]:
-        """Sends each site its message and returns the replies without error, ordered by site.
+    def ask(self, messages: Mapping[str, Message], read: Callable[[str, Message], Answer]) -> dict[str, Answer]:
+        """Sends each site its message and returns what `read` makes of the replies without error, ordered by site.
 
         All must answer well, or the quorum where the configuration has one: the others then have as long again as
         `patience` and `grace_s` say.
 
         Raises:
-            WorkError: too few did; every one that did not is named with its reason.
+            WorkError: too few did; every one that did not is named with its reason. Or `read` could not read a reply
+                without which there are too few.
         """
         quorum = min(self._config.quorum or len(messages), len(messages))
         patience = Patience(self._config)
-        replies: dict[str, Message] = {}
+        answers: dict[str, Answer] = {}
         faults: dict[str, str] = {}
         for site, reply in arrivals(self.send(messages), lambda: patience.deadline):
             error = wire.read_error(reply)
             if error is None:
-                replies[site] = reply
-            else:
+                try:
+                    answers[site] = read(site, reply)
+                except WorkError as fault:
+                    if len(messages) - len(faults) <= quorum:
+                        raise
+                    log.warning("%s", fault)
+                    error = "other-result"
+            if error is not None:
                 faults[site] = error
-            patience.note(len(replies) >= quorum, len(messages) - len(faults) < quorum)
+            patience.note(len(answers) >= quorum, len(messages) - len(faults) < quorum)
         if len(messages) - len(faults) >= quorum:  # otherwise the others were not waited for
-            faults |= {site: "no-answer" for site in messages if site not in replies and site not in faults}
-        if len(replies) < quorum:
+            faults |= {site: "no-answer" for site in messages if site not in answers and site not in faults}
+        if len(answers) < quorum:
             at_fault = ", ".join(f"{site} ({reason})" for site, reason in sorted(faults.items()))
             raise WorkError(f"no result from site {at_fault}; its own log says why; run again to go on")
         for site, reason in sorted(faults.items()):
             self.watch.event(site, "left-out", reason)
-        return {site: replies[site] for site in sorted(replies)}
+        return {site: answers[site] for site in sorted(answers)}
 
 
 def arrivals(waiting: Waiting, deadline: Callable[[], float]) -> Iterator[tuple[str, Message]]:
@@ -130,17 +162,16 @@ def arrivals(waiting: Waiting, deadline: Callable[[], float]) -> Iterator[tuple[
         if waiting.owed:
             pause_s = min(pause_s * 1.5, POLL_MAX_S)
             time.sleep(pause_s)
+    if waiting.owed:
+        yield from waiting.poll()  # what came during the last pause
 
 
-def read_results(replies: Mapping[str, Message], model: type[wire.TaskModel]) -> dict[str, wire.TaskModel]:
-    """Returns the result that each site's reply carries (WorkError: one is not a `model`; its site is named)."""
-    results = {}
-    for site, reply in replies.items():
-        try:
-            results[site] = wire.read_result(reply, model)
-        except WorkError as error:
-            raise WorkError(f"site {site}: {error}") from error
-    return results
+def read_result(site: str, reply: Message, model: type[wire.TaskModel]) -> wire.TaskModel:
+    """Returns the result that a site's reply carries (WorkError: it is not a `model`; the site is named)."""
+    try:
+        return wire.read_result(reply, model)
+    except WorkError as error:
+        raise WorkError(f"site {site}: {error}") from error
 
 
 class _NamedNodes(Grid):

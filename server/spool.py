@@ -66,8 +66,8 @@ class Spool:
         self._folder = folder
         self._key = key
 
-    def put(self, site: str, arrays: Mapping[str, NDArray[Any]], result: TrainResult) -> None:
-        """Writes a site's arrays (all fp32, or all fp16), replacing an earlier reply of it.
+    def put(self, site: str, arrays: Mapping[str, NDArray[Any]], result: TrainResult) -> Update:
+        """Writes a site's arrays (all fp32, or all fp16), replacing an earlier reply of it, and returns them as read.
 
         Raises:
             OSError: the disk is full; no half reply is found afterwards.
@@ -83,6 +83,7 @@ class Spool:
         except OSError:
             path.unlink(missing_ok=True)  # the ledger's last line needs room
             raise
+        return _update(site, note, path)
 
     def find(self, site: str) -> Update | None:
         """Returns the site's reply to this very task; None where there is none, or it is not whole."""
@@ -93,9 +94,12 @@ class Spool:
                 return None
         except (OSError, ValidationError):
             return None
-        ends = list(accumulate(size for _, size in note.layout))
-        places = {name: slice(end - size, end) for (name, size), end in zip(note.layout, ends, strict=True)}
-        return Update(site, note.result, places, path, note.dtype)
+        return _update(site, note, path)
+
+    def remove(self, site: str) -> None:
+        """Removes a site's reply: it is asked anew then."""
+        for path in self._paths(site):
+            path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Removes all replies."""
@@ -114,6 +118,12 @@ def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> int:
             file.write(flat.data)
             crc32 = zlib.crc32(flat.data, crc32)
     return crc32
+
+
+def _update(site: str, note: _Note, path: Path) -> Update:
+    ends = list(accumulate(size for _, size in note.layout))
+    places = {name: slice(end - size, end) for (name, size), end in zip(note.layout, ends, strict=True)}
+    return Update(site, note.result, places, path, note.dtype)
 
 
 def _read(path: Path, dtype: str, first: int, count: int) -> NDArray[np.float32]:

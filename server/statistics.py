@@ -11,7 +11,7 @@ from common.errors import WorkError
 from common.statistics import HuHistogram, Normalisation
 from common.tasks import SiteStatistics, StatisticsTask
 from server.run import Run
-from server.sites import read_results
+from server.sites import read_result
 
 
 def gather_statistics(run: Run, number: int) -> None:
@@ -24,21 +24,23 @@ def gather_statistics(run: Run, number: int) -> None:
     started = time.monotonic()
     experiment = run.experiment
     task = StatisticsTask(experiment=experiment.name, recipe=experiment.recipe, split=experiment.split)
-    replies = run.sites.ask({site: run.sites.message(site, wire.STATISTICS, task) for site in experiment.sites})
-    histograms = {site: _read_histogram(site, reply) for site, reply in replies.items()}
-    normalisation = _pooled(histograms)
+    messages = {site: run.sites.message(site, wire.STATISTICS, task) for site in experiment.sites}
+    told = run.sites.ask(messages, _read)
+    normalisation = _pooled({site: histogram for site, (_, histogram) in told.items()})
     run.ledger.append(
         {
             "kind": "statistics",
             "step": number,
-            "sites": {
-                site: _told(result, histograms[site]) for site, result in read_results(replies, SiteStatistics).items()
-            },
+            "sites": {site: _told(result, histogram) for site, (result, histogram) in told.items()},
             "mean": normalisation.mean,
             "sd": normalisation.sd,
             "seconds": round(time.monotonic() - started, 1),
         }
     )
+
+
+def _read(site: str, reply: Message) -> tuple[SiteStatistics, HuHistogram | None]:
+    return read_result(site, reply, SiteStatistics), _read_histogram(site, reply)
 
 
 def _read_histogram(site: str, reply: Message) -> HuHistogram | None:

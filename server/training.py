@@ -96,13 +96,10 @@ def _restore(run: Run, step: TrainingStep, cohorts: Sequence[Cohort]) -> int:
     A round whose file cannot be read is done again, from the one before.
     """
     lines = {cohort.model: _lines(run, cohort.model) for cohort in cohorts}
-    done = 0
-    while all(done + 1 in found for found in lines.values()):
-        done += 1
-    while done and not _take_up(run, cohorts, done):
-        done -= 1
+    whole = set.intersection(*(set(found) for found in lines.values()))
+    done = next((number for number in sorted(whole, reverse=True) if _take_up(run, cohorts, number)), 0)
     for cohort in cohorts:
-        for number in range(1, done + 1):
+        for number in sorted(number for number in lines[cohort.model] if number <= done):
             told = lines[cohort.model][number]["sites"].values()
             cohort.note_validation(number - 1, [each["validation_dsc"] for each in told])
     return done
@@ -139,7 +136,7 @@ def _do_round(run: Run, number: int, step: TrainingStep, cohorts: Sequence[Cohor
     for cohort in cohorts:
         outcome = rounds[cohort.model].close(cohort.strategy)
         cohort.weights = outcome.weights
-        cohort.note_validation(current - 1, [result.validation_dsc for result in outcome.results.values()])
+        cohort.note_validation(current - 1, [_validation(result, current) for result in outcome.results.values()])
         metadata = run.metadata(cohort.model, current, cohort.sites)
         run.ledger.save_round(cohort.model, current, cohort.weights, metadata, cohort.strategy.state())
         run.ledger.append(_line(number, step, cohort.model, current, outcome, time.monotonic() - started))
@@ -178,7 +175,7 @@ def _gather(run: Run, cohorts: Sequence[Cohort], rounds: dict[str, Round]) -> No
         if asked:  # Flower would wait for ever for a first site
             messages |= run.sites.train_messages(cohort.strategy.flower, under_way.task, cohort.weights, asked)
         cohort.strategy.begin(cohort.weights)
-    earlier = {late.message_id: site for cohort in cohorts for site, late in cohort.late.items()}
+    earlier = {name: site for cohort in cohorts for site, late in cohort.late.items() for name in late.message_ids}
     waiting = run.sites.send(messages, earlier)
     round_of = {site: rounds[cohort.model] for cohort in cohorts for site in cohort.sites}
     for site, reply in arrivals(waiting, lambda: max(each.deadline for each in rounds.values())):
@@ -190,8 +187,16 @@ def _gather(run: Run, cohorts: Sequence[Cohort], rounds: dict[str, Round]) -> No
 
 def _late(cohort: Cohort, under_way: Round, outstanding: dict[str, str]) -> dict[str, Late]:
     """Who is let finish: what each was sent in this round, or before it."""
-    mine = {site: name for name, site in outstanding.items() if site in cohort.sites}
-    return {site: cohort.late.get(site) or Late(name, under_way.task, under_way.sent) for site, name in mine.items()}
+    names: dict[str, tuple[str, ...]] = {}
+    for name, site in outstanding.items():
+        if site in cohort.sites:
+            names[site] = (*names.get(site, ()), name)
+    return {site: cohort.late.get(site) or Late(each, under_way.task, under_way.sent) for site, each in names.items()}
+
+
+def _validation(result: TrainResult, current: int) -> float | None:
+    """The validation DSC of the weights that round `current` sent out; a late site has measured earlier ones."""
+    return result.validation_dsc if result.round == current else None
 
 
 def _task(run: Run, number: int, step: TrainingStep, model: str, current: int) -> TrainTask:
@@ -223,18 +228,20 @@ def _line(
         "model": model,
         "round": current,
         "rounds": step.rounds,
-        "sites": {site: _told(result, outcome.norms[site]) for site, result in sorted(outcome.results.items())},
+        "sites": {
+            site: _told(result, outcome.norms[site], current) for site, result in sorted(outcome.results.items())
+        },
         "dropped": outcome.dropped,
         "answered_s": round(outcome.answered_s, 1),
         "seconds": round(seconds, 1),
     }
 
 
-def _told(result: TrainResult, norm: float) -> dict[str, Any]:
+def _told(result: TrainResult, norm: float, current: int) -> dict[str, Any]:
     return {
         "cases": result.num_examples,
         "epochs": [{"epoch": each.epoch, "lr": each.lr, **each.losses} for each in result.epochs],
-        "validation_dsc": result.validation_dsc,
+        "validation_dsc": _validation(result, current),
         "norm": norm,
         "seconds": round(result.seconds, 1),
     }

@@ -26,8 +26,8 @@ FORGET_S = 4 * PROGRESS_S
 """A question so old went to a node that is no more."""
 RETRY_S = 10.0
 """After a failure a site has so long before it is asked again."""
-MAX_CRASHES = 3
-"""So often is a site asked again whose process died over the task."""
+MAX_CRASHES = 5
+"""So often is a site asked again whose process died over the task, after twice as long each time: 5 min in all."""
 MAX_IDLE = 3
 """So often in a row may a site say that it has nothing to do, before the task is held to be lost."""
 PULL_BYTES = 64 << 20
@@ -48,6 +48,7 @@ class Waiting:
         messages: Mapping[str, Message],
         watch: Watch,
         earlier: Mapping[str, str] | None = None,
+        closed: dict[str, str] | None = None,
     ) -> None:
         """Sends the messages.
 
@@ -57,12 +58,15 @@ class Waiting:
             messages: by site.
             watch: hears of all that happens.
             earlier: ids of messages that other sites have not answered yet, and their sites.
+            closed: the same of messages that nobody waits for any more; what answers them is fetched, so that it does
+                not lie with the SuperLink, and goes.
         """
         self._grid = grid
         self._node_ids = node_ids
         self._messages = dict(messages)
         self._watch = watch
         self._ids: dict[str, str] = dict(earlier or {})
+        self._closed = {} if closed is None else closed
         self._all_ids = dict(self._ids)
         self._owed = set(messages) | set(self._ids.values())
         self._lost: set[str] = set()
@@ -98,6 +102,14 @@ class Waiting:
         if self._owed and time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + LOOK_S
             self._look()
+            self._fetch_closed()
+
+    def _fetch_closed(self) -> None:
+        for names in _chunks(list(self._closed), self._num_together):
+            for reply in self._grid.pull_messages(names):
+                site = self._closed.pop(reply.metadata.reply_to_message_id)
+                if wire.read_error(reply) is None:
+                    self._watch.event(site, "late", "not-counted")
 
     def _take(self, reply: Message) -> str | None:
         """Returns the site whose answer this is, or None where it is none."""
@@ -126,7 +138,7 @@ class Waiting:
     def _lose(self, site: str, why: str) -> None:
         if site not in self._lost:
             self._lost.add(site)
-            self._retry_at[site] = time.monotonic() + RETRY_S
+            self._retry_at[site] = time.monotonic() + RETRY_S * 2 ** max(0, self._crashes[site] - 1)
             self._watch.event(site, "lost", why)
 
     def _look(self) -> None:

@@ -13,6 +13,8 @@ from common.tasks import SiteProgress
 
 log = logging.getLogger("fedgtv.coordinator")
 LIVE = "live.json"
+LONGEST_S = 30 * 86_400.0
+"""No end is expected that is further away."""
 WRITE_S = 2.0
 """The file is written at most so often."""
 
@@ -31,6 +33,8 @@ class Watch:
         self._record = record
         self._work: dict[str, Any] = {}
         self._sites: dict[str, dict[str, Any]] = {}
+        self._began: dict[str, SiteProgress] = {}
+        """What a site told first of the work that it is at."""
         self._written = -WRITE_S
 
     def begin(self, **work: Any) -> None:
@@ -62,10 +66,27 @@ class Watch:
         """What the site itself tells of its work."""
         told = self._sites[site]
         told |= {"connected": True, "state": progress.state, "last_seen": now().isoformat()}
-        told |= {"epoch": progress.epoch, "epochs": progress.epochs or None, "expected_end": _expected_end(progress)}
+        told |= {
+            "epoch": progress.epoch,
+            "epochs": progress.epochs or None,
+            "expected_end": self._expected_end(site, progress),
+        }
         if progress.error and (told["error"] or {}).get("code") != progress.error:
             self.event(site, "error", progress.error)
         self._write()
+
+    def _expected_end(self, site: str, progress: SiteProgress) -> str | None:
+        """By the epochs since the site first told of this work; those before may be of an earlier attempt."""
+        began = self._began.get(site)
+        same = began is not None and (began.model, began.round) == (progress.model, progress.round)
+        if began is None or not same or progress.seconds < began.seconds:
+            self._began[site] = progress
+            return None
+        num_epochs = progress.epoch - began.epoch
+        if num_epochs < 1:
+            return None
+        left_s = (progress.seconds - began.seconds) / num_epochs * (progress.epochs - progress.epoch)
+        return None if left_s > LONGEST_S else (now() + timedelta(seconds=round(left_s))).isoformat()
 
     def answered(self, site: str) -> None:
         """The site's reply is here."""
@@ -103,11 +124,3 @@ class Watch:
             write_text_atomically(self._path, text, durable=False)
         except OSError as error:  # what is shown is worth no run
             log.warning("%s: not written (%s)", self._path, error.strerror)
-
-
-def _expected_end(progress: SiteProgress) -> str | None:
-    """By the epochs so far; None before the first."""
-    if not progress.epoch or not progress.epochs:
-        return None
-    left_s = progress.seconds / progress.epoch * (progress.epochs - progress.epoch)
-    return (now() + timedelta(seconds=round(left_s))).isoformat()

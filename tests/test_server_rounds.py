@@ -141,6 +141,49 @@ def test_a_quorum_that_was_in_before_the_coordinator_died_counts(open_round):
     assert open_round(quorum=2).deadline == RoundConfig().grace_s
 
 
+def test_after_a_death_in_the_first_round_the_others_have_as_long_as_who_has_answered_took(open_round):
+    """A and C took an hour; B has three from then on, less the one that they took."""
+    first = open_round(quorum=2)
+    first.take("A", reply(1.0, seconds=1800.0))
+    first.take("C", reply(4.0, seconds=3600.0))
+    assert open_round(quorum=2).deadline == 2 * 3600.0
+
+
+def test_who_was_left_out_beside_the_others_is_asked_anew_where_the_round_failed(open_round):
+    under_way = open_round("ABC")
+    for site, value in {"A": 1.0, "B": 1.0, "C": 1000.0}.items():
+        under_way.take(site, reply(value))
+    with pytest.raises(WorkError, match=r"at fault: C \(norm\)"):
+        close(under_way)
+    again = open_round("ABC")
+    assert again.open_sites == ["C"]
+    again.take("C", reply(1.0))
+    assert set(close(again).results) == {"A", "B", "C"}
+
+
+def test_a_lie_does_not_begin_the_deadline_of_the_honest(open_round, clock):
+    """Three of four are needed: A, B and the liar are in, and D is waited for as if there were no quorum yet."""
+    under_way = open_round("ABCD", 3)
+    for site, value in {"A": 1.0, "B": 1.0, "C": 1000.0}.items():
+        under_way.take(site, reply(value))
+    assert under_way.deadline == RoundConfig().timeout_s
+    clock.now = 500.0
+    under_way.take("D", reply(1.0))
+    outcome = close(under_way)
+    assert (set(outcome.results), outcome.dropped) == ({"A", "B", "D"}, {"C": "norm"})
+
+
+def test_a_site_that_was_away_when_cases_were_counted_weighs_no_more_than_all_others(open_round):
+    under_way = open_round("ABC", 1, most_cases={"A": 3, "B": 5})
+    under_way.take("A", reply(1.0, 3))
+    under_way.take("B", reply(1.0, 5))
+    under_way.take("C", reply(1.0, 9))
+    assert close(under_way).dropped == {"C": "other-count"}
+    again = open_round("ABC", 1, key="again", most_cases={"A": 3, "B": 5})
+    again.take("C", reply(1.0, 8))
+    assert set(close(again).results) == {"C"}
+
+
 def test_replies_to_another_task_are_asked_for_again(open_round):
     open_round().take("A", reply(1.0))
     assert open_round(key="other").open_sites == ["A", "B", "C"]

@@ -9,7 +9,7 @@ from common import wire
 from common.config import Recipe, RoundConfig, SplitConfig
 from common.errors import SiteError, WorkError
 from common.tasks import SiteStatistics, StatisticsTask, TrainResult
-from server.sites import POLL_MAX_S, POLL_S, Sites, read_results
+from server.sites import POLL_MAX_S, POLL_S, Sites, read_result
 from server.strategy import Strategy
 from server.watch import Watch
 
@@ -68,8 +68,8 @@ def test_the_quorum_begins_without_the_others_after_the_join_timeout_and_names_t
 def test_a_run_that_goes_on_waits_for_the_quorum_longer_but_no_longer_for_the_others(clock):
     grid = ScriptedGrid(lambda: (22,) if clock.now < 500 else (22, 33))
     join(grid, quorum=2, quorum_timeout_s=3600.0)
-    assert 500 <= clock.now <= 500 + 2 * POLL_S
-    with pytest.raises(SiteError, match="site A, C did not connect within 1000 s"):
+    assert 500 <= clock.now <= 500 + POLL_MAX_S
+    with pytest.raises(SiteError, match="site A, C did not connect within 100[0-2] s"):
         join(ScriptedGrid((22,)), quorum=2, quorum_timeout_s=1000.0)
 
 
@@ -81,8 +81,8 @@ def test_a_site_that_nobody_enrolled_is_named_at_once(clock):
     assert clock.now == 0
 
 
-def ask(sites, names="ABC"):
-    return sites.ask({site: sites.message(site, wire.STATISTICS, STATISTICS) for site in names})
+def ask(sites, names="ABC", read=lambda site, reply: reply):
+    return sites.ask({site: sites.message(site, wire.STATISTICS, STATISTICS) for site in names}, read)
 
 
 def echo(node, message):
@@ -99,7 +99,8 @@ def test_replies_are_matched_by_message_not_by_sender_or_order():
     replies = ask(sites_over(ScriptedGrid(answer=echo)))
     assert {reply.metadata.src_node_id for reply in replies.values()} == {1}
     assert list(replies) == ["A", "B", "C"]  # by site, though they came the other way round
-    assert {site: told.train for site, told in read_results(replies, SiteStatistics).items()} == NODES
+    told = {site: read_result(site, reply, SiteStatistics) for site, reply in replies.items()}
+    assert {site: each.train for site, each in told.items()} == NODES
 
 
 def test_an_error_from_node_1_is_its_sites_own():
@@ -135,9 +136,43 @@ def test_a_site_beyond_the_quorum_may_be_lost_and_is_named(clock, tmp_path, why)
 
 
 def test_a_result_that_cannot_be_read_names_its_site():
-    replies = ask(sites_over(ScriptedGrid(answer=echo)))
-    with pytest.raises(WorkError, match=r"site A: reply: not a TrainResult"):
-        read_results(replies, TrainResult)
+    with pytest.raises(WorkError, match=r"site [ABC]: reply: not a TrainResult"):
+        ask(sites_over(ScriptedGrid(answer=echo)), read=lambda site, reply: read_result(site, reply, TrainResult))
+
+
+def test_a_result_that_cannot_be_read_is_left_out_where_the_quorum_does_without(tmp_path):
+    def read(site, reply):
+        return read_result(site, reply, TrainResult if site == "B" else SiteStatistics)
+
+    watch = Watch(tmp_path)
+    assert set(ask(sites_over(ScriptedGrid(answer=echo), watch, quorum=2), read=read)) == {"A", "C"}
+    assert '"code": "other-result"' in (tmp_path / "live.json").read_text()
+
+
+def test_who_is_long_in_joining_is_named_and_told_of_when_there(clock):
+    told = []
+    join(ScriptedGrid(lambda: (11, 33) if clock.now < 100 else (11, 22, 33)), timeout_s=900.0, quorum_timeout_s=900.0,
+         watch=Watch(record=told.append))  # fmt: skip
+    assert [(line["site"], line["event"], line["why"]) for line in told] == [
+        ("B", "lost", "not-joined"),
+        ("B", "back", "connected"),
+    ]
+    assert 100 <= clock.now <= 100 + POLL_MAX_S
+
+
+def test_a_reply_that_comes_in_the_last_pause_counts(clock):
+    """The next look would be past the deadline."""
+    grid = ScriptedGrid(answer=lambda node, message: echo(node, message) if clock.now > 59.9 else None)
+    assert set(ask(sites_over(grid, timeout_s=60), "A")) == {"A"}
+
+
+def test_a_reply_to_a_round_that_is_over_is_fetched_and_told_of_but_not_given(clock):
+    told = []
+    sites = sites_over(all_but(33), Watch(record=told.append), quorum=2)
+    assert set(ask(sites)) == {"A", "B"}
+    sites._grid.answer = lambda node, message: echo(node, message) if clock.now > 80 or node == 33 else None
+    assert set(ask(sites)) == {"A", "B", "C"}
+    assert ("C", "late", "not-counted") in [(line["site"], line["event"], line["why"]) for line in told]
 
 
 def test_a_step_trains_at_its_own_sites_alone():

@@ -1,6 +1,7 @@
 """One wait over a scripted grid and a clock: who is lost, who is asked again, and what counts once."""
 
 import itertools
+from datetime import datetime
 import json
 
 import pytest
@@ -157,7 +158,8 @@ def test_a_lost_message_or_process_is_asked_for_again_and_then_believed(watch, c
     assert grid.asked() == [11] * (1 + MAX_CRASHES)
     assert watch.of("A") == ["lost", "back"] * MAX_CRASHES
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert all(RETRY_S <= gap <= RETRY_S + LOOK_S + 2 for gap in gaps)
+    pauses = [RETRY_S * 2**number for number in range(MAX_CRASHES)]
+    assert all(pause <= gap <= pause + LOOK_S + 2 for pause, gap in zip(pauses, gaps, strict=True))
 
 
 def test_a_site_that_dies_twice_and_then_answers_has_answered(watch):
@@ -228,7 +230,8 @@ def test_progress_is_asked_of_silent_sites_and_told(watch, clock, tmp_path):
     def reply(node, message):
         if is_progress(message):
             assert wire.read_task(message, ProgressTask)[0].experiment == TASK.experiment
-            told = {"state": "training", "epoch": 2, "epochs": 8, "seconds": 60.0, "model": "m", "round": 3}
+            done = int(clock.now // 20)  # an epoch takes 20 s, but for 5 that were done before
+            told = {"state": "training", "epoch": 5 + done, "epochs": 10, "seconds": clock.now, "model": "m", "round": 3}
             return progress(message, **told) if node == 22 else None
         return answer(RecordDict(), message) if node == 11 or clock.now > 100 else None
 
@@ -239,8 +242,9 @@ def test_progress_is_asked_of_silent_sites_and_told(watch, clock, tmp_path):
     assert grid.asked(wire.PROGRESS).count(33) == 2  # the first question was forgotten after a minute
     assert grid.asked(wire.PROGRESS).count(22) in (4, 5, 6)
     told = seen["B"]
-    assert (told["state"], told["epoch"], told["epochs"]) == ("training", 2, 8)
-    assert told["expected_end"] is not None
+    assert (told["state"], told["epoch"], told["epochs"]) == ("training", 8, 10)
+    left_s = datetime.fromisoformat(told["expected_end"]) - datetime.fromisoformat(told["last_seen"])
+    assert 30 <= left_s.total_seconds() <= 60  # of two epochs, by when they were asked after
     assert seen["A"]["state"] == "answered"
     assert (seen["C"]["state"], seen["C"]["epoch"], seen["C"]["expected_end"]) == ("waiting", None, None)
 
