@@ -796,3 +796,18 @@ def test_weights_travel_in_fp16_and_rest_in_fp32(go):
     model = ledger.load_model("m")
     assert {str(array.dtype) for array in model.values()} == {"float32"}
     assert level(model) == pytest.approx(5.0, abs=0.02)
+
+
+def test_a_line_taken_out_of_the_ledger_costs_no_round_whose_file_is_whole(go, folder):
+    """As the error over a broken line advises; the last two rounds' files are there, as by default."""
+    config = experiment(STATISTICS, {**TRAIN, "rounds": 5}, min_cosine=None)
+    whole = go(Hospitals(), config, "whole")
+    with pytest.raises(Stop):
+        go(Hospitals(), config, stop_after=len(whole.records) - 4)  # four rounds of five
+    path = folder / "ledger.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(line for line in lines if b'"round": 2' not in line))
+    hospitals = Hospitals()
+    again = go(hospitals, config)
+    assert {asked[3] for asked in hospitals.asked} == {5}
+    assert final(again) == final(whole)
