@@ -115,7 +115,7 @@ def test_a_killed_node_is_refused_until_its_lease_has_run_out(make_node: MakeNod
         "node ended (exit code 137); starting it again in 0 s",
         "node started, calling hospital.example:8443",
     ]
-    assert told[4].startswith("node ended (refused, its last connection has not run out; that takes a minute)")
+    assert told[4].startswith("node ended (refused, its last connection has not run out; that takes up to 45 s)")
 
 
 def test_a_killed_node_tries_again_soon_and_tells_so_once_until_its_lease_has_run_out(
@@ -128,7 +128,7 @@ def test_a_killed_node_tries_again_soon_and_tells_so_once_until_its_lease_has_ru
     told = run_until_online_twice(node, run_until)
     assert node.num_starts == 8
     assert [line for line in told if "refused" in line] == [
-        "node ended (refused, its last connection has not run out; that takes a minute); starting it again in 0 s"
+        "node ended (refused, its last connection has not run out; that takes up to 45 s); starting it again in 0 s"
     ]
 
 
