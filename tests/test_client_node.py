@@ -214,6 +214,15 @@ def test_the_site_s_own_lines_are_passed_on_and_flower_s_are_not(make_node: Make
     ]
 
 
+def test_what_the_science_says_is_passed_on_and_no_other_s_line(tmp_path: Path) -> None:
+    log = NodeLog(tmp_path / "supernode.log")
+    (tmp_path / "supernode.log").write_text(
+        "2026-11-24 01:48:54,098 fedgtv memory is too small for 2 windows at a time\n"
+        "2026-11-24 01:48:55,098 fedgtv.coordinator round 3\n2026-11-24 01:48:56,098 flwr up\n"
+    )
+    assert log.read() == ["01:48:54  memory is too small for 2 windows at a time"]
+
+
 def test_a_line_is_read_once_and_whole(tmp_path: Path) -> None:
     path = tmp_path / "supernode.log"
     assert NodeLog(path).read() == []
