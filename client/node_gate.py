@@ -224,7 +224,7 @@ class Gate:
         log.info("a round is passed over: its run asks for a later one")
         try:
             self._received(kept.message, sum(map(len, (kept.contents or {}).values()))).pass_over(kept.message)
-        except FedgtvError as error:
+        except Exception as error:
             log.error("what is passed over cannot be noted: %s", error)
 
     def _look_at_run(self) -> None:
