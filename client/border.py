@@ -43,6 +43,8 @@ log = logging.getLogger("fedgtv.site")
 TASK, DECISION = "task", "decision"
 UNASKED = "unasked-reply"
 """The decision on a reply that answers no task; it is no code, for nothing is sent."""
+PASSED_OVER = "passed-over"
+"""The decision on a round that a later one has taken the place of; nothing is sent for it either."""
 ADMITTED = "admitted"
 
 
@@ -158,6 +160,10 @@ class Border:
         """Writes to the audit log that a reply was made which answers no task, and that it is not sent."""
         why = "a reply to no task that is being worked on"
         self.audit.append(DECISION, **_where(reply), decision=UNASKED, why=why)
+
+    def pass_over(self, message: Message) -> None:
+        """Writes to the audit log that a round which was received is not trained, and that nothing is sent for it."""
+        self.audit.append(DECISION, **_where(message), decision=PASSED_OVER, why="the run asks for a later round")
 
     def _send(self, message: Message, leaving: _Leaving) -> Message:
         for what in leaving.withheld.what:

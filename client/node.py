@@ -1,9 +1,9 @@
 """The site's SuperNode: one supervised Flower process that asks the coordinator for work and starts it.
 
-Flower gives a node a lease of 60 s: after a hard kill the restarted node is refused (code 2004) until the old lease
-has run out, and it exits instead of waiting. So every exit is followed by a restart, later each time, but for one over
-an open lease: there the next try follows soon. The code for a key that is not enrolled is the same 2004: it is final
-once no lease of this site can be open.
+A node holds a lease of two heartbeats at the coordinator: after a hard kill the restarted node is refused (code 2004)
+until the old lease has run out, and it exits instead of waiting. So every exit is followed by a restart, later each
+time, but for one over an open lease: there the next try follows soon. The code for a key that is not enrolled is the
+same 2004: it is final once no lease of this site can be open.
 """
 
 import json
@@ -32,14 +32,14 @@ LAUNCHER_VARIABLE = "FEDGTV_LAUNCHER"
 BACKOFF_S = (2.0, 5.0, 10.0, 20.0, 30.0)
 """Waits before the first, second ... restart; the last one repeats."""
 LEASED_S = 2.0
-"""The wait while an old lease is open: it ends within a minute, and the node is to be back soon after."""
-LEASED = "refused, its last connection has not run out; that takes a minute"
+"""The wait while an old lease is open: it ends within `LEASE_S`, and the node is to be back soon after."""
 STEADY_S = 120.0
 """A node that lived this long starts again with the shortest wait."""
 HEARTBEAT_S = 20
 """What the node tells the coordinator (Flower: 30): it is held for lost after two without a sign, and may come back."""
 LEASE_S = 45.0
 """Twice that, and the time that a last heartbeat may have been on its way."""
+LEASED = f"refused, its last connection has not run out; that takes up to {LEASE_S:.0f} s"
 ANSWER_S = 30.0
 """A coordinator that has not answered by then is told of, once a start."""
 
@@ -190,7 +190,7 @@ class SiteNode:
         return "stopped" if stop.is_set() else self._why(log, started)
 
     def _tell_unless_leased(self, reason: str, line: str) -> None:
-        """Tells that an old lease is open once, and not every few seconds of its minute."""
+        """Tells that an old lease is open once, and not every few seconds while it is."""
         if not reason == self._ended == LEASED:
             self.report(line)
 

@@ -14,10 +14,8 @@ Whatever is refused is answered with a code. No process is started for it and no
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +27,18 @@ from flwr.supercore.run import Run, RunNotRunningException
 
 from client.approval import Approvals
 from client.border import Border, Entry
-from client.node_messages import Awaited, Stored, inflated, is_over, pulled, stored_contents
+from client.node_messages import Awaited, Stored, inflated, is_over, stored_contents
+from client.node_queue import Kept, Link, Queue
 from client.progress import forget_progress, leave_off, progress_of
 from common import wire
-from common.errors import (
-    ApprovalError,
-    AuditError,
-    FedgtvError,
-    PolicyError,
-    TaskError,
-    WorkerLostError,
-    WorkError,
-)  # fmt: skip
+from common.errors import ApprovalError, AuditError, FedgtvError, WorkerLostError, WorkError
 from common.shortage import explained
-from common.tasks import ProgressTask, SiteProgress, TrainTask
+from common.tasks import ProgressTask, SiteProgress
 
 log = logging.getLogger("fedgtv.site")
 CODE = "code"
 POLL_S, RUN_POLL_S = 3.0, 15.0
 """Between two looks for messages while a ClientApp is at work, Flower's own between two tasks; and at its run."""
-MANY = 100
-"""Messages that are looked at in one go."""
 PULL, PUSH, INSERT = "_pull_and_store_message", "_push_messages", "_insert_message"
 """Flower's private functions in `flwr.supernode.start_client_internal`; a contract test guards them."""
 
@@ -75,23 +64,22 @@ class Gate:
         self._ready: dict[str, Message] = {}
         """Replies that no process made, by the message's id. What is sent is this object: the store that Flower keeps a
         copy in is open to the training code."""
-        self._kept: deque[_Kept] = deque()
-        """Messages that came while another was worked on."""
-        self._link: _Link | None = None
+        self._queue = Queue(self._pass_over)
+        self._link: Link | None = None
         self._looked = self._looked_at_run = self._began = 0.0
         self._left_off = False
         """Whether nobody waits any more for what is worked on."""
-        self._last_error: str | None = None
-        """The code that the last task ended in."""
+        self._error: tuple[str, str] | None = None
+        """The last task's experiment and the code that it ended in."""
         with suppress(FedgtvError):
             self._open()
 
     def pull(self, *, state: Any, object_store: Any, receive: Any, get_run: Any, get_fab: Any, pull_object: Any,
              confirm_message_received: Any, **others: Any) -> int | None:  # fmt: skip
         """As Flower's step: returns the run of the message that was taken in, or None when there was none."""
-        self._link = _Link(receive, pull_object, confirm_message_received, get_run)
+        self._link = Link(receive, pull_object, confirm_message_received, get_run)
         try:
-            kept = self._next()
+            kept = self._queue.next(self._link)
             if kept is None:
                 return None
             message, tree = kept.message, kept.tree
@@ -124,19 +112,6 @@ class Gate:
             self._asked.pop(message_id)
         return done
 
-    def _next(self) -> "_Kept | None":
-        """The message to be done next: first whoever asks how far the site is, so all that waits is looked at then."""
-        assert self._link is not None
-        if not self._kept:
-            self._kept.extend(self._link.received(1))
-        if self._kept and wire.is_progress(self._kept[-1].message):
-            self._kept.extend(self._link.received(MANY))
-        for kept in self._kept:
-            if wire.is_progress(kept.message):
-                self._kept.remove(kept)
-                return kept
-        return self._kept.popleft() if self._kept else None
-
     def _progress(self, message: Message, contents: dict[str, bytes]) -> Message:
         """Returns the answer to whoever asks how far the site is; an unreadable site.yaml changes nothing of it."""
         try:
@@ -148,25 +123,30 @@ class Gate:
 
     def _how_far(self, border: Border, asked: ProgressTask) -> SiteProgress:
         """Of the task of that experiment; the work for another one is a queue before it, and nothing more."""
-        told = SiteProgress(state="queued" if self._asked or self._kept else "idle")
+        told = SiteProgress(state="queued" if self._asked or self._queue else "idle")
         for _, entry in self._asked.values():
             if entry.task.experiment == asked.experiment:
                 told = progress_of(border.work, entry.task, time.monotonic() - self._began)
-        return told.model_copy(update={"error": self._last_error})
+        of, error = self._error or (None, None)
+        return told.model_copy(update={"error": error if of == asked.experiment else None})
 
     def _judge(self, message: Message, run: Run, fab: Fab | None, contents: dict[str, bytes]) -> Message | None:
         """Returns the reply to a message that may not be worked on, or None."""
+        self._left_off = False
         try:
             border = self._received(message, sum(map(len, contents.values())))
             if fab is not None:
                 self._check_code(border, run, fab)
             whole = inflated(message, contents)
-            self._asked[message.metadata.message_id] = (whole, border.enter(whole))
+            entry = border.enter(whole)
+            self._asked[message.metadata.message_id] = (whole, entry)
             forget_progress(border.work)
-            self._began, self._left_off = time.monotonic(), False
+            self._began = time.monotonic()
+            if self._error and self._error[0] != entry.task.experiment:
+                self._error = None
             return None
         except Exception as error:
-            return self._noted(_refusal(self._border, message, error))
+            return self._noted(_refusal(self._border, message, error), _experiment_of(message, contents))
 
     def _received(self, message: Message, num_bytes: int) -> Border:
         """Writes to the audit log that a message came, also where site.yaml cannot be read, and returns the border."""
@@ -225,29 +205,27 @@ class Gate:
         self._looked = time.monotonic()
         assert self._link is not None
         try:
-            for kept in self._link.received(MANY):
+            for kept in self._link.received():
                 if wire.is_progress(kept.message):
                     send_off(self._progress(kept.message, self._link.contents(kept.message, kept.tree)), 0.0)
                 else:
-                    self._kept.append(kept)
-                    self._look_whether_newer(kept)
+                    self._queue.add(kept)
+            self._queue.settle(self._link)
+            if self._queue.is_past_taken and not self._left_off:
+                self._leave_off("the run is at another round by now")
         except RunNotRunningException:
             log.info("the run of a message that came while at work has ended")
         except Exception as error:
             log.warning("no look for messages while at work: %s", error)
         self._look_at_run()
 
-    def _look_whether_newer(self, kept: "_Kept") -> None:
-        """Leaves off a round of training where the same run asks for another one of the same model."""
-        if kept.message.metadata.message_type != wire.TRAIN or self._link is None:
-            return
-        kept.contents = self._link.contents(kept.message, kept.tree)
-        with suppress(TaskError, PolicyError):
-            newer = wire.read_train_task(inflated(kept.message, kept.contents))
-            for message, entry in self._asked.values():
-                same_run = message.metadata.run_id == kept.message.metadata.run_id
-                if same_run and isinstance(entry.task, TrainTask) and _round_of(entry.task) != _round_of(newer):
-                    self._leave_off("the run is at another round by now")
+    def _pass_over(self, kept: Kept) -> None:
+        """Notes a round that came and will not be trained, for a later one of its run is here."""
+        log.info("a round is passed over: its run asks for a later one")
+        try:
+            self._received(kept.message, sum(map(len, (kept.contents or {}).values()))).pass_over(kept.message)
+        except Exception as error:
+            log.error("what is passed over cannot be noted: %s", error)
 
     def _look_at_run(self) -> None:
         """Leaves off what is worked on where its run has ended: stopped, or failed with the coordinator."""
@@ -271,12 +249,12 @@ class Gate:
 
     def _answer_for_the_lost(self, state: Any, object_store: Any) -> None:
         """Makes the reply to a message whose process has ended without one: killed, for want of memory or by hand."""
-        for message_id, (message, _) in self._asked.items():
+        for message_id, (message, entry) in self._asked.items():
             error = WorkerLostError(
                 "the process at work ended without an answer; if nobody stopped it, look for the system's "
                 "out-of-memory killer (dmesg); the coordinator asks again, and the work goes on where it was kept"
             )
-            self._ready[message_id] = self._noted(_refusal(self._border, message, error))
+            self._ready[message_id] = self._noted(_refusal(self._border, message, error), entry.task.experiment)
             object_store.delete(message_id)
             self._insert(self._ready[message_id], state, object_store)
         self._asked.clear()
@@ -298,14 +276,16 @@ class Gate:
             if tree is None:
                 raise WorkError("reply: stored under another id than its own")
             whole = reply if reply.has_error() else inflated(reply, stored_contents(tree, get, over))
-            return self._noted(border.leave(message, entry, whole))
+            leaving = border.leave(message, entry, whole)
         except Exception as error:
-            return self._noted(_refusal(self._border, message, error))
+            leaving = _refusal(self._border, message, error)
+        return self._noted(leaving, entry.task.experiment)
 
-    def _noted(self, leaving: Message) -> Message:
+    def _noted(self, leaving: Message, experiment: str) -> Message:
         """The reply to a task, after noting the code that it ended in; what was left off is no fault."""
         if not self._left_off:
-            self._last_error = wire.error_code(leaving.content)
+            code = wire.error_code(leaving.content)
+            self._error = (experiment, code) if code else None
         return leaving
 
     def _hold_back(self, reply: Message) -> None:
@@ -316,41 +296,11 @@ class Gate:
                 self._border.hold_back(reply)
 
 
-@dataclass(eq=False)
-class _Kept:
-    """A message that waits, with the tree of its objects, and these where they were looked at already."""
-
-    message: Message
-    tree: Any
-    contents: dict[str, bytes] | None = None
-
-
-def _round_of(task: TrainTask) -> tuple[str, int, str, int]:
-    return task.experiment, task.step, task.model, task.round
-
-
-@dataclass(frozen=True)
-class _Link:
-    """Flower's calls to the coordinator, as its loop gave them last."""
-
-    receive: Callable[[], tuple[Message, Any] | None]
-    pull_object: Callable[[int, str], bytes]
-    confirm: Callable[[int, str], None]
-    get_run: Callable[[int], Run]
-
-    def received(self, at_most: int) -> Iterator[_Kept]:
-        """Gives the messages that wait."""
-        for _ in range(at_most):
-            if (received := self.receive()) is None:
-                return
-            yield _Kept(*received)
-
-    def contents(self, message: Message, tree: Any) -> dict[str, bytes]:
-        """Returns a message's objects, and says that it was received."""
-        run_id = int(message.metadata.run_id)
-        contents = pulled(tree, lambda name: self.pull_object(run_id, name))
-        self.confirm(run_id, message.metadata.message_id)
-        return contents
+def _experiment_of(message: Message, contents: dict[str, bytes]) -> str:
+    """The experiment that a message is of, empty where it cannot be read."""
+    with suppress(Exception):  # whatever a broken message sets off is told where it is judged
+        return wire.experiment_of(inflated(message, contents))
+    return ""
 
 
 def _send(leaving: Message, seconds: float, send: Any, push_object: Any) -> str:

@@ -13,7 +13,8 @@ REFUSED = "[code: 2004]"
 """The key is not registered (any more), or a node with this key is online, or was less than a lease ago."""
 UNAUTHENTIC = "401 Unauthorized"
 """Of the first call: the signed time is not the coordinator's."""
-PROGRESS = re.compile(r"^\S+ (\d\d:\d\d:\d\d)\S* fedgtv\.site (.*)")
+PROGRESS = re.compile(r"^\S+ (\d\d:\d\d:\d\d)\S* fedgtv(?:\.site)? (.*)")
+"""A line of the site's, or of the science that it uses."""
 
 
 class NodeLog:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from common.atomic import write_text_atomically
 from common.private import private_folder, private_mode
-from common.tasks import EvaluateTask, ProgressTask, SiteProgress, StatisticsTask, TrainTask
+from common.tasks import EvaluateTask, SiteProgress, StatisticsTask, TrainTask
 
 FILE, UNWANTED = "progress.json", "unwanted"
 LEAST_S = 1.0
@@ -56,7 +56,7 @@ class Progress:
             write_text_atomically(folder / FILE, said.model_dump_json(), private_mode(folder))
 
 
-def expected(task: ProgressTask) -> SiteProgress:
+def expected(task: StatisticsTask | TrainTask | EvaluateTask) -> SiteProgress:
     """Returns what can be said of a task whose process is not at work yet."""
     if not isinstance(task, TrainTask):
         return SiteProgress(state="queued")
@@ -100,7 +100,7 @@ def is_unwanted(work: Path) -> bool:
     return (work / UNWANTED).exists()
 
 
-def progress_of(work: Path, task: ProgressTask, seconds: float) -> SiteProgress:
+def progress_of(work: Path, task: StatisticsTask | TrainTask | EvaluateTask, seconds: float) -> SiteProgress:
     """Returns how far the process at work on `task` is: of what it says, state and epoch alone."""
     known, said = expected(task), read_progress(work)
     if said is None or said.state == "idle":

@@ -32,8 +32,8 @@ class NormalisationRecord(Frozen):
     sd: float = Field(gt=0)
 
 
-class ProgressTask(Frozen):
-    """Tell how far the work for an experiment is; a node answers at once, also while its ClientApp trains."""
+class _Asked(Frozen):
+    """What everything that a site is asked holds: the wire version, and the experiment it is for."""
 
     wire_version: int = WIRE_VERSION
     experiment: Name
@@ -46,7 +46,13 @@ class ProgressTask(Frozen):
         return version
 
 
-class _Task(ProgressTask):
+class ProgressTask(_Asked):
+    """Tell how far the work for an experiment is; a node answers at once, also while its ClientApp trains."""
+
+
+class _Task(_Asked):
+    """Work on the site's cases."""
+
     recipe: Recipe
     split: SplitConfig
 
@@ -140,7 +146,7 @@ class SiteProgress(Frozen):
     seconds: float = Field(default=0.0, ge=0, le=MAX_SECONDS)
     """Since the task began."""
     error: Annotated[str, AfterValidator(_known_code)] | None = None
-    """The code of the last task here, where it ended in one."""
+    """The code that the last task here ended in, where it was one for this experiment."""
 
 
 class MetricSummary(Frozen):

@@ -19,9 +19,10 @@ from torch import nn
 from common.config import Triple
 from common.device import autocast
 from common.errors import OutOfMemoryError, WorkError
+from common.logs import LOGGER
 from common.shortage import is_out_of_memory
 
-log = logging.getLogger("fedgtv.site")
+log = logging.getLogger(LOGGER)
 Scores = NDArray[np.float32]
 Place = tuple[tuple[slice, ...], tuple[slice, ...]]
 """A part of a window, and the same voxels in the volume."""

@@ -25,6 +25,7 @@ IMPORT_FLOWER = {
     "client.node_gate",
     "client.node_messages",
     "client.node_process",
+    "client.node_queue",
     "client.worker_process",
     "server.app",
     "server.acceptance",
@@ -40,8 +41,8 @@ IMPORT_FLOWER = {
     "deploy.in_process",
 }
 """The messages, the two apps, the rounds and those steps that touch messages, the site's border and its gate in
-Flower's SuperNode, Flower's SuperLink with our database settings and guard, how Flower packs a bundle, and the
-simulation's grid, and what starts the training code under an account of its own.
+Flower's SuperNode with the queue before it, Flower's SuperLink with our database settings and guard, how Flower packs a
+bundle, and the simulation's grid, and what starts the training code under an account of its own.
 
 Node, SuperLink and control need not: they run Flower's own commands as processes.
 """

@@ -30,6 +30,7 @@ from client import node_gate, node_messages
 from client.approval import Approvals
 from client.audit import AuditLog
 from client.node_gate import Gate
+from client.node_queue import Link
 from common import wire
 from common.config import Recipe, SplitConfig
 from common.tasks import NormalisationRecord, ProgressTask, SiteProgress, SiteStatistics, StatisticsTask, TrainTask
@@ -494,6 +495,59 @@ def test_the_code_of_the_last_task_is_told(config: Path, own_bundle: bytes) -> N
     assert side.last() == SiteProgress(state="idle", error="disk-full")
 
 
+def ended_in_an_error(config: Path, own_bundle: bytes) -> tuple[Busy, Node]:
+    """A site whose round for experiment `e` ended in `disk-full`."""
+    side = Busy(own_bundle, coming=[a_round()])
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    node.take(side)
+    node.work(side, wire.code_reply("disk-full"))
+    node.give(side)
+    return side, node
+
+
+def told(side: Busy, node: Node, experiment: str) -> SiteProgress:
+    side.coming += [asks(experiment)]
+    node.take(side)
+    node.give(side)
+    return side.last()
+
+
+def test_an_error_is_told_to_its_own_experiment_alone(config: Path, own_bundle: bytes) -> None:
+    side, node = ended_in_an_error(config, own_bundle)
+    assert told(side, node, "another").error is None
+    assert told(side, node, "e").error == "disk-full"
+
+
+@pytest.mark.parametrize(("experiment", "error"), [("another", None), ("e", "disk-full")])
+def test_an_error_is_old_once_a_task_of_another_experiment_begins(
+    config: Path, own_bundle: bytes, waiting: list[Any], experiment: str, error: str | None
+) -> None:
+    side, node = ended_in_an_error(config, own_bundle)
+    content = a_round()[1]
+    content[wire.CONFIG] = wire.task_config(TRAIN.model_copy(update={"round": 3, "experiment": experiment}))
+    side.coming += [(wire.TRAIN, content)]
+    node.take(side)
+    during: list[SiteProgress] = []
+    waiting += [
+        lambda: side.coming.append(asks("e")),
+        lambda: (during.append(side.last()), node.work(side, wire.code_reply("out-of-memory"))),
+    ]
+    node.give(side)
+    assert [each.error for each in during] == [error]
+    assert told(side, node, experiment).error == "out-of-memory"
+
+
+def test_the_code_of_a_refusal_is_told_to_its_experiment(config: Path, own_bundle: bytes) -> None:
+    side, node = ended_in_an_error(config, own_bundle)
+    config.write_text(json.dumps({"site": "A", "policy": {"tasks": ["train"]}}))
+    content = wire.task_record(StatisticsTask(experiment="another", recipe=Recipe(), split=SplitConfig()))
+    side.coming += [(wire.STATISTICS, content)]
+    node.take(side)
+    node.give(side)
+    assert told(side, node, "another").error == "policy-task"
+    assert told(side, node, "e").error is None
+
+
 @pytest.mark.parametrize("stage", ["before it starts", "at work"])
 def test_a_process_that_ends_without_a_reply_is_answered_for_at_once(
     config: Path, own_bundle: bytes, waiting: list[Any], stage: str
@@ -554,7 +608,7 @@ def test_a_network_that_is_away_ends_no_work(config: Path, own_bundle: bytes, wa
         raise RunNotRunningException if len(waiting) == 1 else OSError("network is unreachable")
 
     side.receive = away  # type: ignore[method-assign]
-    node.gate._link = node_gate._Link(away, side.pull_object, side.confirm, side.get_run)
+    node.gate._link = Link(away, side.pull_object, side.confirm, side.get_run)
     waiting += [lambda: None, lambda: None, lambda: node.work(side, done())]
     node.give(side)
     assert wire.read_result(side.reply, SiteStatistics).train == 9
@@ -600,7 +654,21 @@ def test_a_round_that_nobody_waits_for_is_left_off(
     node.give(side)
     assert left_off == [how in ("the run was stopped", "another round")]
     assert not unwanted.exists()
-    assert node.gate._last_error == (None if left_off[0] else "audit")  # what is left off is no fault
+    assert node.gate._error == (None if left_off[0] else ("e", "audit"))  # what is left off is no fault
     if how == "another round":
         assert node.take(side) == RUN  # from memory: its objects were fetched already, and were confirmed
         assert side.confirmed == 2
+
+
+def test_a_slow_site_trains_the_latest_round_alone_and_says_so_in_its_log(config: Path, own_bundle: bytes) -> None:
+    later = [wire.task_record(TRAIN.model_copy(update={"round": number})) for number in (3, 4, 5)]
+    side = Busy(own_bundle, coming=[(wire.TRAIN, content) for content in later])
+    node = Node(config, hashlib.sha256(own_bundle).hexdigest())
+    assert node.take(side) == RUN
+    assert events(config)[:4] == [("task", ""), ("decision", "passed-over")] * 2
+    lines = [line for line in AuditLog(config.parent / "state").read().records if line["event"] == "task"]
+    assert [line["message"] for line in lines] == side.ids
+    node.work(side, wire.code_reply("work-failed"))
+    node.give(side)
+    assert [reply.metadata.reply_to_message_id for _, reply in side.answers] == [side.ids[2]]
+    assert node.take(side) is None

@@ -162,6 +162,15 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
     assert np.array_equal(*scores)
 
 
+def test_that_a_batch_is_halved_is_said_in_nobody_s_name(caplog: pytest.LogCaptureFixture) -> None:
+    """A coordinator's simulation computes here too."""
+    image = np.zeros((1, 4, 4, 8), np.float32)
+    starts = tile((0, 0, 0), (4, 4, 8), (4, 4, 4), 0.0)
+    mean_scores(image, Cramped(1), (4, 4, 4), starts, air=0.0, device=CPU, batch_size=2)
+    said = [(each.name, each.getMessage()) for each in caplog.records]
+    assert said == [("fedgtv", "memory is too small for 2 windows at a time; going on with 1")]
+
+
 def test_a_window_that_does_not_fit_alone_is_told() -> None:
     image = np.zeros((1, 4, 4, 4), np.float32)
     with pytest.raises(OutOfMemoryError, match="cpu: has no memory for one window of 4 x 4 x 4 voxels; end what"):

@@ -249,7 +249,7 @@ def run(coordinator, home, experiment):
 
 
 def crash(hospital, say, stack):
-    """A power cut at one node: started again, it is let in once Flower's lease of 60 s has run out."""
+    """A power cut at one node: started again, it is let in once its old lease has run out."""
     hospital.node.kill()
     hospital.running[hospital.node].wait(30)
     hospital.running[hospital.node] = hospital.node.start(hospital.folder / "node.log")
