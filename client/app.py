@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from client.progress import read_progress
 from client.site import Site
 from common import wire
+from common.errors import LeftOffError
 from common.logs import log_to_output
 from common.shortage import explained
 from common.tasks import EvaluateTask, ProgressTask, SiteProgress, StatisticsTask
@@ -23,10 +24,13 @@ def _answer(message: Message, context: Context, work: Callable[[Site, Message], 
     log_to_output()
     try:
         content = work(Site.open(Path(str(context.node_config["config"]))), message)
-    except Exception as raised:
-        error = explained(raised)
-        log.exception("%s failed: %s", message.metadata.message_type, _line(error))
+    except LeftOffError as error:
+        log.info("%s", error)
         content = wire.error_reply(error)
+    except Exception as raised:
+        fault = explained(raised)
+        log.exception("%s failed: %s", message.metadata.message_type, _line(fault))
+        content = wire.error_reply(fault)
     return Message(content=content, reply_to=message)
 
 

@@ -221,7 +221,7 @@ def remove(
         return
     check_removable(places, named)
     typer.echo(f"will be deleted: images, contours, cache and index line of {', '.join(named)}, and the check's page")
-    if not yes and not typer.confirm("Remove them? If a training round is under way, it fails here."):
+    if not yes and not typer.confirm("Remove them? A training round that is under way begins anew here, without them."):
         typer.echo("not removed; nothing changes")
         return
     before = gone(places, named)

@@ -20,9 +20,10 @@ from client.progress import is_unwanted
 from client.round_checkpoint import RoundCheckpoint, Standing
 from common.cache import CachedCase
 from common.checkpoint import load_into
-from common.errors import WorkError
+from common.errors import LeftOffError
 from common.model import model_weights
 from common.tasks import EpochRecord, TrainTask
+from common.text import counted
 from common.training import Span, anchor, make_optimiser, poly_lr, train_stage
 
 log = logging.getLogger("fedgtv.site")
@@ -114,10 +115,10 @@ class SiteRound:
             weights = model_weights(self.model.networks)
             momentum = momentum_of(optimiser, self.model.networks[stage])
             self.kept.keep(Standing(self.losses, self.validation_dsc, self.seconds, weights), momentum)
-        if unwanted:
-            raise WorkError(
-                f"{where(self.task)}: left off after {self._epochs_done} epochs, which are kept: the run was stopped, "
-                "or is at another round"
+        if unwanted and self._epochs_done < self.task.local_epochs * len(self.model.networks):
+            raise LeftOffError(
+                f"{where(self.task)}: left off after {counted(self._epochs_done, 'epoch')}, kept for when it is asked "
+                "for again: its run was stopped or started anew, or is at another round"
             )
 
     @property

@@ -16,6 +16,7 @@ FedgtvError
     ├── OutOfMemoryError  a GPU, or the machine, has no memory left for it
     ├── DiskFullError     there is no room for what must be written
     ├── WorkerLostError   the process that did it has ended without an answer
+    ├── LeftOffError      work that nobody waits for any more
     └── NoCasesError      no case is left to train on
 """
 
@@ -131,6 +132,12 @@ class WorkerLostError(WorkError):
     code = "worker-lost"
 
 
+class LeftOffError(WorkError):
+    """Work that nobody waits for any more was left off; what was done is kept."""
+
+    code = "left-off"
+
+
 class NoCasesError(WorkError):
     """No case is left to train on."""
 
@@ -151,7 +158,8 @@ CODES = frozenset(
     kind.code
     for kind in (
         FedgtvError, InputError, ConfigError, ImageError, LabelError, CheckpointError, SiteError, TaskError,
-        ReleaseError, AuditError, WorkError, OutOfMemoryError, DiskFullError, WorkerLostError, NoCasesError
+        ReleaseError, AuditError, WorkError, OutOfMemoryError, DiskFullError, WorkerLostError, LeftOffError,
+        NoCasesError,
     )
 ) | ApprovalError.codes | PolicyError.codes | {INTERNAL, CRASHED}  # fmt: skip
 """All that a site says of its errors to the coordinator."""

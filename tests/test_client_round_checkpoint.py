@@ -182,7 +182,7 @@ def test_a_round_that_nobody_waits_for_ends_with_its_epoch_which_is_kept(
     unbroken, _ = make_site("unbroken").train(*asked)
     site = make_site(checkpoint_s=1e9)
     leave_off(site.work_folder)
-    with pytest.raises(WorkError, match="federated round 1: left off after 1 epochs, which are kept"):
+    with pytest.raises(WorkError, match="federated round 1: left off after 1 epoch, kept"):
         site.train(*asked)
     forget_progress(site.work_folder)
     seen = trained_epochs(monkeypatch)

@@ -69,7 +69,7 @@ def test_a_run_that_goes_on_waits_for_the_quorum_longer_but_no_longer_for_the_ot
     grid = ScriptedGrid(lambda: (22,) if clock.now < 500 else (22, 33))
     join(grid, quorum=2, quorum_timeout_s=3600.0)
     assert 500 <= clock.now <= 500 + POLL_MAX_S
-    with pytest.raises(SiteError, match="site A, C did not connect within 100[0-2] s"):
+    with pytest.raises(SiteError, match=r"site A, C did not connect within 100[0-2] s"):
         join(ScriptedGrid((22,)), quorum=2, quorum_timeout_s=1000.0)
 
 

@@ -1,8 +1,8 @@
 """One wait over a scripted grid and a clock: who is lost, who is asked again, and what counts once."""
 
 import itertools
-from datetime import datetime
 import json
+from datetime import datetime
 
 import pytest
 from flwr.app import Message, RecordDict
@@ -231,8 +231,8 @@ def test_progress_is_asked_of_silent_sites_and_told(watch, clock, tmp_path):
         if is_progress(message):
             assert wire.read_task(message, ProgressTask)[0].experiment == TASK.experiment
             done = int(clock.now // 20)  # an epoch takes 20 s, but for 5 that were done before
-            told = {"state": "training", "epoch": 5 + done, "epochs": 10, "seconds": clock.now, "model": "m", "round": 3}
-            return progress(message, **told) if node == 22 else None
+            told = {"state": "training", "epoch": 5 + done, "epochs": 10, "seconds": clock.now}
+            return progress(message, model="m", round=3, **told) if node == 22 else None
         return answer(RecordDict(), message) if node == 11 or clock.now > 100 else None
 
     grid = ScriptedGrid(answer=reply)
