@@ -5,8 +5,6 @@ with `round-0001.state.safetensors` beside it where the strategy keeps state, `s
 under way, `pictures/`. A run that is started again with the same experiment continues after the last line.
 """
 
-import json
-import os
 import re
 import shutil
 import time
@@ -21,16 +19,13 @@ from numpy.typing import NDArray
 from common.atomic import write_bytes_atomically, write_text_atomically
 from common.checkpoint import Weights, load_weights, save_weights
 from common.config import Experiment, load_yaml
-from common.errors import CheckpointError, ConfigError, DiskFullError, InputError, WorkError
-from common.shortage import is_disk_full
+from common.errors import CheckpointError, ConfigError, DiskFullError, WorkError
 from common.text import counted
+from server.ledger_file import LEDGER, RESERVE, Record, append_line, drop_half_line, read_lines
 from server.run_lock import LOCK, HeldError, hold
 
-Record = dict[str, Any]
 EXPERIMENT = "experiment.yaml"
-LEDGER = "ledger.jsonl"
-RESERVE, RESERVE_BYTES = "reserve", 1 << 16
-"""A file that is given up for the line that tells of a full disk."""
+RESERVE_BYTES = 1 << 16
 SPARE_BYTES = 64 << 20
 """For the report, the log, pictures."""
 STATE = ".state.safetensors"
@@ -66,13 +61,8 @@ class Ledger:
 
     def _read(self) -> list[Record]:
         """Whole lines only: a line that a crash cut short is dropped and written again by its round."""
-        if not self._path.exists():
-            return []
-        data = self._path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            write_bytes_atomically(self._path, whole)
-        return [_decode(line, f"{self._path}, line {number}") for number, line in enumerate(whole.splitlines(), 1)]
+        drop_half_line(self._path)
+        return read_lines(self._path)
 
     @contextmanager
     def hold(self, wait_s: float = 0.0) -> Iterator[None]:
@@ -93,31 +83,9 @@ class Ledger:
     def append(self, record: Record) -> None:
         """Writes one line, with the time of day, through to the disk."""
         record = {**record, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        try:
-            self._write(line)
-        except OSError as error:
-            if not is_disk_full(error):
-                raise
-            (self.folder / RESERVE).unlink(missing_ok=True)
-            self._write(line)
+        append_line(self._path, record)
         self.records.append(record)
         self._on_record(record)
-
-    def _write(self, line: bytes) -> None:
-        """Writes a whole line, or leaves the file as it was."""
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)  # no buffer that is written later
-        end = os.fstat(handle).st_size
-        try:
-            written = 0
-            while written < len(line):
-                written += os.write(handle, line[written:])
-            os.fsync(handle)
-        except OSError:
-            os.ftruncate(handle, end)
-            raise
-        finally:
-            os.close(handle)
 
     def find(self, kind: str, **fields: Any) -> list[Record]:
         """Returns the lines of a kind whose fields have these values."""
@@ -237,12 +205,7 @@ def _is_of(folder: Path, experiment: Experiment) -> bool:
 
 
 def _has_results(ledger: Path) -> bool:
-    return any(record.get("kind") in RESULTS for record in _whole_records(ledger))
-
-
-def _whole_records(ledger: Path) -> list[Record]:
-    whole = ledger.read_bytes().rpartition(b"\n")[0] if ledger.exists() else b""
-    return [_decode(line, f"{ledger}, line {number}") for number, line in enumerate(whole.splitlines(), 1)]
+    return any(record["kind"] in RESULTS for record in read_lines(ledger))
 
 
 def end_of_run(folder: Path, experiment: Experiment) -> Record | None:
@@ -253,12 +216,5 @@ def end_of_run(folder: Path, experiment: Experiment) -> Record | None:
         InputError: a whole line of the ledger is broken.
     """
     check_folder(folder, experiment)
-    records = _whole_records(folder / LEDGER) if _is_of(folder, experiment) else []
-    return next((record for record in reversed(records) if record.get("kind") == "end"), None)
-
-
-def _decode(line: bytes, origin: str) -> Record:
-    try:
-        return dict(json.loads(line))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{origin}: broken; remove the line and run the experiment again") from error
+    records = read_lines(folder / LEDGER) if _is_of(folder, experiment) else []
+    return next((record for record in reversed(records) if record["kind"] == "end"), None)

@@ -5,11 +5,10 @@ fails a run for ever whose ServerApp or SuperLink has died. Two never work on on
 finds in `attempt.json` that it has.
 """
 
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from common.config import Experiment
 from common.errors import CheckpointError, ConfigError, FedgtvError, InputError, SiteError, WorkError
 from server.app import run_config
 from server.control import Control
-from server.ledger import LEDGER, RESULTS, Ledger
+from server.ledger import RESULTS, Ledger
+from server.ledger_file import LEDGER, LedgerTail
 from server.remedies import DISK_FULL, remedy
 from server.run_lock import LOCK, HeldError, hold, is_held
 from server.wanted import check_wanted, forget, last_attempt, new_attempt
@@ -241,26 +241,3 @@ class Supervisor:
 def failure(code: str, why: str) -> FedgtvError:
     """Returns the error that a `failed` line stands for; what to do about a full disk is added."""
     return ERRORS.get(code, WorkError)(f"{why}; {remedy(code)}" if code == DISK_FULL else why)
-
-
-class LedgerTail:
-    """Whole new lines of a file that another process appends to, from its present end on.
-
-    A line that a crash cut short is not counted: the ledger drops it and writes on from there.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-
-    def new(self) -> Iterator[dict[str, Any]]:
-        """Yields the lines that have come since."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                yield json.loads(line)

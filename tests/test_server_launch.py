@@ -205,6 +205,24 @@ def test_half_a_line_waits_for_its_other_half(folder, run_folder):
     assert told_by(ScriptedSuperlink(run_folder, script), folder)[0] == ["step", "end"]
 
 
+@pytest.mark.parametrize("broken", [b"\0" * 40, b"\xff\xfe"])
+@pytest.mark.parametrize("begin", [launch, go_on])
+def test_a_line_that_the_disk_broke_ends_the_run_in_one_sentence(folder, run_folder, ledger, begin, broken):
+    """Nobody is to work on behind it: no ledger that holds such a line can be opened again."""
+
+    def spoil():
+        with (run_folder / "ledger.jsonl").open("ab") as file:
+            file.write(broken + b"\n")
+
+    want(run_folder, None)
+    superlink = ScriptedSuperlink(run_folder, [STEP, spoil, lambda: None], [END])
+    heard, error = told_by(superlink, folder, begin=begin)
+    assert heard == ["step"]
+    assert str(error).endswith("ledger.jsonl, line 2: broken; remove the line and run the experiment again")
+    assert superlink.stopped == [1]
+    assert wanted(run_folder) is None
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [

@@ -326,15 +326,25 @@ def test_broken_folders_are_named(run_folder):
     rewrite(run_folder, [*ledger_of(run_folder), {"kind": "round"}])
     with pytest.raises(InputError, match=r"ledger.jsonl, line \d+: step: Field required"):
         write_report(run_folder)
-    (run_folder / "ledger.jsonl").write_text("{broken\n")
-    with pytest.raises(InputError, match="line 1: not JSON"):
-        write_report(run_folder)
+    for broken in (b"{broken\n", b"\xff\n"):
+        (run_folder / "ledger.jsonl").write_bytes(broken)
+        with pytest.raises(InputError, match="line 1: broken"):
+            write_report(run_folder)
     (run_folder / "ledger.jsonl").unlink()
     with pytest.raises(InputError, match="give the folder of a run"):
         write_report(run_folder)
     (run_folder / "experiment.yaml").unlink()
     with pytest.raises(ConfigError, match=r"experiment\.yaml"):
         write_report(run_folder)
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_a_line_that_is_being_written_does_not_count(run_folder):
+    whole = write_report(run_folder).read_bytes()
+    with (run_folder / "ledger.jsonl").open("ab") as file:
+        file.write(b'{"kind": "rou')
+    strip = re.compile(rb"[^\n]*UTC[^\n]*").sub
+    assert strip(b"", write_report(run_folder).read_bytes()) == strip(b"", whole)
 
 
 def test_picture_that_is_no_png_is_refused(run_folder):
