@@ -7,9 +7,8 @@ under way, `pictures/`. A run that is started again with the same experiment con
 
 import re
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,14 @@ RESULTS = frozenset({"statistics", "round", "evaluation", "done", "end"})
 class Ledger:
     """One run's folder; `on_record` hears every new line."""
 
-    def __init__(self, folder: Path, experiment: Experiment, on_record: Callable[[Record], None] | None = None) -> None:
-        """Opens or makes the folder.
+    def __init__(
+        self,
+        folder: Path,
+        experiment: Experiment,
+        on_record: Callable[[Record], None] | None = None,
+        held: bool = False,
+    ) -> None:
+        """Opens or makes the folder; `held`: the caller holds the run's lock.
 
         Raises:
             ConfigError: the folder holds a run of another experiment.
@@ -48,13 +53,13 @@ class Ledger:
         self._on_record = on_record or (lambda record: None)
         self._path = folder / LEDGER
         folder.mkdir(parents=True, exist_ok=True)
-        self._claim()
+        self._claim(held)
         self.records = self._read()
 
-    def _claim(self) -> None:
+    def _claim(self, held: bool) -> None:
         check_folder(self.folder, self.experiment)
         if not _is_of(self.folder, self.experiment):
-            with self.hold():
+            with nullcontext() if held else self.hold():
                 self._path.unlink(missing_ok=True)
                 text = yaml.safe_dump(self.experiment.model_dump(mode="json"), sort_keys=False)
                 write_text_atomically(self.folder / EXPERIMENT, text)
@@ -71,21 +76,14 @@ class Ledger:
         Raises:
             WorkError: the run is under way already, and still is after `wait_s`.
         """
-        try:
-            with hold(self.folder / LOCK, wait_s):
-                yield
-        except HeldError as error:
-            name = self.folder.name
-            raise WorkError(
-                f"run {name!r} is under way; see `fedgtv-coordinator status`, or `stop` it first"
-            ) from error
+        with hold_run(self.folder, wait_s):
+            yield
 
     def append(self, record: Record) -> None:
         """Writes one line, with the time of day, through to the disk."""
-        record = {**record, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        append_line(self._path, record)
-        self.records.append(record)
-        self._on_record(record)
+        written = append_line(self._path, record)
+        self.records.append(written)
+        self._on_record(written)
 
     def find(self, kind: str, **fields: Any) -> list[Record]:
         """Returns the lines of a kind whose fields have these values."""
@@ -186,6 +184,19 @@ class Ledger:
         (self.folder / "pictures").mkdir(exist_ok=True)
         write_bytes_atomically(self.folder / name, png)
         return name
+
+
+@contextmanager
+def hold_run(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """As `Ledger.hold`, before anything of the run is read; makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with hold(folder / LOCK, wait_s):
+            yield
+    except HeldError as error:
+        raise WorkError(
+            f"run {folder.name!r} is under way; see `fedgtv-coordinator status`, or `stop` it first"
+        ) from error
 
 
 def check_folder(folder: Path, experiment: Experiment) -> None:

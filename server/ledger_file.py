@@ -5,6 +5,7 @@ The last line may be cut short, by a crash or because it is being written: it do
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,13 @@ def drop_half_line(path: Path) -> None:
         write_bytes_atomically(path, whole)
 
 
-def append_line(path: Path, record: Record) -> None:
-    """Writes one line through to the disk; on a full one with the room of the reserve.
+def append_line(path: Path, record: Record) -> Record:
+    """Writes one line, with the time of day, through to the disk, and returns it; a full disk gives the reserve's room.
 
     Raises:
         OSError: it could not be written; the file is as it was.
     """
+    record = {**record, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
     try:
         _write(path, line)
@@ -59,6 +61,7 @@ def append_line(path: Path, record: Record) -> None:
             raise
         (path.parent / RESERVE).unlink(missing_ok=True)
         _write(path, line)
+    return record
 
 
 def _write(path: Path, line: bytes) -> None:

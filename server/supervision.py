@@ -21,13 +21,11 @@ from server.control import Control
 from server.ledger import RESULTS, Ledger
 from server.ledger_file import LEDGER, LedgerTail
 from server.remedies import DISK_FULL, remedy
-from server.run_lock import LOCK, HeldError, hold, is_held
+from server.run_lock import LOCK, PATIENCE_S, HeldError, hold, is_held
 from server.wanted import check_wanted, forget, last_attempt, new_attempt
 
 log = logging.getLogger("fedgtv.coordinator")
 POLL_S = 1.0
-PATIENCE_S = 20.0
-"""Who just let the run's lock go, or only looks at it, has this long to be out of the way."""
 TAKEN_UP_S = 20.0
 """A ServerApp is up after 5 to 15 s, 60 s on a busy machine; only after this is Flower asked what became of it."""
 ASK_EVERY_S = 10.0
@@ -134,7 +132,7 @@ class Supervisor:
     def _note_start(self, fault: str | None, crashes: int) -> str:
         token = new_attempt(self.run_folder)
         if fault is not None:
-            ledger = Ledger(self.run_folder, self.experiment)
+            ledger = Ledger(self.run_folder, self.experiment, held=True)
             ledger.append({"kind": "restart", "why": fault, "crashes": crashes})
         return token
 

@@ -21,13 +21,17 @@ def add(path, data):
         file.write(data)
 
 
+def kinds(records):
+    return [record["kind"] for record in records]
+
+
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_broken_line_is_named_by_whoever_reads_it(path, broken):
     append_line(path, {"kind": "step"})
     tail = LedgerTail(path)
     add(path, b'{"kind": "done"}\n' + broken + b"\n")
     new = tail.new()
-    assert next(new) == {"kind": "done"}
+    assert next(new)["kind"] == "done"
     for read in (lambda: next(new), lambda: read_lines(path)):
         with pytest.raises(InputError) as caught:
             read()
@@ -42,7 +46,7 @@ def test_empty_lines_count_but_say_nothing(path):
     tail = LedgerTail(path)
     add(path, b'{"kind": "a"}\n\n{"kind": "b"}\n{]\n')
     new = tail.new()
-    assert [next(new)["kind"], next(new)["kind"]] == ["a", "b"]
+    assert kinds([next(new), next(new)]) == ["a", "b"]
     with pytest.raises(InputError, match="line 4"):
         next(new)
 
@@ -54,10 +58,10 @@ def test_half_a_line_does_not_count_and_goes(path):
     append_line(path, {"kind": "step"})
     add(path, b'{"kind": "do')
     tail = LedgerTail(path)
-    assert read_lines(path) == [{"kind": "step"}]
+    assert kinds(read_lines(path)) == ["step"]
     assert list(tail.new()) == []
     drop_half_line(path)
     append_line(path, {"kind": "end"})
-    assert list(tail.new()) == [{"kind": "end"}]
+    assert kinds(tail.new()) == ["end"]
     assert list(tail.new()) == []
     assert [json.loads(line)["kind"] for line in path.read_bytes().splitlines()] == ["step", "end"]
