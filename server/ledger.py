@@ -8,7 +8,7 @@ under way, `pictures/`. A run that is started again with the same experiment con
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from server.ledger_file import LEDGER, RESERVE, Record, append_line, drop_half_l
 from server.run_lock import LOCK, HeldError, hold
 
 EXPERIMENT = "experiment.yaml"
+Reply = tuple[Path, int]
 RESERVE_BYTES = 1 << 16
 SPARE_BYTES = 64 << 20
 """For the report, the log, pictures."""
@@ -197,6 +198,15 @@ def hold_run(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
         raise WorkError(
             f"run {folder.name!r} is under way; see `fedgtv-coordinator status`, or `stop` it first"
         ) from error
+
+
+def spooled(folder: Path) -> frozenset[Reply]:
+    """Returns which replies lie on disk for the rounds under way, and since when: file and time in ns."""
+    found = set()
+    for path in folder.glob("spool/*/*.json"):
+        with suppress(FileNotFoundError):  # its round has just ended
+            found.add((path, path.stat().st_mtime_ns))
+    return frozenset(found)
 
 
 def check_folder(folder: Path, experiment: Experiment) -> None:
