@@ -143,10 +143,21 @@ class EventLine(Line):
     crashes: int = 1
 
 
-LedgerLine = StatisticsLine | RoundLine | ModelLine | EvaluationLine | EventLine
+class NoteLine(Line):
+    """What whoever runs it should know, as that a strategy means nothing or a round is done again."""
+
+    kind: Literal["note"]
+    time: str = ""
+    text: str
+    model: str | None = None
+    round: int | None = None
+
+
+LedgerLine = StatisticsLine | RoundLine | ModelLine | EvaluationLine | EventLine | NoteLine
 LINES: dict[str, type[LedgerLine]] = {
     "site": EventLine,
     "restart": EventLine,
+    "note": NoteLine,
     "statistics": StatisticsLine,
     "round": RoundLine,
     "model": ModelLine,
@@ -165,7 +176,7 @@ class RunRecord:
     """In the order of the ledger; a round that was done again counts once, as it was done last."""
     models: tuple[ModelLine, ...]
     evaluations: tuple[EvaluationLine, ...]
-    events: tuple[EventLine, ...] = ()
+    events: tuple[EventLine | NoteLine, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -215,7 +226,7 @@ def read_run(run_folder: Path) -> RunRecord:
         rounds=tuple(rounds.values()),
         models=tuple({line.model: line for line in lines if isinstance(line, ModelLine)}.values()),
         evaluations=tuple(line for line in lines if isinstance(line, EvaluationLine)),
-        events=tuple(line for line in lines if isinstance(line, EventLine)),
+        events=tuple(line for line in lines if isinstance(line, EventLine | NoteLine)),
     )
 
 
