@@ -15,15 +15,15 @@ from common.logs import log_to_output
 from common.shortage import explained
 from server import RUNS_VARIABLE
 from server.experiment import run_experiment
-from server.ledger import Ledger
+from server.ledger import Ledger, hold_run
+from server.ledger_file import LEDGER, append_line, drop_half_line
+from server.run_lock import PATIENCE_S
 from server.sites import Sites
 from server.wanted import admit
 from server.watch import Watch
 
 app = ServerApp()
 log = logging.getLogger("fedgtv.coordinator")
-PATIENCE_S = 20.0
-"""An earlier ServerApp of the run that was stopped may take this long to let go."""
 
 
 @app.main()
@@ -32,22 +32,28 @@ def main(grid: Grid, context: Context) -> None:
     log_to_output()
     run = json.loads(str(context.run_config[RUN_KEY]))
     experiment = parse_yaml(json.dumps(run["experiment"]), Experiment, "run configuration")
-    ledger = Ledger(run_folder(run["name"]), experiment)
-    with ledger.hold(PATIENCE_S):
-        admit(ledger.folder, run["attempt"], context.run_id)
-        ledger = Ledger(ledger.folder, experiment)  # as whoever held the lock before has left it
+    folder = run_folder(run["name"])
+    with hold_run(folder, PATIENCE_S):  # before the ledger is read, which an earlier ServerApp may still write to
+        admit(folder, run["attempt"], context.run_id)
         try:
+            ledger = Ledger(folder, experiment, held=True)
             watch = Watch(ledger.folder, ledger.append)
             sites = Sites(grid, run["node_ids"], experiment.rounds, watch)
             run_experiment(experiment, ledger, sites, run["coordinator"])
         except Exception as error:
             known = explained(error)
             if isinstance(known, FedgtvError):
-                told = {"code": known.code, "exit_code": known.exit_code, "why": str(known)}
-                ledger.append({"kind": "failed", **told})
+                _tell_failed(folder, known)
             if known is error:
                 raise
             raise known from error
+
+
+def _tell_failed(folder: Path, error: FedgtvError) -> None:
+    """Writes why the run failed, even into a ledger that cannot be opened."""
+    drop_half_line(folder / LEDGER)
+    told = {"code": error.code, "exit_code": error.exit_code, "why": str(error)}
+    append_line(folder / LEDGER, {"kind": "failed", **told})
 
 
 def run_folder(name: str) -> Path:

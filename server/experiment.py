@@ -44,10 +44,14 @@ def check_strategies(experiment: Experiment) -> None:
 
 
 def cautions(experiment: Experiment) -> list[str]:
-    """Returns a sentence for each step whose strategy means nothing over so few sites."""
-    steps = [step for step in experiment.steps if isinstance(step, TrainStep)]
-    found = [Strategy(step.strategy, step.strategy_options).caution(len(experiment.sites_of(step))) for step in steps]
-    return list(dict.fromkeys(sentence for sentence in found if sentence))
+    """Returns sentences on strategies that mean nothing over so few sites as a round may close with."""
+    found: list[str] = []
+    for step in experiment.steps:
+        if isinstance(step, TrainStep):
+            num_sites = len(experiment.sites_of(step))
+            quorum = min(experiment.rounds.quorum or num_sites, num_sites)
+            found += Strategy(step.strategy, step.strategy_options).cautions(quorum)
+    return list(dict.fromkeys(found))
 
 
 def _join(experiment: Experiment, ledger: Ledger, sites: Sites) -> None:

@@ -1,6 +1,5 @@
 """A coordinator's folder: `federation.yaml`, `pki/`, `superlink/` (database, enrolment, runs) and `gateway/`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,12 +11,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from common.atomic import write_text_atomically
 from common.config import Frozen, Name, load_yaml, validate
 from common.enrolment import JoinRequest
-from common.errors import ConfigError
+from common.errors import ConfigError, InputError
 from common.kit import Address, Kit, write_kit
 from common.pem import pem_of
 from common.validity import warning
 from server.certificate import read_certificates
 from server.gateway import Gateway
+from server.ledger_file import LEDGER, read_lines
 from server.progress import describe
 from server.provision import (
     Certificates,
@@ -32,8 +32,6 @@ from server.superlink import Superlink
 from server.wanted import WANTED
 
 FILE = "federation.yaml"
-LEDGER = "ledger.jsonl"
-"""As in `server.ledger`, which imports NumPy."""
 RENEW = "run `fedgtv-coordinator renew`, then stop and start `up`"
 RENEW_AUTHORITY = "run `fedgtv-coordinator renew --authority`, then stop and start `up`, and send the sites their kits"
 
@@ -163,7 +161,7 @@ class Federation:
         return path
 
     def progress(self) -> dict[str, str]:
-        """Returns for each run the last thing that its ledger tells; a line still being written does not count."""
+        """Returns for each run the last thing that its ledger tells, or which line of that is broken."""
         runs = self.superlink().runs_folder
         folders = {path.parent for pattern in (f"*/{LEDGER}", f"*/{WANTED}") for path in runs.glob(pattern)}
         return {folder.name: _last_told(folder / LEDGER) for folder in sorted(folders)}
@@ -190,6 +188,8 @@ def check_run_name(name: str) -> str:
 
 
 def _last_told(ledger: Path) -> str:
-    whole = ledger.read_text(encoding="utf-8").rpartition("\n")[0] if ledger.exists() else ""
-    told = [line for record in whole.splitlines() if (line := describe(json.loads(record)))]
+    try:
+        told = [line for record in read_lines(ledger) if (line := describe(record))]
+    except InputError as error:  # of one run of many
+        return str(error)
     return told[-1].strip() if told else "nothing yet"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Experiment, load_yaml
-from common.errors import FedgtvError, SiteError, WorkError
+from common.errors import FedgtvError, InputError, SiteError, WorkError
 from server.control import Control
 from server.experiment import check_strategies
 from server.ledger import EXPERIMENT, Ledger, end_of_run
@@ -93,7 +93,7 @@ def _supervise(
             return
         try:
             supervisor.run()
-        except (KeyboardInterrupt, StoppedError):
+        except (KeyboardInterrupt, StoppedError, InputError):  # the last: the ledger broke while it was written
             supervisor.stop()
             raise
 

@@ -5,13 +5,10 @@ with `round-0001.state.safetensors` beside it where the strategy keeps state, `s
 under way, `pictures/`. A run that is started again with the same experiment continues after the last line.
 """
 
-import json
-import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +18,14 @@ from numpy.typing import NDArray
 from common.atomic import write_bytes_atomically, write_text_atomically
 from common.checkpoint import Weights, load_weights, save_weights
 from common.config import Experiment, load_yaml
-from common.errors import CheckpointError, ConfigError, DiskFullError, InputError, WorkError
-from common.shortage import is_disk_full
+from common.errors import CheckpointError, ConfigError, DiskFullError, WorkError
 from common.text import counted
+from server.ledger_file import LEDGER, RESERVE, Record, append_line, drop_half_line, read_lines
 from server.run_lock import LOCK, HeldError, hold
 
-Record = dict[str, Any]
 EXPERIMENT = "experiment.yaml"
-LEDGER = "ledger.jsonl"
-RESERVE, RESERVE_BYTES = "reserve", 1 << 16
-"""A file that is given up for the line that tells of a full disk."""
+Reply = tuple[Path, int]
+RESERVE_BYTES = 1 << 16
 SPARE_BYTES = 64 << 20
 """For the report, the log, pictures."""
 STATE = ".state.safetensors"
@@ -41,8 +36,14 @@ RESULTS = frozenset({"statistics", "round", "evaluation", "done", "end"})
 class Ledger:
     """One run's folder; `on_record` hears every new line."""
 
-    def __init__(self, folder: Path, experiment: Experiment, on_record: Callable[[Record], None] | None = None) -> None:
-        """Opens or makes the folder.
+    def __init__(
+        self,
+        folder: Path,
+        experiment: Experiment,
+        on_record: Callable[[Record], None] | None = None,
+        held: bool = False,
+    ) -> None:
+        """Opens or makes the folder; `held`: the caller holds the run's lock.
 
         Raises:
             ConfigError: the folder holds a run of another experiment.
@@ -53,26 +54,21 @@ class Ledger:
         self._on_record = on_record or (lambda record: None)
         self._path = folder / LEDGER
         folder.mkdir(parents=True, exist_ok=True)
-        self._claim()
+        self._claim(held)
         self.records = self._read()
 
-    def _claim(self) -> None:
+    def _claim(self, held: bool) -> None:
         check_folder(self.folder, self.experiment)
         if not _is_of(self.folder, self.experiment):
-            with self.hold():
+            with nullcontext() if held else self.hold():
                 self._path.unlink(missing_ok=True)
                 text = yaml.safe_dump(self.experiment.model_dump(mode="json"), sort_keys=False)
                 write_text_atomically(self.folder / EXPERIMENT, text)
 
     def _read(self) -> list[Record]:
         """Whole lines only: a line that a crash cut short is dropped and written again by its round."""
-        if not self._path.exists():
-            return []
-        data = self._path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            write_bytes_atomically(self._path, whole)
-        return [_decode(line, f"{self._path}, line {number}") for number, line in enumerate(whole.splitlines(), 1)]
+        drop_half_line(self._path)
+        return read_lines(self._path)
 
     @contextmanager
     def hold(self, wait_s: float = 0.0) -> Iterator[None]:
@@ -81,43 +77,14 @@ class Ledger:
         Raises:
             WorkError: the run is under way already, and still is after `wait_s`.
         """
-        try:
-            with hold(self.folder / LOCK, wait_s):
-                yield
-        except HeldError as error:
-            name = self.folder.name
-            raise WorkError(
-                f"run {name!r} is under way; see `fedgtv-coordinator status`, or `stop` it first"
-            ) from error
+        with hold_run(self.folder, wait_s):
+            yield
 
     def append(self, record: Record) -> None:
         """Writes one line, with the time of day, through to the disk."""
-        record = {**record, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        try:
-            self._write(line)
-        except OSError as error:
-            if not is_disk_full(error):
-                raise
-            (self.folder / RESERVE).unlink(missing_ok=True)
-            self._write(line)
-        self.records.append(record)
-        self._on_record(record)
-
-    def _write(self, line: bytes) -> None:
-        """Writes a whole line, or leaves the file as it was."""
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)  # no buffer that is written later
-        end = os.fstat(handle).st_size
-        try:
-            written = 0
-            while written < len(line):
-                written += os.write(handle, line[written:])
-            os.fsync(handle)
-        except OSError:
-            os.ftruncate(handle, end)
-            raise
-        finally:
-            os.close(handle)
+        written = append_line(self._path, record)
+        self.records.append(written)
+        self._on_record(written)
 
     def find(self, kind: str, **fields: Any) -> list[Record]:
         """Returns the lines of a kind whose fields have these values."""
@@ -220,6 +187,28 @@ class Ledger:
         return name
 
 
+@contextmanager
+def hold_run(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """As `Ledger.hold`, before anything of the run is read; makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with hold(folder / LOCK, wait_s):
+            yield
+    except HeldError as error:
+        raise WorkError(
+            f"run {folder.name!r} is under way; see `fedgtv-coordinator status`, or `stop` it first"
+        ) from error
+
+
+def spooled(folder: Path) -> frozenset[Reply]:
+    """Returns which replies lie on disk for the rounds under way, and since when: file and time in ns."""
+    found = set()
+    for path in folder.glob("spool/*/*.json"):
+        with suppress(FileNotFoundError):  # its round has just ended
+            found.add((path, path.stat().st_mtime_ns))
+    return frozenset(found)
+
+
 def check_folder(folder: Path, experiment: Experiment) -> None:
     """Raises ConfigError if `folder` holds another experiment's run that has got anything done.
 
@@ -237,12 +226,7 @@ def _is_of(folder: Path, experiment: Experiment) -> bool:
 
 
 def _has_results(ledger: Path) -> bool:
-    return any(record.get("kind") in RESULTS for record in _whole_records(ledger))
-
-
-def _whole_records(ledger: Path) -> list[Record]:
-    whole = ledger.read_bytes().rpartition(b"\n")[0] if ledger.exists() else b""
-    return [_decode(line, f"{ledger}, line {number}") for number, line in enumerate(whole.splitlines(), 1)]
+    return any(record["kind"] in RESULTS for record in read_lines(ledger))
 
 
 def end_of_run(folder: Path, experiment: Experiment) -> Record | None:
@@ -253,12 +237,5 @@ def end_of_run(folder: Path, experiment: Experiment) -> Record | None:
         InputError: a whole line of the ledger is broken.
     """
     check_folder(folder, experiment)
-    records = _whole_records(folder / LEDGER) if _is_of(folder, experiment) else []
-    return next((record for record in reversed(records) if record.get("kind") == "end"), None)
-
-
-def _decode(line: bytes, origin: str) -> Record:
-    try:
-        return dict(json.loads(line))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{origin}: broken; remove the line and run the experiment again") from error
+    records = read_lines(folder / LEDGER) if _is_of(folder, experiment) else []
+    return next((record for record in reversed(records) if record["kind"] == "end"), None)

@@ -17,6 +17,7 @@ from common.errors import InputError
 from server.conclusion import conclusions
 from server.curves import learning_curves, timeline
 from server.evaluation_reply import PNG_SIGNATURE
+from server.ledger_file import LEDGER
 from server.matrix import build_matrices, write_matrix
 from server.matrix_view import matrix_view
 from server.metric import METRIC
@@ -57,7 +58,7 @@ def _context(record: RunRecord) -> dict[str, Any]:
     built = build_matrices(record)
     return {
         "experiment": record.experiment,
-        "last_line": datetime.fromtimestamp((record.folder / "ledger.jsonl").stat().st_mtime, UTC),
+        "last_line": datetime.fromtimestamp((record.folder / LEDGER).stat().st_mtime, UTC),
         "sentences": conclusions(built[0], record.experiment) if built else (_progress(record),),
         "duration": duration(record.seconds),
         "case_counts": case_counts(record),

@@ -8,7 +8,8 @@ from common.config import Experiment
 from common.errors import WorkError
 from common.tasks import NormalisationRecord
 from server.card import model_card
-from server.ledger import Ledger, Record
+from server.ledger import Ledger
+from server.ledger_file import Record
 from server.sites import Sites
 
 

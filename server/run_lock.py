@@ -15,6 +15,8 @@ from common.errors import WorkError
 
 LOCK = "lock"
 """The file in a run's folder that the run's ServerApp holds."""
+PATIENCE_S = 20.0
+"""Who was told to end, or only looks, lets a run's lock go within this time."""
 POLL_S = 0.1
 
 

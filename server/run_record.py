@@ -4,7 +4,6 @@ The ledger is one JSON object a line. What a site withheld, and NaN, is null the
 line and unknown keys are passed over, so that an older report opens a newer ledger.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.config import Experiment, load_yaml
 from common.errors import InputError
+from server.ledger_file import LEDGER, decode
 
 
 class Line(BaseModel):
@@ -143,10 +143,21 @@ class EventLine(Line):
     crashes: int = 1
 
 
-LedgerLine = StatisticsLine | RoundLine | ModelLine | EvaluationLine | EventLine
+class NoteLine(Line):
+    """What whoever runs it should know, as that a strategy means nothing or a round is done again."""
+
+    kind: Literal["note"]
+    time: str = ""
+    text: str
+    model: str | None = None
+    round: int | None = None
+
+
+LedgerLine = StatisticsLine | RoundLine | ModelLine | EvaluationLine | EventLine | NoteLine
 LINES: dict[str, type[LedgerLine]] = {
     "site": EventLine,
     "restart": EventLine,
+    "note": NoteLine,
     "statistics": StatisticsLine,
     "round": RoundLine,
     "model": ModelLine,
@@ -165,7 +176,7 @@ class RunRecord:
     """In the order of the ledger; a round that was done again counts once, as it was done last."""
     models: tuple[ModelLine, ...]
     evaluations: tuple[EvaluationLine, ...]
-    events: tuple[EventLine, ...] = ()
+    events: tuple[EventLine | NoteLine, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -205,7 +216,7 @@ def read_run(run_folder: Path) -> RunRecord:
         InputError: `ledger.jsonl` is missing or a line of it is broken; the message names file and line.
     """
     experiment = load_yaml(run_folder / "experiment.yaml", Experiment)
-    lines = tuple(_ledger_lines(run_folder / "ledger.jsonl"))
+    lines = tuple(_ledger_lines(run_folder / LEDGER))
     statistics = [line for line in lines if isinstance(line, StatisticsLine)]
     rounds = {(line.step, line.model, line.round): line for line in lines if isinstance(line, RoundLine)}
     return RunRecord(
@@ -215,30 +226,19 @@ def read_run(run_folder: Path) -> RunRecord:
         rounds=tuple(rounds.values()),
         models=tuple({line.model: line for line in lines if isinstance(line, ModelLine)}.values()),
         evaluations=tuple(line for line in lines if isinstance(line, EvaluationLine)),
-        events=tuple(line for line in lines if isinstance(line, EventLine)),
+        events=tuple(line for line in lines if isinstance(line, EventLine | NoteLine)),
     )
 
 
 def _ledger_lines(path: Path) -> Iterator[LedgerLine]:
     try:
-        text = path.read_text(encoding="utf-8")
+        whole = path.read_bytes().rpartition(b"\n")[0]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the folder of a run that began") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            data = _decode(line, f"{path}, line {number}")
-            if data.get("kind") in LINES:
-                yield _validate(data, f"{path}, line {number}")
-
-
-def _decode(line: str, origin: str) -> dict[str, Any]:
-    try:
-        data = json.loads(line, parse_constant=lambda _: None)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{origin}: not JSON ({error.msg}); remove the line and run the experiment again") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{origin}: holds {type(data).__name__}; expected an object; remove the line and run again")
-    return data
+    for number, line in enumerate(whole.split(b"\n"), 1):
+        origin = f"{path}, line {number}"
+        if line.strip() and (data := decode(line, origin))["kind"] in LINES:
+            yield _validate(data, origin)
 
 
 def _validate(data: dict[str, Any], origin: str) -> LedgerLine:

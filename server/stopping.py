@@ -8,7 +8,7 @@ from server.control import Control
 from server.run_lock import LOCK, is_held
 from server.wanted import forget, last_attempt, wanted
 
-LETS_GO_S = 60.0
+SERVERAPP_ENDS_S = 60.0
 POLL_S = 0.5
 
 
@@ -43,11 +43,11 @@ def _stop_flower(control: Control, flower_ids: set[int | None] | None) -> None:
 
 
 def _wait_until_ended(folders: list[Path]) -> None:
-    deadline = time.monotonic() + LETS_GO_S
+    deadline = time.monotonic() + SERVERAPP_ENDS_S
     while at_work := [folder.name for folder in folders if is_held(folder / LOCK)]:
         if time.monotonic() > deadline:
             raise WorkError(
-                f"run {at_work[0]!r}: still at work {LETS_GO_S:.0f} s after it was stopped; stop "
+                f"run {at_work[0]!r}: still at work {SERVERAPP_ENDS_S:.0f} s after it was stopped; stop "
                 "`fedgtv-coordinator up` and start it again, which ends it; the run will not go on by itself"
             )
         time.sleep(POLL_S)

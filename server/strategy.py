@@ -147,22 +147,30 @@ class Strategy:
                 found = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
                 setattr(self.flower, moment, found or None)
 
-    def caution(self, num_sites: int) -> str | None:
-        """Returns a sentence where so few sites take part that the rule defends nothing, or None."""
+    def cautions(self, quorum: int) -> list[str]:
+        """Returns a sentence for each reason why the rule defends nothing over a round of no more than the quorum."""
+        found = []
         match self.name:
-            case "median" if num_sites < 3:
-                return f"median: of {num_sites} sites it is the mean; 3 are needed to outvote a bad one"
-            case "trimmed-mean" if not num_trimmed(self.options.get("beta", BETA), num_sites):
-                return (
-                    f"trimmed-mean: beta {self.options.get('beta', BETA):g} leaves out none of {num_sites} sites, so "
+            case "median" if quorum < 3:
+                found.append(f"median: of {quorum} sites it is the mean; 3 are needed to outvote a bad one")
+            case "trimmed-mean" if not num_trimmed(self.options.get("beta", BETA), quorum):
+                found.append(
+                    f"trimmed-mean: beta {self.options.get('beta', BETA):g} leaves out none of {quorum} sites, so "
                     "it is the plain mean; one is left out at either end of the values from 3 sites and beta 0.34 on"
                 )
-            case "krum" | "multikrum" if num_sites < (needed := 2 * self._num_malicious + 3):
-                return (
+            case "krum" | "multikrum" if quorum < (needed := 2 * self._num_malicious + 3):
+                found.append(
                     f"{self.name}: with num_malicious {self._num_malicious} it means something from {needed} sites on "
-                    f"(2 f + 3, arXiv 1703.02757); {num_sites} take part, and a bad site can be the one that is chosen"
+                    f"(2 f + 3, arXiv 1703.02757); a round may close with {quorum}, and a bad site can be the one that "
+                    "is chosen"
                 )
-        return None
+        most = max(1, quorum - self._num_malicious)
+        if self.name == "multikrum" and (selected := self._num_selected(quorum)) > most:
+            found.append(
+                f"multikrum: num_selected {selected} of {quorum} sites, with num_malicious {self._num_malicious} among "
+                f"them, lets bad ones in; {most} at most, or leave num_selected out"
+            )
+        return found
 
 
 def _by_name(weights: Weights) -> Weights:

@@ -5,11 +5,10 @@ fails a run for ever whose ServerApp or SuperLink has died. Two never work on on
 finds in `attempt.json` that it has.
 """
 
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,24 @@ from common.config import Experiment
 from common.errors import CheckpointError, ConfigError, FedgtvError, InputError, SiteError, WorkError
 from server.app import run_config
 from server.control import Control
-from server.ledger import LEDGER, RESULTS, Ledger
+from server.ledger import RESULTS, Ledger, Reply, spooled
+from server.ledger_file import LEDGER, LedgerTail
 from server.remedies import DISK_FULL, remedy
-from server.run_lock import LOCK, HeldError, hold, is_held
+from server.run_lock import LOCK, PATIENCE_S, HeldError, hold, is_held
 from server.wanted import check_wanted, forget, last_attempt, new_attempt
 
 log = logging.getLogger("fedgtv.coordinator")
 POLL_S = 1.0
-PATIENCE_S = 20.0
-"""Who just let the run's lock go, or only looks at it, has this long to be out of the way."""
 TAKEN_UP_S = 20.0
 """A ServerApp is up after 5 to 15 s, 60 s on a busy machine; only after this is Flower asked what became of it."""
 ASK_EVERY_S = 10.0
 """Asking starts a process of Flower's."""
 DOWN_S = 5.0
 """`up` starts a SuperLink again within some seconds; only after this is one told of that is down."""
-CRASHES = 5
-"""So often in a row may a run end without having got anything done."""
+CRASHES = 8
+"""So often in a row may a run end without having got anything done: over more than an hour, with the pauses."""
+FIRST_PAUSE_S, PAUSE_GROWS, MAX_PAUSE_S = 15.0, 4.0, 1800.0
+"""A run is started again at once the first time, then after pauses that grow, as what is amiss may pass."""
 GOT_ON = RESULTS | {"model"}
 SUPERLINK_DOWN = "superlink-down"
 SUPERLINK_DIED = "superlink-died"
@@ -56,7 +56,8 @@ class Supervisor:
         name: the run's; it is wanted.
         experiment: the run's.
         node_ids: Flower's, of the experiment's sites.
-        tell: hears every new ledger line but `failed`, whose reason is that of the error raised.
+        tell: hears every new ledger line but `failed`, whose reason is that of the error raised, and as a `note` why
+            the run waits.
         waiting: called about once a second; what it raises ends the watch, and nothing else.
         coordinator: its address, for the models' cards.
     """
@@ -78,6 +79,8 @@ class Supervisor:
     """The last line of the ledger since the last start."""
     _got_on: bool = field(default=False, init=False)
     """Whether that start got anything done."""
+    _spooled: frozenset[Reply] = field(default_factory=frozenset, init=False)
+    """The replies that lay on disk when it began."""
     _why: str = field(default="", init=False)
     """What Flower said of a start that it did not take, or failed."""
 
@@ -99,9 +102,10 @@ class Supervisor:
             if fault is None:
                 return
             check_wanted(self.run_folder)
-            crashes = 1 if self._got_on else crashes + 1
+            crashes = 1 if self._has_got_on() else crashes + 1
             if crashes == CRASHES:
                 raise WorkError(self._given_up(fault))
+            self._rest(fault, pause_s(crashes))
 
     def stop(self) -> None:
         """Ends the run for now; what it has done stays."""
@@ -112,6 +116,7 @@ class Supervisor:
     def _begin(self, fault: str | None, crashes: int) -> str | None:
         """Joins the ServerApp that works, or starts one; returns why that could not be done."""
         self._last, self._got_on = {}, False
+        self._spooled = spooled(self.run_folder)
         if is_held(self._lock):
             self._join()
             return None
@@ -134,7 +139,7 @@ class Supervisor:
     def _note_start(self, fault: str | None, crashes: int) -> str:
         token = new_attempt(self.run_folder)
         if fault is not None:
-            ledger = Ledger(self.run_folder, self.experiment)
+            ledger = Ledger(self.run_folder, self.experiment, held=True)
             ledger.append({"kind": "restart", "why": fault, "crashes": crashes})
         return token
 
@@ -195,6 +200,20 @@ class Supervisor:
         self._why = run.details
         return NOT_BEGUN if run.finished else None
 
+    def _has_got_on(self) -> bool:
+        """Whether the last start got anything done: a result, or a reply that is on disk now."""
+        return self._got_on or bool(spooled(self.run_folder) - self._spooled)
+
+    def _rest(self, fault: str, rest_s: float) -> None:
+        """Pauses between two crashes, unless a ServerApp comes after all."""
+        if not rest_s:
+            return
+        self._tell_note(f"{remedy(fault)}{self._flowers_words(fault)}; the run is started again in {rest_s:.0f} s")
+        until = time.monotonic() + rest_s
+        while time.monotonic() < until and not is_held(self._lock):
+            check_wanted(self.run_folder)
+            self._pause()
+
     def _read_ledger(self) -> None:
         for record in self._ledger.new():
             self._last = record
@@ -212,7 +231,7 @@ class Supervisor:
         while not self.control.is_up():
             if time.monotonic() > tell_at:
                 tell_at = math.inf
-                log.warning("run %s: %s", self.name, remedy(SUPERLINK_DOWN))
+                self._tell_note(remedy(SUPERLINK_DOWN))
             check_wanted(self.run_folder)
             self._pause()
 
@@ -230,37 +249,26 @@ class Supervisor:
         self.waiting()
         time.sleep(POLL_S)
 
+    def _tell_note(self, text: str) -> None:
+        """Tells what only whoever watches need know: it is not in the ledger."""
+        self.tell({"kind": "note", "text": text})
+
+    def _flowers_words(self, fault: str) -> str:
+        return f" ({self._why})" if self._why and fault in (NOT_TAKEN, NOT_BEGUN) else ""
+
     def _given_up(self, fault: str) -> str:
-        why = f" ({self._why})" if self._why and fault in (NOT_TAKEN, NOT_BEGUN) else ""
         return (
-            f"run {self.name!r}: ended {CRASHES} times in a row without getting anything done; {remedy(fault)}{why}; "
+            f"run {self.name!r}: ended {CRASHES} times in a row without getting anything done; {remedy(fault)}"
+            f"{self._flowers_words(fault)}; "
             f"see {self.folder / 'superlink.log'}, then run it again to go on from the last round"
         )
+
+
+def pause_s(crashes: int) -> float:
+    """Returns how long to wait after so many crashes in a row."""
+    return 0.0 if crashes < 2 else min(FIRST_PAUSE_S * PAUSE_GROWS ** (crashes - 2), MAX_PAUSE_S)
 
 
 def failure(code: str, why: str) -> FedgtvError:
     """Returns the error that a `failed` line stands for; what to do about a full disk is added."""
     return ERRORS.get(code, WorkError)(f"{why}; {remedy(code)}" if code == DISK_FULL else why)
-
-
-class LedgerTail:
-    """Whole new lines of a file that another process appends to, from its present end on.
-
-    A line that a crash cut short is not counted: the ledger drops it and writes on from there.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-
-    def new(self) -> Iterator[dict[str, Any]]:
-        """Yields the lines that have come since."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                yield json.loads(line)

@@ -18,7 +18,7 @@ from common.errors import CheckpointError
 from common.model import build_model, model_weights
 from common.tasks import TrainResult, TrainTask
 from server.evaluation import measure
-from server.ledger import Record
+from server.ledger_file import Record
 from server.rounds import Late, Outcome, Round
 from server.run import Run
 from server.sites import arrivals

@@ -23,7 +23,7 @@ WANTED = "wanted.json"
 ATTEMPT = "attempt.json"
 WATCHED = "watched"
 NEXT = "watched.next"
-LETS_GO_S = 150.0
+WATCHER_LETS_GO_S = 150.0
 """Who watched lets go within a second or two, unless it waits for one of Flower's commands (120 s at most)."""
 
 
@@ -125,8 +125,8 @@ def watching(run_folder: Path, take_over: bool = True) -> Iterator[Callable[[], 
         try:
             with ExitStack() as claim:
                 if take_over:
-                    claim.enter_context(hold(run_folder / NEXT, LETS_GO_S))
-                stack.enter_context(hold(run_folder / WATCHED, LETS_GO_S if take_over else 0.0))
+                    claim.enter_context(hold(run_folder / NEXT, WATCHER_LETS_GO_S))
+                stack.enter_context(hold(run_folder / WATCHED, WATCHER_LETS_GO_S if take_over else 0.0))
         except HeldError as error:
             raise _not_let_go(run_folder) if take_over else _taken_over(run_folder) from error
         yield lambda: _let_go(run_folder)

@@ -351,7 +351,7 @@ def test_stop_while_the_coordinator_is_down_keeps_a_run_from_going_on(enrolled, 
 
 
 def test_stop_waits_until_the_serverapp_has_let_go(enrolled, coordinator, two_wanted, monkeypatch):
-    monkeypatch.setattr("server.stopping.LETS_GO_S", 0.0)
+    monkeypatch.setattr("server.stopping.SERVERAPP_ENDS_S", 0.0)
     with hold(enrolled / "superlink" / "runs" / "first" / "lock"):
         ended = coordinator("stop", "first", "--folder", enrolled)
     assert ended.code == 1

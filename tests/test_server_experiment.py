@@ -727,6 +727,14 @@ def test_a_rule_that_means_nothing_is_told_once(go):
     assert cautions(training_with("fedavg")) == []
 
 
+def test_a_rule_is_judged_by_the_sites_that_a_round_may_close_with():
+    many = tuple(f"S{number}" for number in range(9))
+    train = {**TRAIN, "strategy": "krum", "strategy_options": {}}
+    assert cautions(experiment(STATISTICS, train, sites=many)) == []
+    (sentence,) = cautions(experiment(STATISTICS, train, sites=many, quorum=4))
+    assert "a round may close with 4" in sentence
+
+
 def test_a_full_disk_ends_the_run_and_keeps_the_last_round_and_the_replies(go, monkeypatch):
     config = experiment(STATISTICS, TRAIN)
     whole = go(Hospitals(), config, "whole")

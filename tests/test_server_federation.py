@@ -78,6 +78,16 @@ def test_a_federation_without_runs_has_no_progress(tmp_path):
     assert federation.progress() == {"r": "nothing yet"}
 
 
+def test_a_broken_line_of_one_run_hides_none_of_the_others(tmp_path):
+    federation = Federation.create(tmp_path / "fed", "example.org:8443")
+    runs = federation.superlink().runs_folder
+    for name, line in (("broken", b"\xff\0{"), ("whole", b'{"kind": "end"}')):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "ledger.jsonl").write_bytes(b'{"kind": "done"}\n' + line + b"\n")
+    broken = f"{runs / 'broken' / 'ledger.jsonl'}, line 2: broken; remove the line and run the experiment again"
+    assert federation.progress() == {"broken": broken, "whole": "finished"}
+
+
 @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", fullmatch=True))
 def test_names_that_become_folders(name):
     assert check_run_name(name) == name

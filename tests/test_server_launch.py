@@ -112,6 +112,21 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
+def pauses(monkeypatch, clock):
+    """The pauses between crashes, each over in a blink."""
+    taken = []
+
+    def rest(supervisor, fault, rest_s, rest=supervision.Supervisor._rest):
+        if rest_s:
+            taken.append(rest_s)
+            clock.now += rest_s - 2.0
+            rest(supervisor, fault, 2.0)
+
+    monkeypatch.setattr(supervision.Supervisor, "_rest", rest)
+    return taken
+
+
+@pytest.fixture
 def folder(tmp_path):
     sites = [
         {"site": site, "public_key": f"key-{site}", "fingerprint": f"SHA256:{site}", "node_id": node}
@@ -205,6 +220,24 @@ def test_half_a_line_waits_for_its_other_half(folder, run_folder):
     assert told_by(ScriptedSuperlink(run_folder, script), folder)[0] == ["step", "end"]
 
 
+@pytest.mark.parametrize("broken", [b"\0" * 40, b"\xff\xfe"])
+@pytest.mark.parametrize("begin", [launch, go_on])
+def test_a_line_that_the_disk_broke_ends_the_run_in_one_sentence(folder, run_folder, ledger, begin, broken):
+    """Nobody is to work on behind it: no ledger that holds such a line can be opened again."""
+
+    def spoil():
+        with (run_folder / "ledger.jsonl").open("ab") as file:
+            file.write(broken + b"\n")
+
+    want(run_folder, None)
+    superlink = ScriptedSuperlink(run_folder, [STEP, spoil, lambda: None], [END])
+    heard, error = told_by(superlink, folder, begin=begin)
+    assert heard == ["step"]
+    assert str(error).endswith("ledger.jsonl, line 2: broken; remove the line and run the experiment again")
+    assert superlink.stopped == [1]
+    assert wanted(run_folder) is None
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -282,7 +315,7 @@ def test_a_superlink_that_dies_before_the_serverapp_is_up_loses_nothing(folder, 
     assert heard == ["restart", "end"]
 
 
-def test_a_coordinator_that_stays_down_is_told_once(folder, run_folder, caplog):
+def test_a_coordinator_that_stays_down_is_told_once(folder, run_folder):
     superlink = ScriptedSuperlink(run_folder, [STEP, lambda: None], [END])
     turns = []
 
@@ -290,9 +323,10 @@ def test_a_coordinator_that_stays_down_is_told_once(folder, run_folder, caplog):
         turns.append(1)
         superlink.crash(60) if len(turns) == 3 else superlink.second()
 
-    launch(superlink, folder, EXPERIMENT, "first", lambda _: None, waiting)
-    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "run first: the coordinator is down; the run goes on once `fedgtv-coordinator up` runs"
+    heard = []
+    launch(superlink, folder, EXPERIMENT, "first", heard.append, waiting)
+    assert [record["text"] for record in heard if record["kind"] == "note"] == [
+        "the coordinator is down; the run goes on once `fedgtv-coordinator up` runs"
     ]
 
 
@@ -353,13 +387,82 @@ def test_a_busy_machine_has_time_to_start_a_serverapp(folder, run_folder, clock)
     assert clock.now >= 60
 
 
-def test_after_some_crashes_in_a_row_it_is_given_up(folder, run_folder):
+def test_after_many_crashes_in_a_row_over_an_hour_it_is_given_up(folder, run_folder, clock, pauses):
     superlink = ScriptedSuperlink(run_folder, *[[STEP, DIES]] * 9)
     heard, error = told_by(superlink, folder)
+    assert pauses == [15, 60, 240, 960, 1800, 1800]
+    assert clock.now > 3600
     assert len(superlink.started_with) == supervision.CRASHES
-    assert "ended 5 times in a row without getting anything done; the ServerApp had ended" in str(error)
+    assert "ended 8 times in a row without getting anything done; the ServerApp had ended" in str(error)
     assert heard.count("restart") == supervision.CRASHES - 1
+    assert heard.count("note") == len(pauses)
     assert wanted(run_folder) is None
+
+
+def test_a_fault_that_passes_within_the_hour_ends_no_run(folder, run_folder, pauses):
+    superlink = ScriptedSuperlink(run_folder, *[[STEP, DIES]] * 5, [STATISTICS, DIES], [END])
+    assert told_by(superlink, folder)[1] == run_folder
+    assert [line["crashes"] for line in Ledger(run_folder, EXPERIMENT).find("restart")] == [1, 2, 3, 4, 5, 1]
+
+
+def test_a_run_that_pauses_can_be_stopped_and_says_why_it_pauses(folder, run_folder):
+    superlink = ScriptedSuperlink(run_folder, *[[STEP, DIES]] * 9)
+    notes = []
+
+    def tell(record):
+        if record["kind"] == "note":
+            notes.append(record["text"])
+            forget(run_folder)
+
+    with pytest.raises(StoppedError):
+        launch(superlink, folder, EXPERIMENT, "first", tell, superlink.second)
+    assert notes == ["the ServerApp had ended without a word; the run is started again in 15 s"]
+    assert len(superlink.started_with) == 2
+
+
+def test_a_serverapp_that_comes_in_a_pause_is_joined(folder, run_folder, clock):
+    """The SuperLink had taken its start, but the answer was lost, and the machine is slow."""
+    superlink = ScriptedSuperlink(run_folder, [STEP, DIES], [STEP, DIES])
+    tokens = []
+
+    def run(bundle, config, run=superlink.run):
+        tokens.append(json.loads(config[RUN_KEY])["attempt"])
+        if len(tokens) < 3:
+            return run(bundle, config)
+        raise WorkError("flwr run: no answer")
+
+    def tell(record):
+        if record["kind"] == "note" and "no answer" in record["text"]:
+            superlink.at_work = superlink._serve(9, tokens[-1], [END])
+
+    superlink.run = run
+    assert launch(superlink, folder, EXPERIMENT, "first", tell, superlink.second) == run_folder
+    assert len(tokens) == 3
+    assert clock.now < 60  # not all of the pause
+
+
+def test_a_reply_that_came_to_disk_counts_as_having_got_on(folder, run_folder, pauses):
+    """A round may take all day, and there are as many replies in it as sites."""
+
+    def reply(site):
+        def come():
+            (run_folder / "spool" / "m").mkdir(parents=True, exist_ok=True)
+            (run_folder / "spool" / "m" / f"{site}.json").write_text("{}")
+
+        return come
+
+    superlink = ScriptedSuperlink(run_folder, *[[STEP, reply(site), DIES] for site in "ABCDEFGHIJ"], [END])
+    assert told_by(superlink, folder)[1] == run_folder
+    assert {line["crashes"] for line in Ledger(run_folder, EXPERIMENT).find("restart")} == {1}
+    assert pauses == []
+
+
+def test_a_reply_that_lay_there_before_does_not(folder, run_folder, ledger, pauses):
+    (run_folder / "spool" / "m").mkdir(parents=True)
+    (run_folder / "spool" / "m" / "A.json").write_text("{}")
+    superlink = ScriptedSuperlink(run_folder, *[[STEP, DIES]] * 9)
+    assert isinstance(told_by(superlink, folder)[1], WorkError)
+    assert len(superlink.started_with) == supervision.CRASHES
 
 
 def test_crashes_between_which_something_got_done_go_on_for_ever(folder, run_folder):
@@ -368,7 +471,7 @@ def test_crashes_between_which_something_got_done_go_on_for_ever(folder, run_fol
     assert {line["crashes"] for line in Ledger(run_folder, EXPERIMENT).find("restart")} == {1}
 
 
-def test_what_flower_refuses_again_and_again_is_told_in_its_words(folder, run_folder):
+def test_what_flower_refuses_again_and_again_is_told_in_its_words(folder, run_folder, pauses):
     superlink = ScriptedSuperlink(run_folder)
     superlink.refusals = [WorkError("flwr run: the bundle is too large")] * 9
     _, error = told_by(superlink, folder)

@@ -60,7 +60,7 @@ def test_lines_are_found_by_kind_and_fields(folder):
 def test_every_line_is_on_disk_before_anyone_hears_of_it(folder, monkeypatch):
     events = []
     fsync = os.fsync
-    monkeypatch.setattr(ledger_module.os, "fsync", lambda handle: (events.append("on disk"), fsync(handle)))
+    monkeypatch.setattr(os, "fsync", lambda handle: (events.append("on disk"), fsync(handle)))
 
     def hear(record):
         events.append(json.loads(lines(folder).splitlines()[-1]) == record)
@@ -168,7 +168,7 @@ def test_a_write_that_fails_leaves_the_old_file(folder, monkeypatch):
     def full(handle):
         raise OSError("disk full")
 
-    monkeypatch.setattr(ledger_module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
         ledger.save_picture("A", 1, b"new")
     assert (folder / "pictures" / "A-1.png").read_bytes() == b"old"
@@ -226,7 +226,7 @@ class FullDisk:
 
     def __init__(self, monkeypatch, folder, room):
         self.folder, self.room, self.os_write = folder, room, os.write
-        monkeypatch.setattr(ledger_module.os, "write", self.write)
+        monkeypatch.setattr(os, "write", self.write)
 
     def write(self, handle, data):
         free = self.room + (0 if (self.folder / "reserve").exists() else ledger_module.RESERVE_BYTES)
@@ -266,7 +266,7 @@ def test_a_line_that_does_not_reach_the_disk_is_taken_back(folder, monkeypatch):
     def fails(handle):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(ledger_module.os, "fsync", fails)
+    monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(OSError, match="Input/output"):
         ledger.append({"kind": "round", "round": 2})
     assert lines(folder) == before

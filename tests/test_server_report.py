@@ -158,13 +158,15 @@ def test_page_lists_what_befell_the_sites_and_the_run(run_folder):
     records[1]["dropped"] = {"B": "not-finite stage1.w"}
     lost = {"kind": "site", "site": "C", "event": "lost", "why": "flower-5", "model": "federated", "round": 2}
     restart = {"kind": "restart", "why": "serverapp-died", "crashes": 1}
+    note = {"kind": "note", "text": "median: of 2 sites it is the mean"}
     times = ({"time": "2026-03-04T12:00:00+0000"}, {"time": "2026-03-04T12:05:00+0000"})
-    records[2:2] = [lost | times[0], restart | times[1]]
+    records[2:2] = [lost | times[0], restart | times[1], note | times[1]]
     rewrite(run_folder, records)
     rows = Reader(write_report(run_folder).read_text(encoding="utf-8")).rows
     assert ["federated", "1", "B", f"not-finite stage1.w: {remedy('not-finite')}"] in rows
     assert [times[0]["time"], "federated", "2", f"site C is lost (flower-5: {remedy('flower-5')})"] in rows
     assert [times[1]["time"], "", "", "started again: the ServerApp had ended without a word"] in rows
+    assert [times[1]["time"], "", "", "note: median: of 2 sites it is the mean"] in rows
 
 
 def test_page_says_what_was_run(page):
@@ -326,15 +328,23 @@ def test_broken_folders_are_named(run_folder):
     rewrite(run_folder, [*ledger_of(run_folder), {"kind": "round"}])
     with pytest.raises(InputError, match=r"ledger.jsonl, line \d+: step: Field required"):
         write_report(run_folder)
-    (run_folder / "ledger.jsonl").write_text("{broken\n")
-    with pytest.raises(InputError, match="line 1: not JSON"):
-        write_report(run_folder)
+    for broken in (b"{broken\n", b"\xff\n"):
+        (run_folder / "ledger.jsonl").write_bytes(broken)
+        with pytest.raises(InputError, match="line 1: broken"):
+            write_report(run_folder)
     (run_folder / "ledger.jsonl").unlink()
     with pytest.raises(InputError, match="give the folder of a run"):
         write_report(run_folder)
     (run_folder / "experiment.yaml").unlink()
     with pytest.raises(ConfigError, match=r"experiment\.yaml"):
         write_report(run_folder)
+
+
+def test_a_line_that_is_being_written_does_not_count(run_folder):
+    whole = read_run(run_folder)
+    with (run_folder / "ledger.jsonl").open("ab") as file:
+        file.write(b'{"kind": "rou')
+    assert read_run(run_folder) == whole
 
 
 def test_picture_that_is_no_png_is_refused(run_folder):

@@ -229,14 +229,24 @@ def test_every_strategy_of_the_configuration_is_there():
         ("krum", {}, 5, None),
         ("multikrum", {"num_malicious": 2}, 6, "multikrum: with num_malicious 2 it means something from 7 sites on"),
         ("multikrum", {"num_malicious": 2}, 7, None),
+        ("multikrum", {"num_selected": 9}, 5, "num_selected 9 of 5 sites, with num_malicious 1 among them, lets bad"),
+        ("multikrum", {"num_selected": 5}, 5, "4 at most"),
+        ("multikrum", {"num_selected": 4}, 5, None),
+        ("multikrum", {"num_malicious": 0, "num_selected": 5}, 5, None),
         ("fedavg", {}, 1, None),
         ("fedadam", {}, 1, None),
     ],
 )
 def test_a_rule_that_means_nothing_over_so_few_sites_says_so_in_a_sentence(name, options, num_sites, told):
-    sentence = Strategy(name, options).caution(num_sites)
-    assert (sentence is None) if told is None else told in sentence
-    assert sentence is None or "\n" not in sentence
+    sentences = Strategy(name, options).cautions(num_sites)
+    assert len(sentences) == (0 if told is None else 1)
+    assert all(told in sentence and "\n" not in sentence for sentence in sentences)
+
+
+def test_of_two_reasons_both_are_told():
+    first, second = Strategy("multikrum", {"num_selected": 4}).cautions(4)
+    assert "means something from 5 sites on" in first
+    assert "num_selected 4 of 4 sites" in second
 
 
 def test_the_strategies_that_keep_a_state_are_those_that_flower_says():

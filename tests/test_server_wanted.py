@@ -120,7 +120,7 @@ def test_a_watch_is_handed_over_once_its_holder_sees_that_another_waits(run_fold
 
 
 def test_a_watcher_that_does_not_let_go_is_named(run_folder, monkeypatch):
-    monkeypatch.setattr(wanted_module, "LETS_GO_S", 0.0)
+    monkeypatch.setattr(wanted_module, "WATCHER_LETS_GO_S", 0.0)
     with watching(run_folder):
         with pytest.raises(WorkError, match="does not let go; end the other"), watching(run_folder):
             pass

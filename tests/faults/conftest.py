@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from faults.runs import MODEL, NUM_ROUNDS, unbroken
-from faults.standing import SITES, Standing, kept_up, make_site
-from federation.running import starting
+from faults.standing import SITES, Standing, make_site
+from federation.running import kept_up, starting
 
 from common.config import Experiment, Recipe, RoundConfig, SplitConfig, StatisticsStep, TrainStep
 from server.ledger import Ledger

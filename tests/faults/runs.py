@@ -17,7 +17,8 @@ from common.config import Experiment
 from deploy.in_process import InProcessGrid
 from server.experiment import run_experiment
 from server.launch import launch
-from server.ledger import LEDGER, Ledger
+from server.ledger import Ledger
+from server.ledger_file import LEDGER
 from server.sites import Sites
 from server.stopping import stop_runs
 

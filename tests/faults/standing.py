@@ -1,11 +1,9 @@
 """A federation of A, B and C that lasts for all tests of a file, and which of its processes is what."""
 
 import json
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +15,6 @@ AT_REST = Counter({"server.superlink_process": 1, "flower-superexec": 1})
 """Processes of a coordinator without work."""
 AT_REST_A_SITE = Counter({"client.node_process": 1, "client.worker_process": 1})
 ROLES = (SERVERAPP, CLIENTAPP, *AT_REST, *AT_REST_A_SITE)
-KEEP_UP_S = 1.0
 END_S = 40.0
 """A process whose run has ended may live so long."""
 
@@ -64,32 +61,6 @@ def make_site(folder: Path, site: str, cases: Path, **fields: object) -> Path:
     record = {"site": site, "cases": str(cases), "device": "cpu", "num_threads": 1, "policy": {"min_cases": 1}}
     (folder / "site.yaml").write_text(json.dumps(record | fields))
     return folder / "site.yaml"
-
-
-@contextmanager
-def kept_up(federation: Federation) -> Iterator[None]:
-    """Starts the SuperLink again within a second of its death, as `fedgtv-coordinator up` does.
-
-    What goes wrong there ends `up`, so it is raised at the block's end.
-    """
-    stop, faults = threading.Event(), list[BaseException]()
-
-    def keep() -> None:
-        try:
-            while not stop.wait(KEEP_UP_S):
-                federation.superlink.keep_up()
-        except BaseException as fault:
-            faults.append(fault)
-
-    thread = threading.Thread(target=keep, name="up")
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    if faults:
-        raise faults[0]
 
 
 def until(met: Callable[[], object], timeout_s: float, poll_s: float = 0.1) -> float:

@@ -10,7 +10,7 @@ import pytest
 from faults.clock import Clock
 from faults.moments import Moment, wait_for
 from faults.runs import MODEL, UnderWay, assert_same_bits
-from faults.standing import kept_up
+from federation.running import kept_up
 
 pytestmark = [pytest.mark.slow, pytest.mark.tls, pytest.mark.timeout(900)]
 SITE = "B"

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import pytest
 from faults.moments import Moment, landed, wait_for
 from faults.runs import MODEL, NUM_ROUNDS, UnderWay, assert_same_bits
-from faults.standing import kept_up
+from federation.running import kept_up
 
 pytestmark = [pytest.mark.slow, pytest.mark.tls, pytest.mark.timeout(3600)]
 VICTIMS = {"serverapp": 1, "superlink": 1, "both": 2}

@@ -14,7 +14,8 @@ import pytest
 from faults.moments import Moment, wait_for
 from faults.proxy import Link, Proxy
 from faults.runs import MODEL, NUM_ROUNDS, UnderWay, assert_same_bits, unbroken
-from faults.standing import SITES, kept_up, make_site
+from faults.standing import SITES, make_site
+from federation.running import kept_up
 
 from common.config import NetworkConfig
 

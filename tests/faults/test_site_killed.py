@@ -13,7 +13,8 @@ from contextlib import ExitStack
 
 import pytest
 from faults.runs import MODEL, UnderWay, assert_same_bits
-from faults.standing import SITES, kept_up, until
+from faults.standing import SITES, until
+from federation.running import kept_up
 
 pytestmark = [pytest.mark.slow, pytest.mark.tls, pytest.mark.timeout(3600)]
 NUM_KILLS = 10

@@ -1,5 +1,6 @@
 """A real TLS federation on loopback: one SuperLink and named SuperNodes with their own keys; every process is ended."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from common.processes import free_port
 from server.gateway import Gateway, nginx_path
 from server.provision import make_certificates
 from server.superlink import Superlink
+
+KEEP_UP_S = 1.0
 
 
 @dataclass
@@ -99,3 +102,29 @@ def _join(
         environment=environment,
     )
     federation.nodes[site] = stack.enter_context(node)
+
+
+@contextmanager
+def kept_up(federation: Federation) -> Iterator[None]:
+    """Starts the SuperLink again within a second of its death, as `fedgtv-coordinator up` does.
+
+    What goes wrong there ends `up`, so it is raised at the block's end.
+    """
+    stop, faults = threading.Event(), list[BaseException]()
+
+    def keep() -> None:
+        try:
+            while not stop.wait(KEEP_UP_S):
+                federation.superlink.keep_up()
+        except BaseException as fault:
+            faults.append(fault)
+
+    thread = threading.Thread(target=keep, name="up")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if faults:
+        raise faults[0]

@@ -4,10 +4,11 @@ import os
 import signal
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import numpy as np
 import pytest
+from federation.running import kept_up
 
 from client.app import app as client_app
 from common.config import Experiment, SplitConfig, StatisticsStep, TrainStep
@@ -48,24 +49,6 @@ def configs(tmp_path, make_site, experiment):
     return {site: make_site(tmp_path / f"hospital-{site}", site, num_cases=5) for site in experiment.sites}
 
 
-@contextmanager
-def kept_up(superlink):
-    """Does what `up` does once a second."""
-    ended = threading.Event()
-
-    def keep():
-        while not ended.wait(1.0):
-            superlink.keep_up()
-
-    keeper = threading.Thread(target=keep)
-    keeper.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        keeper.join()
-
-
 def kill_serverapp(superlink):
     serverapps = set(superlink.launcher.members()) - {superlink.launcher.process.pid}
     assert serverapps
@@ -82,7 +65,8 @@ def test_a_killed_run_ends_by_itself_with_the_bits_of_an_unbroken_one(tmp_path, 
     with closing(InProcessGrid(client_app, configs)) as grid:
         run_experiment(experiment, alone, Sites(grid, grid.node_ids, experiment.rounds))
 
-    superlink = start_federation(configs).superlink
+    federation = start_federation(configs)
+    superlink = federation.superlink
     kills = {1: [kill_serverapp], 2: [kill_superlink], 3: [kill_serverapp, kill_superlink]}
     told = []
 
@@ -91,7 +75,7 @@ def test_a_killed_run_ends_by_itself_with_the_bits_of_an_unbroken_one(tmp_path, 
         for kill in kills.pop(record.get("round"), []):
             kill(superlink)
 
-    with kept_up(superlink):
+    with kept_up(federation):
         folder = launch(superlink.control, superlink.folder, experiment, "killed", tell)
 
     assert kills == {}
