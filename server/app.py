@@ -16,6 +16,7 @@ from common.shortage import explained
 from server import RUNS_VARIABLE
 from server.experiment import run_experiment
 from server.ledger import Ledger
+from server.remedies import DISK_FULL
 from server.sites import Sites
 from server.wanted import admit
 from server.watch import Watch
@@ -43,11 +44,16 @@ def main(grid: Grid, context: Context) -> None:
         except Exception as error:
             known = explained(error)
             if isinstance(known, FedgtvError):
-                told = {"code": known.code, "exit_code": known.exit_code, "why": str(known)}
+                told = {"code": known.code, "exit_code": known.exit_code, "why": _placed(known, ledger.folder)}
                 ledger.append({"kind": "failed", **told})
             if known is error:
                 raise
             raise known from error
+
+
+def _placed(error: FedgtvError, folder: Path) -> str:
+    """What an error says; of a disk that a write has filled, the system does not say which one it is."""
+    return f"{folder}: {error}" if error.code == DISK_FULL and str(folder) not in str(error) else str(error)
 
 
 def run_folder(name: str) -> Path:
