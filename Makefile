@@ -56,7 +56,7 @@ lint: $(VENV)/installed
 test: lint  ## Lint, types, import rules and tests, with one TLS federation of three sites.
 	$(BIN)/python -m pytest
 
-test-all: lint  ## Everything, the slow checks too; those of the gateway need nginx, those of namespaces root.
+test-all: lint  ## Everything, the slow checks too: over an hour; those of the gateway need nginx, of namespaces and disks root.
 	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || echo "no nginx: its tests are skipped; make nginx"
 	$(BIN)/python -m pytest -m ''
 

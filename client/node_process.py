@@ -5,9 +5,11 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 from flwr.supercore import heartbeat
@@ -21,6 +23,8 @@ from common.logs import log_to_output
 log = logging.getLogger("fedgtv.site")
 INTERVAL = "HEARTBEAT_DEFAULT_INTERVAL"
 """Flower's name for it, in each module that uses it; a contract test guards it."""
+RETRY = "make_simple_http_retry_invoker"
+"""Flower's name for what decides which calls are made again."""
 
 
 def install(gate: Gate) -> None:
@@ -52,6 +56,27 @@ class SteadyHeartbeat(heartbeat.HeartbeatSender):
         super().__init__(beat)
 
 
+def tell_refusals() -> None:
+    """Has the node say that a call was refused (401): Flower's ends itself over it without a word."""
+    vars(fleet_http_connection)[RETRY] = _telling(vars(fleet_http_connection)[RETRY])
+
+
+def _telling(make_invoker: Callable[[], Any]) -> Callable[[], Any]:
+    def make() -> Any:
+        invoker = make_invoker()
+        gives_up = invoker.should_giveup
+
+        def should_giveup(error: Exception) -> bool:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.UNAUTHORIZED:
+                print(error, file=sys.stderr, flush=True)
+            return bool(gives_up(error))
+
+        invoker.should_giveup = should_giveup
+        return invoker
+
+    return make
+
+
 def launch_with(command: Sequence[str]) -> None:
     """Starts what starts the ClientApps; each of the two ends with the other, and the supervisor starts both anew."""
     launcher = subprocess.Popen([*command, "--parent-pid", str(os.getpid())])
@@ -63,17 +88,30 @@ def launch_with(command: Sequence[str]) -> None:
     threading.Thread(target=follow, name="launcher", daemon=True).start()
 
 
+def end_for_good() -> None:
+    """Ends the process, so that its supervisor starts it anew.
+
+    Flower's loop returns over an error of the connection that it does not try again, such as a TLS handshake that no
+    one answers. Its interface for ClientApps would then keep the process alive, with nobody left to ask for work.
+    """
+    log.warning("the connection to the coordinator is broken; the node starts anew")
+    logging.shutdown()
+    os._exit(1)  # what it started ends with it
+
+
 def main() -> None:
     """Flower's own command, with its own arguments."""
     from flwr.supernode.cli import flower_supernode
 
     log_to_output()
     beat_every(HEARTBEAT_S)
+    tell_refusals()
     config = Path(os.environ[CONFIG_VARIABLE])
     install(Gate(config, own_hash(), start_client_internal))
     if LAUNCHER_VARIABLE in os.environ:
         launch_with(json.loads(os.environ.pop(LAUNCHER_VARIABLE)))
     flower_supernode()
+    end_for_good()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from server import RUNS_VARIABLE
 from server.experiment import run_experiment
 from server.ledger import Ledger, hold_run
 from server.ledger_file import LEDGER, append_line, drop_half_line
+from server.remedies import DISK_FULL
 from server.run_lock import PATIENCE_S
 from server.sites import Sites
 from server.wanted import admit
@@ -52,8 +53,13 @@ def main(grid: Grid, context: Context) -> None:
 def _tell_failed(folder: Path, error: FedgtvError) -> None:
     """Writes why the run failed, even into a ledger that cannot be opened."""
     drop_half_line(folder / LEDGER)
-    told = {"code": error.code, "exit_code": error.exit_code, "why": str(error)}
+    told = {"code": error.code, "exit_code": error.exit_code, "why": _placed(error, folder)}
     append_line(folder / LEDGER, {"kind": "failed", **told})
+
+
+def _placed(error: FedgtvError, folder: Path) -> str:
+    """What an error says; of a disk that a write has filled, the system does not say which one it is."""
+    return f"{folder}: {error}" if error.code == DISK_FULL and str(folder) not in str(error) else str(error)
 
 
 def run_folder(name: str) -> Path:

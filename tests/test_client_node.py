@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from client.keys import make_key
-from client.node import LAUNCHER_VARIABLE, SiteNode, WorkerLink
+from client.node import CONFIG_VARIABLE, LAUNCHER_VARIABLE, SiteNode, WorkerLink
 from client.node_log import NodeLog, left_connected
 from client.worker import launcher_command
 from common.enrolment import read_join_request
@@ -299,3 +300,26 @@ def test_a_second_node_in_the_folder_is_refused_and_the_first_goes_on(make_node:
             second.run(threading.Event())
         assert first.tree.running
         assert first.num_starts == 1
+
+
+def test_a_node_whose_loop_has_returned_ends_although_threads_go_on(tmp_path: Path) -> None:
+    """Flower's returns over a handshake that timed out; its interface for ClientApps ran on, and the site was lost."""
+    program = (
+        "import threading, flwr.supernode.cli as cli\n"
+        "cli.flower_supernode = lambda: threading.Thread(target=threading.Event().wait).start()\n"
+        "from client import node_process\n"
+        "node_process.main()\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    environment = os.environ | {CONFIG_VARIABLE: str(tmp_path / "site.yaml")}
+    ended = subprocess.run(
+        command,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "the connection to the coordinator is broken" in ended.stdout + ended.stderr

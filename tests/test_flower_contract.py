@@ -8,6 +8,7 @@ import re
 import warnings
 import zipfile
 from importlib import metadata
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ from client.contact import AHEAD_S, BEHIND_S
 from client.node import HEARTBEAT_S, LEASE_S, LEASED_S, SiteNode, _setting
 from client.node_gate import INSERT, PULL, PUSH
 from client.node_log import GRACEFUL, REFUSED, UNAUTHENTIC
-from client.node_process import INTERVAL, SteadyHeartbeat, beat_every
+from client.node_process import INTERVAL, RETRY, SteadyHeartbeat, beat_every, tell_refusals
 from client.worker import launcher_command
 from common.bundle import RUN_KEY
 from server.control import Control, _run, toml_string
@@ -351,3 +352,19 @@ def test_the_optimisers_keep_what_our_strategies_save_and_give_back():
         kept = set(re.findall(r"self\.(\w+)(?:: [^=\n]+)? = ", source(f"flwr.serverapp.strategy.{name}")))
         settings = {"eta", "eta_l", "tau", "beta_1", "beta_2", "server_learning_rate", "server_momentum", "server_opt"}
         assert kept - settings <= {"momentum_vector", "current_arrays", "m_t", "v_t"}, name
+
+
+def test_a_refused_call_is_told_before_flower_ends_the_node(monkeypatch, capsys):
+    """Flower 1.41 sends itself SIGINT over a 401, such as a clock's that is wrong, and ends with code 0."""
+    monkeypatch.setattr(fleet_http_connection, RETRY, lambda: SimpleNamespace(should_giveup=lambda error: False))
+    tell_refusals()
+    request = httpx.Request("POST", "https://localhost/v1/fleet/activate-node")
+    refused, busy = (httpx.HTTPStatusError(told, request=request, response=httpx.Response(code, request=request))
+                     for code, told in ((401, f"Client error '{UNAUTHENTIC}'"), (503, "busy")))  # fmt: skip
+    invoker = getattr(fleet_http_connection, RETRY)()
+    assert not invoker.should_giveup(refused)
+    assert not invoker.should_giveup(busy)
+    assert capsys.readouterr().err == f"Client error '{UNAUTHENTIC}'\n"
+    assert "os.kill(os.getpid(), signal.SIGINT)" in source("flwr.supercore.retry.http_retry")
+    assert "self.should_giveup(_exception)" in source("flwr.supercore.retry.retry_invoker")
+    assert source(fleet_http_connection).count(f"= {RETRY}()") == 1

@@ -1,6 +1,6 @@
 """A clock that jumps, at a site and at the coordinator: told, and the run goes on when it is right again.
 
-`pytest -m slow tests/faults/test_clock_jumps.py`; with libfaketime (`make faketime`).
+`pytest -m slow tests/faults/test_clock_jumps.py`; needs a C compiler.
 """
 
 import json
@@ -23,7 +23,7 @@ COORDINATOR = "coordinator"
 @pytest.fixture(scope="module")
 def clocks(tmp_path_factory):
     """By whose: a site's, and the coordinator's."""
-    return {who: Clock(tmp_path_factory.mktemp("clock") / "ahead") for who in (SITE, COORDINATOR)}
+    return {who: Clock(tmp_path_factory.mktemp("clock")) for who in (SITE, COORDINATOR)}
 
 
 @pytest.fixture(scope="module")
