@@ -28,8 +28,9 @@ from server.provision import (
     renew_authority,
     renew_certificate,
 )
+from server.run_lock import LOCK, is_held
 from server.superlink import Superlink
-from server.wanted import WANTED
+from server.wanted import WANTED, wanted
 
 FILE = "federation.yaml"
 RENEW = "run `fedgtv-coordinator renew`, then stop and start `up`"
@@ -164,7 +165,7 @@ class Federation:
         """Returns for each run the last thing that its ledger tells, or which line of that is broken."""
         runs = self.superlink().runs_folder
         folders = {path.parent for pattern in (f"*/{LEDGER}", f"*/{WANTED}") for path in runs.glob(pattern)}
-        return {folder.name: _last_told(folder / LEDGER) for folder in sorted(folders)}
+        return {folder.name: _told(folder) for folder in sorted(folders)}
 
     def connections(self) -> dict[str, str]:
         """Returns for each enrolled site whether it is online, offline, or was never seen (`registered`)."""
@@ -187,9 +188,14 @@ def check_run_name(name: str) -> str:
         raise ConfigError(f"--name: {name!r} is no name; use up to 63 letters, digits, _, . and -") from error
 
 
-def _last_told(ledger: Path) -> str:
+def _told(run_folder: Path) -> str:
     try:
-        told = [line for record in read_lines(ledger) if (line := describe(record))]
+        records = read_lines(run_folder / LEDGER)
     except InputError as error:  # of one run of many
         return str(error)
-    return told[-1].strip() if told else "nothing yet"
+    lines = [line for record in records if (line := describe(record))]
+    told = lines[-1].strip() if lines else "nothing yet"
+    settled = bool(records) and records[-1]["kind"] in ("end", "failed")
+    if not records or settled or wanted(run_folder) or is_held(run_folder / LOCK):
+        return told
+    return f"stopped; the same `run` goes on with it; last: {told}"

@@ -75,7 +75,7 @@ FLOWER: dict[str, str] = {
 """What Flower says in a site's stead."""
 
 OF_A_RUN: dict[str, str] = {
-    "superlink-down": "the coordinator is down; the run goes on once `fedgtv-coordinator up` runs",
+    "superlink-down": "the SuperLink does not answer; the run goes on when `fedgtv-coordinator up` has it up again",
     "superlink-died": "the SuperLink had ended",
     "serverapp-died": "the ServerApp had ended without a word",
     "not-begun": "the ServerApp did not begin",

@@ -20,7 +20,7 @@ from server.app import run_config
 from server.control import Control
 from server.ledger import RESULTS, Ledger, Reply, spooled
 from server.ledger_file import LEDGER, LedgerTail
-from server.remedies import DISK_FULL, remedy
+from server.remedies import remedy
 from server.run_lock import LOCK, PATIENCE_S, HeldError, hold, is_held
 from server.wanted import check_wanted, forget, last_attempt, new_attempt
 
@@ -270,5 +270,5 @@ def pause_s(crashes: int) -> float:
 
 
 def failure(code: str, why: str) -> FedgtvError:
-    """Returns the error that a `failed` line stands for; what to do about a full disk is added."""
-    return ERRORS.get(code, WorkError)(f"{why}; {remedy(code)}" if code == DISK_FULL else why)
+    """Returns the error that a `failed` line stands for."""
+    return ERRORS.get(code, WorkError)(why)

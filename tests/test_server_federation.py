@@ -1,5 +1,7 @@
 """A coordinator's folder: made once, opened again, and what its sites' states are."""
 
+import json
+
 import pytest
 from cryptography import x509
 from hypothesis import given
@@ -11,6 +13,7 @@ from common.errors import ConfigError
 from common.kit import read_kit
 from server.federation import Federation, FederationConfig, check_run_name
 from server.provision import add_site
+from server.wanted import forget, want
 
 
 @given(st.integers(1, 65535))
@@ -97,3 +100,18 @@ def test_names_that_become_folders(name):
 def test_names_that_cannot(name):
     with pytest.raises(ConfigError, match="is no name"):
         check_run_name(name)
+
+
+def test_a_run_that_was_stopped_says_so_and_how_to_go_on(tmp_path):
+    """It is not wanted, nobody holds its lock, and its last line is neither its end nor a failure."""
+    federation = Federation.create(tmp_path / "federation", "localhost:8443")
+    folder = federation.superlink().runs_folder / "first"
+    folder.mkdir(parents=True)
+    line = {"kind": "step", "step": 1, "what": "train", "model": "m", "time": "2026-11-26T16:00:00+0000"}
+    (folder / "ledger.jsonl").write_text(json.dumps(line) + "\n")
+    assert federation.progress() == {"first": "stopped; the same `run` goes on with it; last: step 2: train m"}
+    want(folder, None)
+    assert federation.progress() == {"first": "step 2: train m"}
+    forget(folder)
+    (folder / "ledger.jsonl").write_text(json.dumps(line | {"kind": "failed", "why": "because"}) + "\n")
+    assert federation.progress() == {"first": "failed: because"}

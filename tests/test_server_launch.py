@@ -258,12 +258,6 @@ def test_a_failure_is_told_in_its_own_words_and_ends_the_run(folder, run_folder,
     assert wanted(run_folder) is None
 
 
-def test_a_full_disk_is_told_with_what_to_do(folder, run_folder):
-    failed = {"kind": "failed", "code": "disk-full", "why": "/runs/first: 12 MB free, 40 MB needed"}
-    _, error = told_by(ScriptedSuperlink(run_folder, [failed]), folder)
-    assert str(error) == "/runs/first: 12 MB free, 40 MB needed; the disk is full; make room, then run again to go on"
-
-
 def test_a_disk_that_is_full_for_the_watcher_too_ends_the_run_in_one_line(folder, run_folder, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -326,7 +320,7 @@ def test_a_coordinator_that_stays_down_is_told_once(folder, run_folder):
     heard = []
     launch(superlink, folder, EXPERIMENT, "first", heard.append, waiting)
     assert [record["text"] for record in heard if record["kind"] == "note"] == [
-        "the coordinator is down; the run goes on once `fedgtv-coordinator up` runs"
+        "the SuperLink does not answer; the run goes on when `fedgtv-coordinator up` has it up again"
     ]
 
 
