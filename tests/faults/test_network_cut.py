@@ -62,10 +62,8 @@ def runs(request, start_standing, quick):
             standing, proxy = behind_a_proxy(stack, start_standing, link)
             pool = stack.enter_context(ThreadPoolExecutor(1))
             for what in mine:
-                work = (
-                    (run_slowly, standing, proxy, quick) if what == SLOW else (cut_once, standing, proxy, quick, what)
-                )
-                done[what] = pool.submit(*work)
+                work = run_slowly if what == SLOW else cut_once
+                done[what] = pool.submit(work, standing, proxy, quick, what)
         yield done
         for each in done.values():
             each.cancel()
