@@ -62,7 +62,7 @@ def test_nothing_is_said_where_nobody_asks_and_where_there_is_no_room(tmp_path: 
 
 
 def test_the_node_takes_state_and_epoch_alone(tmp_path: Path) -> None:
-    forged = SiteProgress(state="training", model="other", round=99, epoch=77, epochs=99, seconds=9e9, error="audit")
+    forged = SiteProgress(state="training", model="other", round=99, epoch=77, epochs=99, seconds=9e7, error="audit")
     (tmp_path / FILE).write_text(forged.model_dump_json())
     assert progress_of(tmp_path, TASK, 12.34) == SiteProgress(
         state="training", model="m", round=3, epoch=4, epochs=4, seconds=12.3
