@@ -10,7 +10,7 @@ AT_THE_SITE: dict[str, str] = {
     "failed": "the site's log says what failed; ask its operator",
     "work-failed": "the work failed at the site; its log says why",
     "internal": "a fault of the software at the site; ask for its log and report it",
-    "crashed": "the process that did the work ended there without an answer; ask the site to look at memory and log",
+    "crashed": "the code could not be loaded there, or failed without one of our errors; ask the site for its log",
     "worker-lost": "the training process was killed there, often for want of memory; the site is asked again",
     "out-of-memory": "the site's GPU or machine lacks memory; it ends what else uses it, or uses another device",
     DISK_FULL: "the disk is full; make room, then run again to go on",

@@ -13,7 +13,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common import wire
-from common.errors import CRASHED, WorkerLostError, WorkError
+from common.errors import WorkerLostError, WorkError
 from common.tasks import ProgressTask, SiteProgress
 from server.watch import Watch
 
@@ -34,7 +34,7 @@ PULL_BYTES = 64 << 20
 """Replies are fetched together up to this size, at least one."""
 NODE_LOST = "flower-5"
 MESSAGE_LOST = frozenset({"flower-3", "flower-4"})
-PROCESS_DIED = frozenset({"flower-8", CRASHED, WorkerLostError.code})
+PROCESS_DIED = frozenset({"flower-8", WorkerLostError.code})
 """What is no answer of the site: its node was not heard of, the message was lost, its process died."""
 
 

@@ -304,3 +304,11 @@ def test_nothing_is_waited_for_where_nobody_is_asked(watch, clock):
     came, _ = wait(ScriptedGrid(), watch, "")
     assert came == []
     assert clock.now == 0
+
+
+def test_a_process_that_raises_is_believed_at_once(watch):
+    """Asked again it would raise again; only one that was killed may do better."""
+    grid = ScriptedGrid(answer=lambda node, message: None if is_progress(message) else failed("crashed", message))
+    came, _ = wait(grid, watch, "A")
+    assert [(site, wire.read_error(reply)) for site, reply in came] == [("A", "crashed")]
+    assert grid.asked() == [11]
