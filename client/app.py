@@ -7,13 +7,12 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.progress import read_progress
 from client.site import Site
 from common import wire
 from common.errors import LeftOffError
 from common.logs import log_to_output
 from common.shortage import explained
-from common.tasks import EvaluateTask, ProgressTask, SiteProgress, StatisticsTask
+from common.tasks import EvaluateTask, StatisticsTask
 
 app = ClientApp()
 log = logging.getLogger("fedgtv.site")
@@ -49,11 +48,6 @@ def _train(site: Site, message: Message) -> RecordDict:
     return wire.train_reply(*site.train(task, weights), task.transport)
 
 
-def _progress(site: Site, message: Message) -> RecordDict:
-    wire.read_task(message, ProgressTask)
-    return wire.progress_reply(read_progress(site.work_folder) or SiteProgress())
-
-
 def _evaluate(site: Site, message: Message) -> RecordDict:
     task, _ = wire.read_task(message, EvaluateTask)
     return wire.evaluate_reply(*site.evaluate(task, wire.read_models(message)))
@@ -63,12 +57,6 @@ def _evaluate(site: Site, message: Message) -> RecordDict:
 def statistics(message: Message, context: Context) -> Message:
     """Answers a `StatisticsTask`."""
     return _answer(message, context, _statistics)
-
-
-@app.query("progress")
-def progress(message: Message, context: Context) -> Message:
-    """Answers a `ProgressTask` where no node does."""
-    return _answer(message, context, _progress)
 
 
 @app.train()

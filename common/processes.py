@@ -5,8 +5,6 @@ process started here carries one environment variable, `FEDGTV_PROCESS`, which i
 then names them all, also after their parent has died. Linux only, as the product is.
 """
 
-import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from common.errors import WorkError
+from common.file_lock import is_held, take
 
 MARK = "FEDGTV_PROCESS"
 STARTS = "== started by fedgtv =="
@@ -96,17 +95,7 @@ class ProcessTree:
 
     def owned(self) -> bool:
         """Whether a live process, this or another, keeps the tree."""
-        path = self._lock_path()
-        if self._lock is not None or not path.exists():
-            return self._lock is not None
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-        return False
+        return self._lock is not None or is_held(self._lock_path())
 
     def members(self) -> list[int]:
         """Process ids of the tree that are alive, in ascending order."""
@@ -168,8 +157,7 @@ class ProcessTree:
 def _taken(lock: IO[str]) -> bool:
     """Takes a lock unless an owner keeps it; whoever only looks (`owned`) holds it for less than the tries last."""
     for _ in range(TRIES):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if take(lock):
             return True
         time.sleep(POLL_S)
     return False

@@ -15,7 +15,7 @@ from common.config import Experiment
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 from deploy.in_process import InProcessGrid
 from server.experiment import check_strategies, run_experiment
-from server.ledger import Ledger, end_of_run
+from server.ledger import Ledger, end_of_run, hold_run
 from server.matrix import matrix_text
 from server.progress import describe
 from server.report import write_report
@@ -60,12 +60,12 @@ def _run(experiment: Experiment, folder: Path, sites_folder: Path, console: Cons
     check_strategies(experiment)
     exports_folder(experiment, sites_folder)
     configs = prepare_sites(experiment, sites_folder, console)
-    ledger = Ledger(folder, experiment, lambda record: _tell(console, record))
     what = f"{experiment.name}: {len(experiment.sites)} sites in this process"
     grid = InProcessGrid(guarded(client_app), configs)
     completed = False
     try:
-        with ledger.hold(), _quiet_flower(), console.status(what):
+        with hold_run(folder), _quiet_flower(), console.status(what):
+            ledger = Ledger(folder, experiment, lambda record: _tell(console, record), held=True)
             run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds), NO_COORDINATOR)
         completed = True
     finally:

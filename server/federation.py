@@ -12,6 +12,7 @@ from common.atomic import write_text_atomically
 from common.config import Frozen, Name, load_yaml, validate
 from common.enrolment import JoinRequest
 from common.errors import ConfigError, InputError
+from common.file_lock import is_held
 from common.kit import Address, Kit, write_kit
 from common.pem import pem_of
 from common.validity import warning
@@ -28,7 +29,7 @@ from server.provision import (
     renew_authority,
     renew_certificate,
 )
-from server.run_lock import LOCK, is_held
+from server.run_lock import LOCK
 from server.superlink import Superlink
 from server.wanted import WANTED, wanted
 

@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
+from common.file_lock import is_held
 from server.remedies import remedy, with_remedy
-from server.run_lock import LOCK, is_held
+from server.run_lock import LOCK
+from server.run_record import Line
 from server.wanted import WATCHED, wanted
 from server.watch import LIVE
 
@@ -19,20 +21,14 @@ STALE_S = 90.0
 """A ServerApp that waits for sites writes every few seconds; one that averages large models may be silent longer."""
 
 
-class _Part(BaseModel):
-    """Immutable; other keys are ignored, so that an older `status` reads a newer file."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class LastError(_Part):
+class LastError(Line):
     """The last error of a site."""
 
     code: str
     time: AwareDatetime | None = None
 
 
-class SiteLive(_Part):
+class SiteLive(Line):
     """One site of the run."""
 
     connected: bool = False
@@ -44,7 +40,7 @@ class SiteLive(_Part):
     error: LastError | None = None
 
 
-class Live(_Part):
+class Live(Line):
     """What the run does now, and its sites."""
 
     time: AwareDatetime
@@ -52,7 +48,7 @@ class Live(_Part):
     model: str | None = None
     round: int | None = None
     rounds: int | None = None
-    sites: dict[str, SiteLive] = {}
+    sites: dict[str, SiteLive] = Field(default_factory=dict)
 
 
 def read_live(run_folder: Path) -> Live | None:

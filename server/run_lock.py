@@ -1,17 +1,12 @@
-"""Who works on a run: a lock on a file, held while its holder lives, so that a death is seen at once.
+"""Who works on a run: a lock on a file in its folder, held while its holder lives."""
 
-It is of the kind (flock) that the kernel lets go when the process ends, whatever ended it.
-"""
-
-import fcntl
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from common.errors import WorkError
+from common.file_lock import take
 
 LOCK = "lock"
 """The file in a run's folder that the run's ServerApp holds."""
@@ -33,33 +28,8 @@ def hold(path: Path, wait_s: float = 0.0) -> Iterator[None]:
     """
     deadline = time.monotonic() + wait_s
     with path.open("a") as file:
-        while not _take(file):
+        while not take(file):
             if time.monotonic() >= deadline:
                 raise HeldError(f"{path}: held by another process")
             time.sleep(POLL_S)
         yield
-
-
-def is_held(path: Path) -> bool:
-    """Returns whether anybody holds the lock.
-
-    Looking takes it for a moment, shared: who wants to hold it should have a little patience.
-    """
-    if not path.exists():
-        return False
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
-def _take(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -17,7 +17,7 @@ from server.ledger_file import LEDGER, decode
 
 
 class Line(BaseModel):
-    """Base of what a ledger holds: immutable, other keys ignored."""
+    """Base of what a run's files hold: immutable, other keys ignored, so that an older reader takes a newer file."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

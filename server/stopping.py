@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 
 from common.errors import ConfigError, WorkError
+from common.file_lock import is_held
 from server.control import Control
-from server.run_lock import LOCK, is_held
+from server.run_lock import LOCK
 from server.wanted import forget, last_attempt, wanted
 
 SERVERAPP_ENDS_S = 60.0

@@ -16,12 +16,13 @@ from typing import Any
 from common.bundle import write_bundle
 from common.config import Experiment
 from common.errors import CheckpointError, ConfigError, FedgtvError, InputError, SiteError, WorkError
+from common.file_lock import is_held
 from server.app import run_config
 from server.control import Control
 from server.ledger import RESULTS, Ledger, Reply, spooled
 from server.ledger_file import LEDGER, LedgerTail
 from server.remedies import remedy
-from server.run_lock import LOCK, PATIENCE_S, HeldError, hold, is_held
+from server.run_lock import LOCK, PATIENCE_S, HeldError, hold
 from server.wanted import check_wanted, forget, last_attempt, new_attempt
 
 log = logging.getLogger("fedgtv.coordinator")

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from common.atomic import write_text_atomically
 from common.config import Frozen, Model
 from common.errors import WorkError
-from server.run_lock import HeldError, hold, is_held
+from common.file_lock import is_held
+from server.run_lock import HeldError, hold
 
 WANTED = "wanted.json"
 ATTEMPT = "attempt.json"

@@ -143,10 +143,10 @@ class ScriptedGrid(Grid):
         raise AssertionError("it would wait for anonymous nodes")
 
     def create_message(self, *args, **kwargs):
-        raise NotImplementedError
+        raise AssertionError("not used by the round loop")
 
     def set_run(self, run):
-        raise NotImplementedError
+        raise AssertionError("not used by the round loop")
 
     @property
     def run(self):

@@ -14,6 +14,7 @@ from flwr.common.serde import context_to_proto, message_from_proto, message_to_p
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import app
+from client.progress import read_progress
 from client.site import Site
 from common import wire
 from common.checkpoint import Weights
@@ -24,8 +25,6 @@ from common.tasks import (
     EvaluateResult,
     EvaluateTask,
     NormalisationRecord,
-    ProgressTask,
-    SiteProgress,
     SiteStatistics,
     StatisticsTask,
     TrainResult,
@@ -117,11 +116,12 @@ def test_evaluation(context: Context, tiny_recipe: Recipe) -> None:
     assert picture.dsc is not None
 
 
-def test_progress(context: Context, tiny_recipe: Recipe) -> None:
-    asked = wire.task_record(ProgressTask(experiment="demo"))
-    assert wire.read_result(send(asked, wire.PROGRESS, context)[0], SiteProgress) == SiteProgress()
+def test_how_far_the_work_is_stands_for_the_node_to_tell(context: Context, tiny_recipe: Recipe) -> None:
+    work = Path(str(context.node_config["config"])).parent / "work"
+    assert read_progress(work) is None
     send(train_content(tiny_recipe, model_weights(build_model(tiny_recipe, 1))), wire.TRAIN, context)
-    told = wire.read_result(send(asked, wire.PROGRESS, context)[0], SiteProgress)
+    told = read_progress(work)
+    assert told is not None
     assert (told.state, told.model, told.round, told.epoch, told.epochs) == ("sending", "federated", 1, 2, 2)
 
 

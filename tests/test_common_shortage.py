@@ -58,13 +58,13 @@ def caused(error: Exception, cause: Exception) -> Exception:
     return error
 
 
-FULL = OSError(errno.ENOSPC, "No space left on device", "/work/cache/image.npy")
+FULL = OSError(errno.ENOSPC, "No space left on device", "/site/cache/image.npy")
 
 
 def test_what_ran_out_is_named_with_the_remedy() -> None:
     full = explained(FULL)
     assert isinstance(full, DiskFullError)
-    assert str(full).startswith("/work/cache/image.npy: the disk is full")
+    assert str(full).startswith("/site/cache/image.npy: the disk is full")
     assert "free space there" in str(full)
     memory = explained(torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nSee docs"))
     assert isinstance(memory, OutOfMemoryError)

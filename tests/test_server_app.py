@@ -9,12 +9,13 @@ import pytest
 from common.bundle import RUN_KEY
 from common.config import Experiment
 from common.errors import ConfigError, InputError, SiteError, WorkError
+from common.file_lock import is_held
 from server import RUNS_VARIABLE, run_lock
 from server import app as module
 from server.app import run_config, run_folder
 from server.ledger import Ledger
 from server.ledger_file import decode
-from server.run_lock import hold, is_held
+from server.run_lock import hold
 from server.wanted import StoppedError, last_attempt, new_attempt, want
 
 EXPERIMENT = Experiment(name="tiny", sites=("A", "B"), steps=({"kind": "statistics"},))

@@ -8,12 +8,13 @@ import pytest
 from common.bundle import RUN_KEY
 from common.config import Experiment
 from common.errors import ConfigError, InputError, SiteError, WorkError
+from common.file_lock import is_held
 from server import launch as launch_module
 from server import supervision
 from server.control import Run
 from server.launch import go_on, launch
 from server.ledger import Ledger
-from server.run_lock import hold, is_held
+from server.run_lock import hold
 from server.wanted import StoppedError, TakenOverError, admit, forget, last_attempt, want, wanted, watching
 
 EXPERIMENT = Experiment(name="tiny", sites=("A", "B"), steps=({"kind": "statistics"},))

@@ -5,8 +5,9 @@ import threading
 import pytest
 
 from common.errors import WorkError
+from common.file_lock import is_held
 from server import wanted as wanted_module
-from server.run_lock import HeldError, hold, is_held
+from server.run_lock import HeldError, hold
 from server.wanted import (
     StoppedError,
     TakenOverError,

@@ -13,11 +13,11 @@ from federation.running import kept_up
 from client.app import app as client_app
 from common.config import Experiment, SplitConfig, StatisticsStep, TrainStep
 from common.errors import WorkError
+from common.file_lock import is_held
 from deploy.in_process import InProcessGrid
 from server.experiment import run_experiment
 from server.launch import launch
 from server.ledger import Ledger
-from server.run_lock import is_held
 from server.sites import Sites
 from server.stopping import stop_runs
 from server.takeover import Takeover
