@@ -49,14 +49,16 @@ def _wait(is_seen: Callable[[], bool], poll_s: float, moment: Moment, run: Under
         time.sleep(poll_s)
 
 
-def landed(number: int, run: UnderWay) -> dict[str, object]:
-    """How far round `number` was when something was killed."""
-    return {
-        "asked": sum(1 for (_, each) in run.asked() if each == number),
-        "spooled": _num_spooled(run),
-        "weights": _written(number, run),
-        "line": bool(run.records("round", round=number)),
-    }
+def landed(number: int, run: UnderWay, standing: Standing) -> str:
+    """The phase in which round `number` was when something was killed; `after` if it had closed."""
+    spooled = _num_spooled(run)
+    if run.records("round", round=number):
+        return "after"
+    if _written(number, run):
+        return "checkpoint"
+    if spooled == len(standing.configs):
+        return "aggregation"
+    return "upload" if spooled or _uploading(number, run, standing)() else "dispatch"
 
 
 def _dispatched(number: int, run: UnderWay) -> Callable[[], bool]:
@@ -67,9 +69,9 @@ def _dispatched(number: int, run: UnderWay) -> Callable[[], bool]:
 
 
 def _uploading(number: int, run: UnderWay, standing: Standing) -> Callable[[], bool]:
-    """A site's audit log holds that its reply is about to go out."""
+    """A site's audit log holds that its reply is about to go out; read only where a log has grown."""
     logs = [config.parent / "state" / "audit.jsonl" for config in standing.configs.values()]
-    sizes = [path.stat().st_size if path.exists() else 0 for path in logs]
+    sizes: list[int] = []
 
     def seen() -> bool:
         now = [path.stat().st_size if path.exists() else 0 for path in logs]

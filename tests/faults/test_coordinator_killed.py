@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
-from faults.moments import Moment, landed, wait_for
+from faults.moments import PHASES, Moment, landed, wait_for
 from faults.runs import MODEL, NUM_ROUNDS, UnderWay, assert_same_bits
 from federation.running import kept_up
 
@@ -27,8 +27,10 @@ END_S = 900.0
 @pytest.fixture(scope="module")
 def series(request, start_standing, quick):
     """The runs of the selected tests, by victim and number, over several federations at the same time."""
-    mine = [item.callspec.params for item in request.session.items if item.module is request.module]
-    chosen = [(each["who"], each["number"]) for each in mine]
+    mine = [item for item in request.session.items if item.module is request.module]
+    whole = any(not hasattr(each, "callspec") for each in mine)
+    asked = {(each.callspec.params["who"], each.callspec.params["number"]) for each in mine if not whole}
+    chosen = [(who, number) for who in VICTIMS for number in range(NUM_MOMENTS) if whole or (who, number) in asked]
     with ExitStack() as stack:
         done = {}
         for lane in range(min(NUM_FEDERATIONS, len(chosen))):
@@ -50,7 +52,7 @@ def kill_once(standing, experiment, who, number):
         killed, at = victims(standing, who), time.monotonic()
         for process_id in killed:
             os.kill(process_id, signal.SIGKILL)
-        told = {"who": who, "number": number, **vars(moment), "landed": landed(moment.round, run)}
+        told = {"who": who, "number": number, **vars(moment), "landed": landed(moment.round, run, standing)}
         assert len(killed) == VICTIMS[who]
         run.wait(END_S)
         told |= {"end_s": round(time.monotonic() - at, 1), "again": sorted(run.rounds_done_again())}
@@ -72,3 +74,8 @@ def test_a_killed_coordinator_ends_its_run_by_itself_with_the_same_bits(series, 
     assert_same_bits(run.folder / "models" / f"{MODEL}.safetensors", unbroken_run().model_path(MODEL))
     assert [each["round"] for each in run.records("round")] == list(range(1, NUM_ROUNDS + 1))
     assert len(told["again"]) <= 1
+
+
+def test_the_kills_hit_every_phase_of_a_round(series):
+    hit = {series[who, number].result()[1]["landed"] for who in VICTIMS for number in range(NUM_MOMENTS)}
+    assert hit >= set(PHASES)

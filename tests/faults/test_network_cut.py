@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.tls, pytest.mark.timeout(3600)]
 CUT_SITE = "B"
 PHASES = ("dispatch", "upload")
 """What a network takes part in."""
+LEASE_S = 40.0
+"""A node that is silent for longer is lost."""
 END_S = 900.0
 SLOW_S = 2400.0
 SLOW_LINK = Link(bits_per_s=4e6, round_trip_s=0.3, loss=0.01)
@@ -132,6 +134,8 @@ def test_a_run_outlasts_a_cut_network_and_ends_with_the_same_bits(runs, unbroken
     assert_same_bits(run.folder / "models" / f"{MODEL}.safetensors", unbroken_run().model_path(MODEL))
     assert all(each["dropped"] == {} for each in run.records("round"))
     assert len(told["again"]) <= 1
+    if what.seconds > LEASE_S:
+        assert any(each.startswith(f"{CUT_SITE} lost") for each in told["events"])
 
 
 @pytest.mark.parametrize("what", [SLOW])

@@ -61,7 +61,8 @@ def kill_with_quorum(standing, quick, who):
             until(lambda s=site, n=after: back(run, s, n), BACK_S)
             closed = next(each for each in run.records()[after:] if each["kind"] == "round")
             seen.append({"number": number, "site": site, "named_s": seconds(naming(run, site, after), at)})
-            seen[-1] |= {"closed_s": seconds(closed, at), "back_s": seconds(back(run, site, after), at)}
+            seen[-1] |= {"closed_s": seconds(closed, at), "closed_with": sorted(closed["sites"])}
+            seen[-1] |= {"back_s": seconds(back(run, site, after), at)}
     standing.assert_at_rest()
     return run, seen
 
@@ -109,7 +110,11 @@ def kill_clientapp(standing, site, chance):
 def naming(run, site, after):
     """The first line past so many that says that the site failed, or None."""
     lines = run.records()[after:]
-    return next((each for each in lines if each.get("site") == site or site in each.get("dropped", ())), None)
+    return next((each for each in lines if fails(each, site) or site in each.get("dropped", ())), None)
+
+
+def fails(record, site):
+    return record["kind"] == "site" and record["site"] == site and record["event"] in ("lost", "error")
 
 
 def back(run, site, after):
@@ -134,6 +139,7 @@ def test_a_round_closes_with_its_quorum_and_the_site_is_named_and_comes_back(kil
     assert len(seen) == NUM_KILLS
     assert max(each["named_s"] for each in seen) <= NAMED_S
     assert max(each["closed_s"] for each in seen) <= NAMED_S
+    assert min(len(each["closed_with"]) for each in seen) >= quorum
 
 
 @pytest.mark.parametrize("who", ["clientapp", "supernode"])
