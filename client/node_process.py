@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 from flwr.supercore import heartbeat
 from flwr.supernode import fleet_http_connection, start_client_internal
+from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from client.approval import own_hash
 from client.node import CONFIG_VARIABLE, HEARTBEAT_S, LAUNCHER_VARIABLE
@@ -25,6 +26,10 @@ INTERVAL = "HEARTBEAT_DEFAULT_INTERVAL"
 """Flower's name for it, in each module that uses it; a contract test guards it."""
 RETRY = "make_simple_http_retry_invoker"
 """Flower's name for what decides which calls are made again."""
+PUSH_OBJECT = "/v1/fleet/push-object"
+CALL_S, UPLOAD_S = 30.0, 150.0
+"""What any call has for its answer, as Flower gives it; and one that uploads a part of a model. The coordinator forgets
+an upload of which no part has come for 180 s."""
 
 
 def install(gate: Gate) -> None:
@@ -77,6 +82,24 @@ def _telling(make_invoker: Callable[[], Any]) -> Callable[[], Any]:
     return make
 
 
+class SlowUploads(FleetHttpClient):
+    """Flower's calls, with time for an upload over a slow line.
+
+    A part (5 MB) is in the system's buffers long before it is at the coordinator, so its way counts as the wait for the
+    answer. Flower gives every answer 30 s, then sends the part again from its start: below 1.4 Mbit/s, for ever.
+    """
+
+    def _unary_unary(self, *, path: str, **call: Any) -> Any:
+        if path == PUSH_OBJECT:
+            call["timeout"] = httpx.Timeout(CALL_S, read=UPLOAD_S)
+        return super()._unary_unary(path=path, **call)
+
+
+def give_uploads_time() -> None:
+    """Has the node upload with `SlowUploads`."""
+    vars(fleet_http_connection)[FleetHttpClient.__name__] = SlowUploads
+
+
 def launch_with(command: Sequence[str]) -> None:
     """Starts what starts the ClientApps; each of the two ends with the other, and the supervisor starts both anew."""
     launcher = subprocess.Popen([*command, "--parent-pid", str(os.getpid())])
@@ -106,6 +129,7 @@ def main() -> None:
     log_to_output()
     beat_every(HEARTBEAT_S)
     tell_refusals()
+    give_uploads_time()
     config = Path(os.environ[CONFIG_VARIABLE])
     install(Gate(config, own_hash(), start_client_internal))
     if LAUNCHER_VARIABLE in os.environ:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import threading
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,7 @@ class Coordinator:
     sent: list[Message] = field(default_factory=list)
     bytes_received: bytes = b""
     confirmed: int = 0
+    alone: Any = field(default_factory=threading.Lock)
 
     def receive(self) -> Any:
         self.message = Message(self.content, 1, self.kind)
@@ -100,8 +102,9 @@ class Coordinator:
     def push_object(self, run_id: int, session: str, name: str, content: bytes) -> None:
         assert (run_id, session) == (RUN, "session")
         assert hashlib.sha256(content).hexdigest() == name
-        self.arrived[name] = content
-        self.bytes_received += content
+        with self.alone:
+            self.arrived[name] = content
+            self.bytes_received += content
 
     @property
     def reply(self) -> Message:

@@ -18,7 +18,17 @@ from client.contact import AHEAD_S, BEHIND_S
 from client.node import HEARTBEAT_S, LEASE_S, LEASED_S, SiteNode, _setting
 from client.node_gate import INSERT, PULL, PUSH
 from client.node_log import GRACEFUL, REFUSED, UNAUTHENTIC
-from client.node_process import INTERVAL, RETRY, SteadyHeartbeat, beat_every, tell_refusals
+from client.node_process import (
+    CALL_S,
+    INTERVAL,
+    RETRY,
+    UPLOAD_S,
+    SlowUploads,
+    SteadyHeartbeat,
+    beat_every,
+    give_uploads_time,
+    tell_refusals,
+)
 from client.worker import launcher_command
 from common.bundle import RUN_KEY
 from server.control import Control, _run, toml_string
@@ -41,8 +51,10 @@ with warnings.catch_warnings():
         Status,
         SubStatus,
     )
+    from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
     from flwr.supercore import heartbeat, telemetry, update_check
     from flwr.supercore.auth import load_superexec_auth_secret
+    from flwr.supercore.constant import OBJECT_PUSH_SESSION_TTL_SECONDS
     from flwr.supercore.superexec.executor import subprocess_executor
     from flwr.supercore.utils import get_flwr_home
 
@@ -368,3 +380,26 @@ def test_a_refused_call_is_told_before_flower_ends_the_node(monkeypatch, capsys)
     assert "os.kill(os.getpid(), signal.SIGINT)" in source("flwr.supercore.retry.http_retry")
     assert "self.should_giveup(_exception)" in source("flwr.supercore.retry.retry_invoker")
     assert source(fleet_http_connection).count(f"= {RETRY}()") == 1
+
+
+def test_an_upload_has_time_for_a_slow_line_and_other_calls_have_flower_s(monkeypatch):
+    """A part may take as long as the coordinator waits for the next one, almost."""
+    given = {}
+
+    def answer(request):
+        given[request.url.path] = request.extensions["timeout"]["read"]
+        return httpx.Response(200)
+
+    monkeypatch.setattr(fleet_http_connection, "FleetHttpClient", fleet_http_connection.FleetHttpClient)
+    give_uploads_time()
+    assert "with FleetHttpClient.from_server_address(" in source(fleet_http_connection)
+    client = fleet_http_connection.FleetHttpClient("https://localhost")
+    assert type(client) is SlowUploads
+    with httpx.Client(transport=httpx.MockTransport(answer), timeout=client._client.timeout) as answered:
+        client._client = answered
+        client.PushObject(PushObjectRequest())
+        client.PullObject(PullObjectRequest())
+    assert given == {"/v1/fleet/push-object": UPLOAD_S, "/v1/fleet/pull-object": CALL_S}
+    assert UPLOAD_S < OBJECT_PUSH_SESSION_TTL_SECONDS
+    stored = source("flwr.supercore.corestate.sql_corestate").partition("self.object_store.put(object_id")[2]
+    assert "seconds=OBJECT_PUSH_SESSION_TTL_SECONDS" in stored.partition("pending_count")[0]  # anew with each part
