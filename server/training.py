@@ -1,7 +1,7 @@
 """Training steps: cohorts of sites, their rounds, each on disk before the next, and the round that is kept.
 
 A federated model has one cohort of all the step's sites; a `local` or `finetune` step has a cohort of one for each
-site. The cohorts of a step work at the same time.
+site. The cohorts of a step work at the same time, its folds one after the other.
 """
 
 import time
@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Message
 
 from common.checkpoint import Weights
-from common.config import FinetuneStep, LocalStep, TrainStep, fingerprint
+from common.config import FinetuneStep, LocalStep, TrainStep, fingerprint, fold_model, fold_of
 from common.errors import CheckpointError
 from common.model import build_model, model_weights
 from common.tasks import TrainResult, TrainTask
@@ -55,34 +55,39 @@ class Cohort:
 
 
 def train(run: Run, number: int, step: TrainingStep) -> None:
-    """Does the step's rounds from where the ledger left them, and writes the models that it makes.
+    """Does the step's rounds from where the ledger left them, and writes the models that it makes; fold by fold.
+
+    A fold whose models are finished is passed over.
 
     Raises:
         WorkError: a round failed, or the disk is too full for the next.
         ConfigError: the strategy does not take the step's options.
     """
-    cohorts = make_cohorts(run, step)
-    for current in range(_restore(run, step, cohorts) + 1, step.rounds + 1):
-        _do_round(run, number, step, cohorts, current)
-    for cohort in cohorts:
-        _choose(run, step, cohort)
+    for fold in run.experiment.folds_of(step.model) or (0,):
+        cohorts = make_cohorts(run, step, fold)
+        if fold and all(run.ledger.find("model", model=cohort.model) for cohort in cohorts):
+            continue
+        for current in range(_restore(run, step, cohorts) + 1, step.rounds + 1):
+            _do_round(run, number, step, cohorts, current)
+        for cohort in cohorts:
+            _choose(run, step, cohort)
 
 
-def make_cohorts(run: Run, step: TrainingStep) -> list[Cohort]:
-    """Returns the step's cohorts, all with the weights that it starts from."""
+def make_cohorts(run: Run, step: TrainingStep, fold: int = 0) -> list[Cohort]:
+    """Returns the step's cohorts for a fold (0: the plain split), all with the weights that it starts from."""
     sites = run.experiment.sites_of(step)
-    start = _initial(run, step)
+    start = _initial(run, step, fold)
+    models = [fold_model(model, fold) for model in run.experiment.results_of(step)]
     if isinstance(step, TrainStep):
-        return [Cohort(step.model, sites, Strategy(step.strategy, step.strategy_options), start)]
-    models = run.experiment.results_of(step)
+        return [Cohort(models[0], sites, Strategy(step.strategy, step.strategy_options), start)]
     return [Cohort(model, (site,), Strategy("fedavg"), start) for model, site in zip(models, sites, strict=True)]
 
 
-def _initial(run: Run, step: TrainingStep) -> Weights:
+def _initial(run: Run, step: TrainingStep, fold: int) -> Weights:
     initial = _initial_model(step)
     if initial:
-        return run.ledger.load_model(initial)
-    return model_weights(build_model(run.experiment.recipe, run.experiment.seed))
+        return run.ledger.load_model(fold_model(initial, fold if run.experiment.folds_of(initial) else 0))
+    return model_weights(build_model(run.experiment.recipe_of(step.model), run.experiment.seed))
 
 
 def _initial_model(step: TrainingStep) -> str | None:
@@ -159,7 +164,7 @@ def _open_round(run: Run, number: int, step: TrainingStep, cohort: Cohort, curre
         config,
         Spool(run.ledger.spool_folder(cohort.model), fingerprint(task, weights_key(cohort.weights))),
         run.sites.watch,
-        run.num_cases(),
+        run.num_cases(fold_of(cohort.model)),
         [float(lines[each].get("answered_s") or lines[each]["seconds"]) for each in sorted(lines) if each < current],
         [told["norm"] for told in last if "norm" in told],  # a run of an earlier release has none
         dict(cohort.late),
@@ -200,20 +205,21 @@ def _validation(result: TrainResult, current: int) -> float | None:
 
 
 def _task(run: Run, number: int, step: TrainingStep, model: str, current: int) -> TrainTask:
-    experiment = run.experiment
+    experiment, fold = run.experiment, fold_of(model)
+    recipe = experiment.recipe_of(model)
     return TrainTask(
         experiment=experiment.name,
-        recipe=experiment.recipe,
-        split=experiment.split,
+        recipe=recipe,
+        split=experiment.split_of(fold),
         model=model,
         step=number,
         round=current,
         epochs_done=(current - 1) * step.local_epochs,
         local_epochs=step.local_epochs,
         epochs_total=step.epochs,
-        lr0=step.lr0 or experiment.recipe.training.lr0,
+        lr0=step.lr0 or recipe.training.lr0,
         seed=experiment.seed,
-        normalisation=run.normalisation(),
+        normalisation=run.normalisation(fold),
         validate_received=current > 1 or (_initial_model(step) is not None and step.rounds > 1),
         transport=experiment.rounds.transport,
     )
