@@ -203,6 +203,8 @@ class Border:
         if histogram is not None and fewest < self.policy.min_cases:
             withheld.what.append(f"histogram of {fewest} cases")
             histogram = None
+        if histogram is None:
+            result = result.model_copy(update={"digest": None})
         if histogram is not None:
             histogram = HuHistogram.from_array(histogram).to_array()
         counts = {"cases": result.train, "numbers": 0 if histogram is None else int(histogram.size)}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from client.case_guard import check_still_here, on_cases_that_stay
 from client.cases import OWN, Cases, OpenCase, open_cases
+from client.data_digest import data_digest
 from client.local_layers import last_layers, load_layers, save_layers
 from client.measuring import LoadedModel, measure, summary
 from client.policy import local_names
@@ -107,6 +108,7 @@ class Site:
         enough = fewest >= self.config.policy.min_cases
         histogram = body_histogram([case.cached for case in cases.train]).to_array() if enough else None
         result = SiteStatistics(
+            digest=data_digest(cases, self.config.policy) if enough else None,
             train=len(cases.train),
             validation=len(cases.validation),
             test=len(cases.test),

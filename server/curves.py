@@ -51,9 +51,9 @@ def site_style(sites: Sequence[str], site: str) -> dict[str, Any]:
 
 
 def learning_curves(record: RunRecord) -> tuple[Curves, ...]:
-    """Returns one figure for each training step, and each fold, that has a finished round, in the order of the steps."""
+    """Returns one figure for each training step, and fold of one, that has a finished round; in their order."""
     figures = []
-    for number, step in enumerate(record.experiment.steps):
+    for number in range(len(record.experiment.steps)):
         rounds = record.rounds_of(number)
         for fold in sorted({fold_of(line.model) for line in rounds}):
             title = step_title(record, number) + (f", fold {fold}" if fold else "")

@@ -50,7 +50,8 @@ def evaluate(run: Run, number: int, step: EvaluateStep) -> None:
             "step": number,
             "split": step.split,
             "matrix": {
-                name: {site: over_folds([cells[each][site] for each in files[name]]) for site in sites} for name in names
+                name: {site: over_folds([cells[each][site] for each in files[name]]) for site in sites}
+                for name in names
             },
             "folds": {each: cells[each] for name in names for each in files[name] if each != name},
             "pictures": saved,

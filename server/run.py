@@ -36,6 +36,11 @@ class Run:
         """Returns each site's training cases as the last `statistics` step counted them."""
         return {site: told["train"] for site, told in self._statistics(fold)["sites"].items()}
 
+    def digests(self, fold: int, sites: Sequence[str]) -> list[str | None]:
+        """Returns what each site said of its cases as a whole; None: it said nothing, or was not heard."""
+        told = self._statistics(fold)["sites"]
+        return [told.get(site, {}).get("digest") for site in sites]
+
     def _statistics(self, fold: int) -> Record:
         found = self.ledger.find("statistics")
         if not found:
