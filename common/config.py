@@ -501,6 +501,9 @@ class Experiment(Frozen):
     """What is done, in order; a step may use only the models of steps before it."""
     simulation: SimulationConfig = SimulationConfig()
     """Where `fedgtv-simulate` takes cases from; a federation's sites have their own."""
+    reuse: bool = True
+    """Whether a model that was trained before in the same way, on the same data, in this run or one beside it, is
+    copied instead of trained again."""
     notes: tuple[str, ...] = ()
     """Sentences that stand beside the tables, such as what the target really is."""
 

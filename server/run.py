@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from common.card import CARD
@@ -23,6 +24,8 @@ class Run:
     sites: Sites
     coordinator: str | None = None
     """Where the federation's coordinator is reached; None: not told, or a simulation."""
+    runs: Path | None = None
+    """The folder of the runs beside this one, whose models may be copied; None: no other run is looked at."""
 
     def normalisation(self, fold: int = 0) -> NormalisationRecord:
         """Returns the mean and SD that the last `statistics` step found (WorkError: there was none).

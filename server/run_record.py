@@ -88,6 +88,10 @@ class ModelLine(Line):
     model: str
     round: int
     validation_dsc: float | None = None
+    key: str | None = None
+    """Of all that defines it; None: not known."""
+    reused: str | None = None
+    """The model that it is a copy of, after its run's name where that is another."""
 
 
 class Spread(Line):

@@ -139,4 +139,5 @@ def _kept(line: ModelLine | None) -> str:
     if line is None:
         return "not finished"
     score = METRIC["dsc"].show(line.validation_dsc, 1)
-    return f"weights of round {line.round}" + (f", validation DSC {score} %" if score != NONE else "")
+    copied = f"copied from {line.reused}, " if line.reused else ""
+    return f"{copied}weights of round {line.round}" + (f", validation DSC {score} %" if score != NONE else "")

@@ -19,6 +19,7 @@ from common.model import build_model, model_weights
 from common.tasks import TrainResult, TrainTask
 from server.evaluation import measure
 from server.ledger_file import Record
+from server.model_key import find_earlier, model_key
 from server.rounds import Late, Outcome, Round
 from server.run import Run
 from server.sites import arrivals
@@ -57,15 +58,15 @@ class Cohort:
 def train(run: Run, number: int, step: TrainingStep) -> None:
     """Does the step's rounds from where the ledger left them, and writes the models that it makes; fold by fold.
 
-    A fold whose models are finished is passed over.
+    A model that is finished is passed over, one that was made in the same way before is copied.
 
     Raises:
         WorkError: a round failed, or the disk is too full for the next.
         ConfigError: the strategy does not take the step's options.
     """
     for fold in run.experiment.folds_of(step.model) or (0,):
-        cohorts = make_cohorts(run, step, fold)
-        if fold and all(run.ledger.find("model", model=cohort.model) for cohort in cohorts):
+        cohorts = [each for each in make_cohorts(run, step, fold) if not (_is_made(run, each) or _copied(run, each))]
+        if not cohorts:
             continue
         for current in range(_restore(run, step, cohorts) + 1, step.rounds + 1):
             _do_round(run, number, step, cohorts, current)
@@ -81,6 +82,46 @@ def make_cohorts(run: Run, step: TrainingStep, fold: int = 0) -> list[Cohort]:
     if isinstance(step, TrainStep):
         return [Cohort(models[0], sites, Strategy(step.strategy, step.strategy_options), start)]
     return [Cohort(model, (site,), Strategy("fedavg"), start) for model, site in zip(models, sites, strict=True)]
+
+
+def _is_made(run: Run, cohort: Cohort) -> bool:
+    """Whether the model is finished, and its file whole."""
+    if not run.ledger.find("model", model=cohort.model):
+        return False
+    try:
+        run.ledger.load_model(cohort.model)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _copied(run: Run, cohort: Cohort) -> bool:
+    """Takes a model of the same key, of this run or one beside it, in place of training; not of one under way."""
+    if _lines(run, cohort.model):
+        return False
+    earlier = find_earlier(run, cohort.model, model_key(run, cohort.model))
+    weights = earlier.load() if earlier else None
+    if earlier is None or weights is None:
+        return False
+    _keep(run, cohort, weights, earlier.line["round"], earlier.line.get("validation_dsc"), earlier.origin)
+    return True
+
+
+def _keep(
+    run: Run, cohort: Cohort, weights: Weights, chosen: int, validation_dsc: float | None, reused: str | None = None
+) -> None:
+    """Writes a finished model, then its line."""
+    run.ledger.save_model(cohort.model, weights, run.metadata(cohort.model, chosen, cohort.sites))
+    run.ledger.append(
+        {
+            "kind": "model",
+            "model": cohort.model,
+            "round": chosen,
+            "validation_dsc": validation_dsc,
+            "key": model_key(run, cohort.model),
+            "reused": reused,
+        }
+    )
 
 
 def _initial(run: Run, step: TrainingStep, fold: int) -> Weights:
@@ -250,6 +291,7 @@ def _told(result: TrainResult, norm: float, current: int) -> dict[str, Any]:
         "validation_dsc": _validation(result, current),
         "norm": norm,
         "seconds": round(result.seconds, 1),
+        **({"local_layers": len(result.local_layers)} if result.local_layers else {}),
     }
 
 
@@ -263,10 +305,7 @@ def _choose(run: Run, step: TrainingStep, cohort: Cohort) -> None:
         cohort.note_validation(step.rounds, _validated(run, cohort))
         chosen = cohort.best or step.rounds
     weights = cohort.weights if chosen == step.rounds else run.ledger.load_round(cohort.model, chosen)
-    run.ledger.save_model(cohort.model, weights, run.metadata(cohort.model, chosen, cohort.sites))
-    run.ledger.append(
-        {"kind": "model", "model": cohort.model, "round": chosen, "validation_dsc": cohort.validation.get(chosen)}
-    )
+    _keep(run, cohort, weights, chosen, cohort.validation.get(chosen))
 
 
 def _validated(run: Run, cohort: Cohort) -> list[float | None]:

@@ -230,7 +230,10 @@ def test_statistics_are_those_of_all_cases_together(go):
     together = np.array([-10, 30, -10, 60])
     assert line["mean"] == together.mean()
     assert line["sd"] == pytest.approx(together.std(), rel=1e-15)
-    assert line["sites"]["B"] == {"train": 2, "validation": 1, "test": 1, "refused": 0, "voxels": 2}
+    assert line["sites"]["B"] == {
+        **{"train": 2, "validation": 1, "test": 1, "refused": 0, "voxels": 2},
+        "digest": None,
+    }
 
 
 def test_a_withheld_histogram_is_left_out_and_null(go):
@@ -341,7 +344,7 @@ BY_LEVEL = {0.0: 0.9, 1.0: 0.2, 2.0: 0.6, 3.0: 0.4}
 
 def chosen(go, step, score, site="A"):
     hospitals = Hospitals(score)
-    ledger = go(hospitals, experiment(STATISTICS, step, sites=(site,)))
+    ledger = go(hospitals, experiment(STATISTICS, step, sites=("A",)))
     assert not [asked for asked in hospitals.asked if asked[0] == "evaluate" and asked[2] == "test"]
     (line,) = ledger.find("model")
     return line["round"], line["validation_dsc"], level(ledger.load_model(line["model"]))
@@ -912,3 +915,27 @@ def test_a_fold_that_is_finished_is_not_trained_again(go):
 def test_rounds_of_different_folds_do_not_run_at_the_same_time(go):
     record = read_run(go(FoldedHospitals(), folded()).folder)
     assert [len(each) for each in concurrent_rounds(record.rounds_of(1))] == [1, 1, 1, 1]
+
+
+class TellingHospitals(Hospitals):
+    """They tell the digest of their cases."""
+
+    def statistics(self, site, message):
+        self.asked.append(("statistics", site, None, None, None))
+        told = SiteStatistics(train=self.number(site), validation=1, test=1, digest=site.lower() * 32, seconds=0.0)
+        return wire.statistics_reply(told, HuHistogram.from_values([-10, 30]).to_array())
+
+
+def test_the_same_training_is_done_once_in_a_run(go):
+    hospitals = TellingHospitals()
+    local = {"kind": "local", "model": "own", "rounds": 2}
+    alone = {"kind": "train", "model": "alone", "rounds": 2}
+    tuned = {"kind": "finetune", "model": "tuned", "initial": "alone"}
+    again = {"kind": "finetune", "model": "again", "initial": "own-A"}
+    ledger = go(hospitals, experiment(STATISTICS, local, alone, tuned, again, sites=("A",)))
+    trained = [model for what, _, model, *_ in hospitals.asked if what == "train"]
+    assert trained == ["own-A", "own-A", "tuned-A"]
+    told = [(line["model"], line["reused"], line["round"]) for line in ledger.find("model")]
+    assert told == [("own-A", None, 2), ("alone", "own-A", 2), ("tuned-A", None, 1), ("again-A", "tuned-A", 1)]
+    assert levels(ledger, "alone", "again-A") == {"alone": 2.0, "again-A": 3.0}
+    assert load_weights(ledger.model_path("alone"))[1]["model"] == "alone"
