@@ -70,7 +70,8 @@ def plan_lines(experiment: Experiment, folder: Path) -> Iterator[str]:
     check_folder(folder, experiment)
     here = Past(experiment, read_lines(folder / LEDGER) if (folder / EXPERIMENT).exists() else [])
     plan = _Plan(experiment, folder, here)
-    yield f"{experiment.name}: {counted(len(experiment.steps), 'step')} over {', '.join(experiment.sites)}; run {folder}"
+    num_steps = counted(len(experiment.steps), "step")
+    yield f"{experiment.name}: {num_steps} over {', '.join(experiment.sites)}; run {folder}"
     total: float | None = 0.0
     for number, step in enumerate(experiment.steps):
         text, seconds = plan.of(number, step)

@@ -72,7 +72,7 @@ def test_a_run_that_is_not_begun_has_no_time_and_leaves_no_trace(tmp_path):
 
 
 def test_what_is_done_is_told_and_time_comes_from_the_rounds_on_record(tmp_path):
-    """Two rounds of 5 epochs took 10 and 20 s, so an epoch takes 3 s: 30 s for two more rounds, 30 s for fine-tuning."""
+    """Two rounds of 5 epochs took 10 and 20 s, so an epoch takes 3 s: 30 s for the rest, 30 s for fine-tuning."""
     folder = tmp_path / "tiny"
     write(folder, experiment(), STATISTICS, {"kind": "done", "step": 0}, round_line(1, 10.0), round_line(2, 20.0))
     before = everything(tmp_path)
