@@ -126,7 +126,8 @@ class _Plan:
         what = f"{counted(rounds, 'round')} of {counted(local_epochs, 'epoch')}" + (f", {folds} folds" if folds else "")
         named = f", recipe {step.recipe}" if getattr(step, "recipe", None) else ""
         told_states = f" ({'; '.join(states)})" if states else ""
-        return f"{_title(step)} at {sites}: {what}{named}; {_shown(seconds)}{told_states}", seconds
+        expected = _shown(seconds) if left else "nothing left"
+        return f"{_title(step)} at {sites}: {what}{named}; {expected}{told_states}", seconds
 
     def _state(self, name: str, rounds: int) -> tuple[str, int]:
         """What is there of a model, and how many of its rounds are left."""

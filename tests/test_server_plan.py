@@ -93,7 +93,7 @@ def test_a_run_beside_it_tells_the_time_and_what_is_copied(tmp_path):
     key = key_of(tmp_path / "new", config, "m")
     write(tmp_path / "old", config, *done, round_line(1, 5.0), {**MODEL, "key": key}, evaluation)
     lines = list(plan_lines(config, tmp_path / "new"))
-    assert lines[2].endswith("about 0.0 s (m is copied from old/m)")
+    assert lines[2].endswith("nothing left (m is copied from old/m)")
     assert lines[3].endswith("about 10 s")
     assert lines[4].endswith("about 24 s")  # three models
     assert lines[5] == "to do: 1 round of training; time: about 34 s"
