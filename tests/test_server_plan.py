@@ -99,6 +99,14 @@ def test_a_run_beside_it_tells_the_time_and_what_is_copied(tmp_path):
     assert lines[5] == "to do: 1 round of training; time: about 34 s"
 
 
+def test_what_an_earlier_step_of_the_run_will_make_is_copied(tmp_path):
+    steps = (STEPS[0], {"kind": "local", "model": "own"}, {"kind": "train", "model": "alone", "sites": ["B"]})
+    write(tmp_path / "tiny", experiment(*steps), STATISTICS)
+    lines = list(plan_lines(experiment(*steps), tmp_path / "tiny"))
+    assert lines[3].endswith("nothing left (alone is copied from own-B)")
+    assert lines[4].startswith("to do: 1 round of training")
+
+
 def test_folds_and_recipes_are_counted(tmp_path):
     steps = (STEPS[0], {**STEPS[1], "folds": True, "recipe": "other"})
     other = RECIPE.model_copy(update={"training": RECIPE.training.model_copy(update={"lr0": 0.5})})
