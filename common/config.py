@@ -570,13 +570,13 @@ class Experiment(Frozen):
                         "the images and their statistics; make it the same, or write another experiment"
                     )
         for number, step in enumerate(self.steps, 1):
-            name, initial = getattr(step, "recipe", None), _initial(step)
-            if name is not None and name not in self.recipes:
+            named, initial = getattr(step, "recipe", None), _initial(step)
+            if named is not None and named not in self.recipes:
                 known = ", ".join(self.recipes) or "none"
-                raise ValueError(f"step {number} names recipe {name!r}; expected one of `recipes`: {known}")
-            if name and initial and self.recipes[name].stages != self.recipe_of(initial).stages:
+                raise ValueError(f"step {number} names recipe {named!r}; expected one of `recipes`: {known}")
+            if named and initial and self.recipes[named].stages != self.recipe_of(initial).stages:
                 raise ValueError(
-                    f"step {number} names recipe {name!r}, whose networks are not those of {initial!r}, which it "
+                    f"step {number} names recipe {named!r}, whose networks are not those of {initial!r}, which it "
                     "starts from; leave `recipe` out"
                 )
         return self

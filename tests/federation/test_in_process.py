@@ -119,11 +119,11 @@ def experiment(*steps, recipe=RECIPE, split=SPLIT, sites=tuple(CASES), seed=1, *
     )
 
 
-def run(config, configs, folder, on_record=None, num_workers=1, app=client_app):
-    """Runs or resumes in `folder` and returns the ledger."""
+def run(config, configs, folder, on_record=None, num_workers=1, app=client_app, runs=None):
+    """Runs or resumes in `folder` and returns the ledger; models of the runs in `runs` may be copied."""
     ledger = Ledger(folder, config, on_record)
     with closing(InProcessGrid(app, configs, num_workers)) as grid:
-        run_experiment(config, ledger, Sites(grid, grid.node_ids, config.rounds))
+        run_experiment(config, ledger, Sites(grid, grid.node_ids, config.rounds), runs=runs)
     return ledger
 
 
@@ -433,3 +433,53 @@ def test_a_run_has_no_more_rounds_than_a_site_gives_it(make_sites, tmp_path):
     configs = with_policy(make_sites({"A": CASES["A"]}), A={"max_rounds": 1})
     with pytest.raises(WorkError, match=r"round 2: .*A \(policy-rounds\)"):
         run(experiment(STATISTICS, TRAIN, sites=("A",)), configs, tmp_path, app=guarded(client_app))
+
+
+def alone(patch_size, **network):
+    """A recipe of one stage."""
+    stage = StageConfig(network=NetworkConfig.model_validate(network), patch_size=patch_size)
+    return RECIPE.model_copy(update={"stage1": stage, "stage2": None})
+
+
+COMPARED = {
+    "voxresnet": alone((8, 8, 8), kind="voxresnet", widths=(2, 4), strides=((2, 2, 2),)),
+    "attention": alone((8, 8, 8), kind="attention-unet", widths=(2, 4), strides=((2, 2, 2),)),
+    "nested": alone((16, 16, 32), kind="unet++", widths=(2, 2, 2, 2, 4)),
+}
+
+
+def test_the_compared_networks_go_through_folds_and_every_case_is_measured_once(sites, tmp_path):
+    """A has four patients: two test in each of two folds, so that a row of the matrix is over all four."""
+    steps = [{"kind": "train", "model": name, "recipe": name, "sites": ["A"], "folds": True} for name in COMPARED]
+    measured = {"kind": "evaluate", "models": [*COMPARED], "models_per_message": 7, "sites": ["A"]}
+    config = Experiment(
+        name="tiny",
+        sites=("A",),
+        recipe=RECIPE,
+        recipes=COMPARED,
+        split=SplitConfig(folds=2, validation_fraction=0.0),
+        steps=(STATISTICS, *steps, measured),
+    )
+    ledger = run(config, {"A": sites["A"]}, tmp_path)
+    (line,) = ledger.find("evaluation")
+    assert {model: row["A"]["n"] for model, row in line["matrix"].items()} == dict.fromkeys(COMPARED, 4)
+    assert [cell["A"]["n"] for cell in line["folds"].values()] == [2] * 6
+    for name, recipe in COMPARED.items():
+        start = model_weights(build_model(recipe, config.seed))
+        first, second = (ledger.load_model(f"{name}.fold-{fold}") for fold in (1, 2))
+        assert first.keys() == second.keys() == start.keys()
+        moved = [key for key in start if not np.array_equal(start[key], first[key])]
+        assert len(moved) == len(start)
+        assert any(not np.array_equal(first[key], second[key]) for key in start)
+
+
+def test_another_run_copies_what_was_trained_on_the_same_data_and_measures_it_alike(sites, tmp_path, make_sites):
+    config = experiment(STATISTICS, {"kind": "local", "model": "own"}, {"kind": "evaluate", "models": ["own"]})
+    first = run(config, sites, tmp_path / "first", runs=tmp_path)
+    second = run(config, sites, tmp_path / "second", runs=tmp_path)
+    assert [line["reused"] for line in second.find("model")] == ["first/own-A", "first/own-B", "first/own-C"]
+    assert second.find("round") == []
+    assert first.find("evaluation")[0]["matrix"] == second.find("evaluation")[0]["matrix"]
+    assert all(first.load_model(name).keys() == second.load_model(name).keys() for name in ("own-A", "own-B"))
+    fewer = run(config, make_sites({**CASES, "A": range(1, 4)}), tmp_path / "fewer", runs=tmp_path)
+    assert next(line["reused"] for line in fewer.find("model") if line["model"] == "own-A") is None
