@@ -46,13 +46,15 @@ def keep_split(entries: Sequence[CaseEntry], config: SplitConfig, work: Path) ->
     return split_cases(entries, config, parts)
 
 
-def adopt_split(config: SplitConfig, source: Path, work: Path) -> None:
+def adopt_split(config: SplitConfig, source: Path, work: Path, prefix: str = "") -> None:
     """Notes in `work` the parts that are kept in `source`; they take the place of others given there.
+
+    `prefix` stands before the patients' names in `work`.
 
     Raises:
         InputError: one of the files is damaged.
     """
-    adopted = kept_parts(config, source)
+    adopted = {prefix + patient: part for patient, part in kept_parts(config, source).items()}
     folder = private_folder(work / FOLDER)
     with _alone(folder):
         earlier = kept_parts(config, work)

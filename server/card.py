@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from common.card import MAX_NOTE, MAX_NOTES, Card, Result, TrainedOn
-from common.config import Experiment, FinetuneStep, LocalStep, TrainStep
+from common.config import Experiment, PooledStep, TrainingStep, TrainStep
 from common.release import release
 from server.conclusion import model_origins
 from server.ledger import Ledger
@@ -47,27 +47,31 @@ def _finished(run: "Run", model: str) -> tuple[int, tuple[str, ...]]:
     """Returns the kept round of a finished model, and the sites of its step that were asked for it."""
     step = _step_of(run.experiment, model)
     sites = run.experiment.sites_of(step)
-    if not isinstance(step, TrainStep):
+    if not isinstance(step, TrainStep | PooledStep):
         sites = (sites[run.experiment.results_of(step).index(model)],)
     return run.ledger.find("model", model=model)[-1]["round"], sites
 
 
-def _step_of(experiment: Experiment, model: str) -> TrainStep | LocalStep | FinetuneStep | None:
+def _step_of(experiment: Experiment, model: str) -> TrainingStep | None:
     for step in experiment.steps:
-        if isinstance(step, TrainStep | LocalStep | FinetuneStep) and model in experiment.results_of(step):
+        if isinstance(step, TrainingStep) and model in experiment.results_of(step):
             return step
     return None
 
 
 def _trained_on(run: "Run", model: str, kept_round: int, sites: Sequence[str]) -> Iterator[TrainedOn]:
-    """Who sent good weights in a round up to the kept one; before the first is on record, whoever was asked."""
+    """Who sent good weights in a round up to the kept one; before the first is on record, whoever was asked.
+
+    Of a pooled model, the sites whose cases lie together.
+    """
     counts = run.num_cases()
     lines = [line for line in run.ledger.find("round", model=model) if line["round"] <= kept_round]
     for line in lines:
         counts |= {site: told["cases"] for site, told in line["sites"].items()}
     took_part = {site for line in lines for site in line["sites"]}
+    pooled = isinstance(_step_of(run.experiment, model), PooledStep)
     for site in sites:
-        if not lines or site in took_part:
+        if pooled or not lines or site in took_part:
             yield TrainedOn(site=site, num_cases=counts.get(site))
 
 

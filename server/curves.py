@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from common.config import FinetuneStep, LocalStep, TrainStep
+from common.config import TrainingStep
 from server.run_record import RoundLine, RunRecord, concurrent_rounds, in_order
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -28,6 +28,7 @@ STEP_NAMES = {
     "train": "training",
     "local": "local-only training",
     "finetune": "fine-tuning",
+    "pooled": "pooled training",
     "evaluate": "evaluation",
 }
 
@@ -55,7 +56,7 @@ def learning_curves(record: RunRecord) -> tuple[Curves, ...]:
     figures = []
     for number, step in enumerate(record.experiment.steps):
         rounds = record.rounds_of(number)
-        if isinstance(step, TrainStep | LocalStep | FinetuneStep) and rounds:
+        if isinstance(step, TrainingStep) and rounds:
             figures.append(_step_curves(step_title(record, number), rounds, record))
     return tuple(figures)
 

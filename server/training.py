@@ -1,7 +1,8 @@
 """Training steps: cohorts of sites, their rounds, each on disk before the next, and the round that is kept.
 
 A federated model has one cohort of all the step's sites; a `local` or `finetune` step has a cohort of one for each
-site. The cohorts of a step work at the same time.
+site, and a `pooled` step one of the place where all sites' cases lie together. The cohorts of a step work at the same
+time.
 """
 
 import time
@@ -13,7 +14,7 @@ import numpy as np
 from flwr.app import Message
 
 from common.checkpoint import Weights
-from common.config import FinetuneStep, LocalStep, TrainStep, fingerprint
+from common.config import LocalStep, PooledStep, TrainingStep, TrainStep, fingerprint
 from common.errors import CheckpointError
 from common.model import build_model, model_weights
 from common.tasks import TrainResult, TrainTask
@@ -25,8 +26,6 @@ from server.sites import arrivals
 from server.spool import Spool, weights_key
 from server.strategy import Strategy
 
-TrainingStep = TrainStep | LocalStep | FinetuneStep
-
 
 @dataclass
 class Cohort:
@@ -34,12 +33,20 @@ class Cohort:
 
     model: str
     sites: tuple[str, ...]
+    """Who is asked."""
     strategy: Strategy
     weights: Weights
     validation: dict[int, float] = field(default_factory=dict)
     """Mean validation DSC by round; round 0 is what the step started from."""
     late: dict[str, Late] = field(default_factory=dict)
     """Sites that were still at work when a round closed, and are let finish."""
+    pooled: tuple[str, ...] = ()
+    """The sites whose cases lie together at the one that is asked; none: everyone trains on its own."""
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The sites whose cases train the model."""
+        return self.pooled or self.sites
 
     def note_validation(self, number: int, scores: Iterable[float | None]) -> None:
         """Keeps the mean over the sites that know a score of round `number`'s weights."""
@@ -74,6 +81,8 @@ def make_cohorts(run: Run, step: TrainingStep) -> list[Cohort]:
     start = _initial(run, step)
     if isinstance(step, TrainStep):
         return [Cohort(step.model, sites, Strategy(step.strategy, step.strategy_options), start)]
+    if isinstance(step, PooledStep):
+        return [Cohort(step.model, (step.model,), Strategy("fedavg"), start, pooled=sites)]
     models = run.experiment.results_of(step)
     return [Cohort(model, (site,), Strategy("fedavg"), start) for model, site in zip(models, sites, strict=True)]
 
@@ -137,7 +146,7 @@ def _do_round(run: Run, number: int, step: TrainingStep, cohorts: Sequence[Cohor
         outcome = rounds[cohort.model].close(cohort.strategy)
         cohort.weights = outcome.weights
         cohort.note_validation(current - 1, [_validation(result, current) for result in outcome.results.values()])
-        metadata = run.metadata(cohort.model, current, cohort.sites)
+        metadata = run.metadata(cohort.model, current, cohort.trained_on)
         run.ledger.save_round(cohort.model, current, cohort.weights, metadata, cohort.strategy.state())
         run.ledger.append(_line(number, step, cohort.model, current, outcome, time.monotonic() - started))
     for cohort in cohorts:  # none before: a round that a cohort lacks is done again by all, from what lies here
@@ -257,7 +266,7 @@ def _choose(run: Run, step: TrainingStep, cohort: Cohort) -> None:
         cohort.note_validation(step.rounds, _validated(run, cohort))
         chosen = cohort.best or step.rounds
     weights = cohort.weights if chosen == step.rounds else run.ledger.load_round(cohort.model, chosen)
-    run.ledger.save_model(cohort.model, weights, run.metadata(cohort.model, chosen, cohort.sites))
+    run.ledger.save_model(cohort.model, weights, run.metadata(cohort.model, chosen, cohort.trained_on))
     run.ledger.append(
         {"kind": "model", "model": cohort.model, "round": chosen, "validation_dsc": cohort.validation.get(chosen)}
     )
