@@ -306,9 +306,10 @@ class TrainStep(_Training):
     initial: Name | None = None
     """A model of an earlier step; none: fresh weights from the experiment's seed."""
     strategy: Literal[
-        "fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi", "trimmed-mean", "median", "krum", "multikrum"
+        "fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi", "cyclic", "trimmed-mean", "median", "krum", "multikrum"
     ] = "fedavg"
-    """How the sites' weights become one model; the last four withstand a few bad sites among many."""
+    """How the sites' weights become one model (`cyclic`: it goes from site to site); the last four withstand a few bad
+    sites among many."""
     strategy_options: dict[str, float] = {}
     """What the strategy can be told, such as `proximal_mu` (FedProx) or `beta` (trimmed mean)."""
 

@@ -36,6 +36,7 @@ OPTIONS = {
     "fedprox": ("proximal_mu",),
     "fedadam": ADAPTIVE,
     "fedyogi": ADAPTIVE,
+    "cyclic": (),
     "trimmed-mean": ("beta",),
     "median": (),
     "krum": ("num_malicious",),
@@ -74,6 +75,11 @@ class Strategy:
     def _optimises(self) -> bool:
         """Whether a server optimiser makes the model of the mean."""
         return isinstance(self.flower, flower.FedAvgM) or hasattr(self.flower, MOMENTS[0])
+
+    @property
+    def goes_round(self) -> bool:
+        """Whether the model goes from site to site, instead of to all at once (server/relay.py)."""
+        return self.name == "cyclic"
 
     @property
     def keeps_state(self) -> bool:
