@@ -306,7 +306,17 @@ class TrainStep(_Training):
     initial: Name | None = None
     """A model of an earlier step; none: fresh weights from the experiment's seed."""
     strategy: Literal[
-        "fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi", "cyclic", "trimmed-mean", "median", "krum", "multikrum"
+        "fedavg",
+        "fedavgm",
+        "fedprox",
+        "fedadam",
+        "fedyogi",
+        "fedbn",
+        "cyclic",
+        "trimmed-mean",
+        "median",
+        "krum",
+        "multikrum",
     ] = "fedavg"
     """How the sites' weights become one model (`cyclic`: it goes from site to site); the last four withstand a few bad
     sites among many."""

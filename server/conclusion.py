@@ -110,7 +110,7 @@ def _begun(initial: str | None) -> str:
 
 
 def _trained(step: TrainStep, sites: tuple[str, ...]) -> ModelOrigin:
-    begun = _begun(step.initial)
+    begun = (", normalisation layers left at each site" if step.strategy == "fedbn" else "") + _begun(step.initial)
     if len(sites) > 1:
         return ModelOrigin("federated", None, step.initial, f"{step.strategy} over {', '.join(sites)}{begun}", sites)
     kind = "finetuned" if step.initial else "local"

@@ -207,6 +207,8 @@ def _open_round(
     """`config`: instead of the experiment's."""
     config = config or run.experiment.rounds
     task = _task(run, number, step, cohort.model, current)
+    if cohort.strategy.local_layers:
+        task = task.model_copy(update={"local_layers": cohort.strategy.local_layers})
     if cohort.strategy.goes_round:
         task = task.model_copy(update={"validate_received": False})  # it would measure what is on its way
     lines = _lines(run, cohort.model)

@@ -472,6 +472,22 @@ def test_norm_layers_that_all_sites_keep_never_leave(make_sites, tmp_path):
     assert len({path.read_bytes() for path in kept}) == len(kept)
 
 
+def test_fedbn_is_what_the_policy_of_every_site_would_do(make_sites, tmp_path):
+    """The same bits in the models and in the matrix: sites that trained it measure it with their own layers."""
+    keep = {"local_layers": ["norm"]}
+    configs = with_policy(make_sites(CASES), A=keep, B=keep, C=keep)
+    evaluate = {"kind": "evaluate", "models": ("federated",)}
+    by_policy = run(experiment(STATISTICS, TRAIN, evaluate), configs, tmp_path / "policy", app=guarded(client_app))
+    step = {**TRAIN, "strategy": "fedbn"}
+    by_task = run(experiment(STATISTICS, step, evaluate), make_sites(CASES), tmp_path / "task", app=guarded(client_app))
+    assert files(by_task) == files(by_policy)
+    assert by_task.find("evaluation")[0]["matrix"] == by_policy.find("evaluation")[0]["matrix"]
+    start, end = model_weights(build_model(RECIPE, 1)), by_task.load_model("federated")
+    norms, others = norms_and_others(start)
+    assert all(np.array_equal(start[name], end[name]) for name in norms)
+    assert not any(np.array_equal(start[name], end[name]) for name in others if start[name].size > 10)
+
+
 def test_a_layer_that_one_site_keeps_comes_from_the_others(make_sites, tmp_path):
     """As if that site had no part in it; `without` it is dropped by its own policy, and a quorum goes on."""
     config = experiment(STATISTICS, {**TRAIN, "rounds": 1}, quorum=2)
