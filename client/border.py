@@ -186,7 +186,7 @@ class Border:
         try:
             match entry.task:
                 case StatisticsTask():
-                    return self._statistics(reply)
+                    return self._statistics(entry.task, reply)
                 case TrainTask():
                     return self._training(entry.task, entry.received, reply)
                 case EvaluateTask():
@@ -196,12 +196,15 @@ class Border:
                 raise
             raise PolicyError.of("policy-reply", f"reply: not one of this release ({_line(error)})") from error
 
-    def _statistics(self, reply: Message) -> _Leaving:
+    def _statistics(self, task: StatisticsTask, reply: Message) -> _Leaving:
         result, withheld = wire.read_result(reply, SiteStatistics), policy.Withheld()
         histogram = wire.read_histogram(reply)
-        if histogram is not None and result.train < self.policy.min_cases:
-            withheld.what.append(f"histogram of {result.train} cases")
+        fewest = min(result.train, result.test) if task.split.fold else result.train
+        if histogram is not None and fewest < self.policy.min_cases:
+            withheld.what.append(f"histogram of {fewest} cases")
             histogram = None
+        if histogram is None:
+            result = result.model_copy(update={"digest": None})
         if histogram is not None:
             histogram = HuHistogram.from_array(histogram).to_array()
         counts = {"cases": result.train, "numbers": 0 if histogram is None else int(histogram.size)}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from client.case_guard import check_still_here, on_cases_that_stay
 from client.cases import OWN, Cases, OpenCase, open_cases
+from client.data_digest import data_digest
 from client.local_layers import last_layers, load_layers, save_layers
 from client.measuring import LoadedModel, measure, summary
 from client.policy import keeping, local_names
@@ -86,12 +87,13 @@ class Site:
     def statistics(self, task: StatisticsTask) -> tuple[SiteStatistics, NDArray[np.int64] | None]:
         """Returns case counts and the HU histogram of the training cases' body voxels.
 
-        The histogram is None when the site has fewer training cases than its policy's `min_cases`.
+        The histogram is None when the site has fewer training cases than its policy's `min_cases`; a fold's also when
+        fewer test in it, for a fold and the whole differ by those alone.
         """
         progress = Progress(self.told_folder, task)
 
         def work(cases: Cases) -> tuple[SiteStatistics, NDArray[np.int64] | None]:
-            done = self._statistics(cases, progress.seconds)
+            done = self._statistics(task, cases, progress.seconds)
             check_still_here(self.cases_folder, (*cases.train, *cases.validation, *cases.test))
             return done
 
@@ -100,11 +102,13 @@ class Site:
         return done
 
     def _statistics(
-        self, cases: Cases, seconds: Callable[[], float]
+        self, task: StatisticsTask, cases: Cases, seconds: Callable[[], float]
     ) -> tuple[SiteStatistics, NDArray[np.int64] | None]:
-        enough = len(cases.train) >= self.config.policy.min_cases
+        fewest = min(len(cases.train), len(cases.test)) if task.split.fold else len(cases.train)
+        enough = fewest >= self.config.policy.min_cases
         histogram = body_histogram([case.cached for case in cases.train]).to_array() if enough else None
         result = SiteStatistics(
+            digest=data_digest(cases, self.config.policy) if enough else None,
             train=len(cases.train),
             validation=len(cases.validation),
             test=len(cases.test),

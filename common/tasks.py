@@ -107,6 +107,9 @@ class SiteStatistics(Frozen):
     test: Count
     refused: Count = 0
     """Cases that the recipe's preprocessing refused (the site's own log names them)."""
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
+    """Of the content of all its cases, their parts, and what its policy does to updates: the same digest, the same
+    training. One number for all cases together, so it tells of no patient; None where the histogram is withheld."""
     seconds: float
 
 

@@ -69,7 +69,8 @@ def _run(experiment: Experiment, folder: Path, sites_folder: Path, console: Cons
     try:
         with hold_run(folder), _quiet_flower(), console.status(what):
             ledger = Ledger(folder, experiment, lambda record: _tell(console, record), held=True)
-            run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds), NO_COORDINATOR)
+            sites = Sites(grid, grid.node_ids, experiment.rounds)
+            run_experiment(experiment, ledger, sites, NO_COORDINATOR, folder.parent)
         completed = True
     finally:
         grid.close(wait=completed)

@@ -174,6 +174,9 @@ def run(
     name: Annotated[
         str | None, typer.Option(help="The run's name; the same name continues. Default: the experiment's.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the steps, rounds and expected time; begin nothing.")
+    ] = False,
     folder: FolderOption = FEDERATION,
     debug: DebugOption = False,
 ) -> None:
@@ -195,6 +198,12 @@ def run(
     run_name = check_run_name(config.name if name is None else name)
     federation = _open(folder)
     superlink = federation.superlink()
+    if dry_run:
+        from server.plan import plan_lines
+
+        for line in plan_lines(config, superlink.runs_folder / run_name):
+            typer.echo(line)
+        return
     _outlive_the_terminal()
 
     def tell(record: dict[str, Any]) -> None:

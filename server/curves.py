@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from common.config import TrainingStep
+from common.config import fold_of
 from server.run_record import RoundLine, RunRecord, concurrent_rounds, in_order
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -52,12 +52,13 @@ def site_style(sites: Sequence[str], site: str) -> dict[str, Any]:
 
 
 def learning_curves(record: RunRecord) -> tuple[Curves, ...]:
-    """Returns one figure for each training step that has a finished round, in the order of the steps."""
+    """Returns one figure for each training step, and fold of one, that has a finished round; in their order."""
     figures = []
-    for number, step in enumerate(record.experiment.steps):
+    for number in range(len(record.experiment.steps)):
         rounds = record.rounds_of(number)
-        if isinstance(step, TrainingStep) and rounds:
-            figures.append(_step_curves(step_title(record, number), rounds, record))
+        for fold in sorted({fold_of(line.model) for line in rounds}):
+            title = step_title(record, number) + (f", fold {fold}" if fold else "")
+            figures.append(_step_curves(title, [line for line in rounds if fold_of(line.model) == fold], record))
     return tuple(figures)
 
 

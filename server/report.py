@@ -80,7 +80,7 @@ def _context(record: RunRecord) -> dict[str, Any]:
 
 def _progress(record: RunRecord) -> str:
     planned = sum(
-        step.rounds * len(record.experiment.results_of(step))
+        step.rounds * sum(len(record.experiment.files_of(model)) for model in record.experiment.results_of(step))
         for step in record.experiment.steps
         if not isinstance(step, StatisticsStep | EvaluateStep)
     )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from common.config import Experiment, load_yaml
+from common.config import Experiment, fold_of, load_yaml
 from common.errors import InputError
 from server.ledger_file import LEDGER, decode
 
@@ -88,6 +88,10 @@ class ModelLine(Line):
     model: str
     round: int
     validation_dsc: float | None = None
+    key: str | None = None
+    """Of all that defines it; None: not known."""
+    reused: str | None = None
+    """The model that it is a copy of, after its run's name where that is another."""
 
 
 class Spread(Line):
@@ -190,10 +194,10 @@ class RunRecord:
 
 
 def concurrent_rounds(rounds: Sequence[RoundLine]) -> list[list[RoundLine]]:
-    """Returns the rounds in groups that ran at the same time: the same round of the same step."""
-    groups: dict[tuple[int, int], list[RoundLine]] = {}
+    """Returns the rounds in groups that ran at the same time: the same round of the same step and fold."""
+    groups: dict[tuple[int, int, int], list[RoundLine]] = {}
     for line in rounds:
-        groups.setdefault((line.step, line.round), []).append(line)
+        groups.setdefault((line.step, fold_of(line.model), line.round), []).append(line)
     return list(groups.values())
 
 

@@ -64,11 +64,11 @@ def step_row(record: RunRecord, number: int) -> list[str]:
         spent = [line.seconds for line in record.evaluations if line.step == number and line.seconds is not None]
         title = f"{step_title(record, number)} of {', '.join(step.models)} on {step.split} cases"
         return [title, sites, *[NONE] * 4, duration(sum(spent) if spent else None)]
-    planned = step.rounds * len(experiment.results_of(step))
+    planned = step.rounds * sum(len(experiment.files_of(model)) for model in experiment.results_of(step))
     origin = getattr(step, "initial", None)
     initial = f", from {origin}" if origin else ""
     epochs = f"{step.rounds} × {step.local_epochs} = {step.epochs}"
-    lr0 = step.lr0 if step.lr0 is not None else experiment.recipe.training.lr0
+    lr0 = step.lr0 if step.lr0 is not None else experiment.recipe_of(step.model).training.lr0
     title = step_title(record, number) + initial
     return [
         title,
@@ -153,4 +153,5 @@ def _kept(line: ModelLine | None) -> str:
     if line is None:
         return "not finished"
     score = METRIC["dsc"].show(line.validation_dsc, 1)
-    return f"weights of round {line.round}" + (f", validation DSC {score} %" if score != NONE else "")
+    copied = f"copied from {line.reused}, " if line.reused else ""
+    return f"{copied}weights of round {line.round}" + (f", validation DSC {score} %" if score != NONE else "")

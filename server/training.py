@@ -2,7 +2,7 @@
 
 A federated model has one cohort of all the step's sites; a `local` or `finetune` step has a cohort of one for each
 site, and a `pooled` step one of the place where all sites' cases lie together. The cohorts of a step work at the same
-time.
+time, its folds one after the other.
 """
 
 import time
@@ -14,12 +14,22 @@ import numpy as np
 from flwr.app import Message
 
 from common.checkpoint import Weights
-from common.config import LocalStep, PooledStep, RoundConfig, TrainingStep, TrainStep, fingerprint
+from common.config import (
+    LocalStep,
+    PooledStep,
+    RoundConfig,
+    TrainingStep,
+    TrainStep,
+    fingerprint,
+    fold_model,
+    fold_of,
+)
 from common.errors import CheckpointError
 from common.model import build_model, model_weights
 from common.tasks import TrainResult, TrainTask
 from server.evaluation import measure
 from server.ledger_file import Record
+from server.model_key import find_earlier, model_key
 from server.relay import hop_timeout_s, pass_on
 from server.rounds import Late, Outcome, Round
 from server.run import Run
@@ -63,36 +73,81 @@ class Cohort:
 
 
 def train(run: Run, number: int, step: TrainingStep) -> None:
-    """Does the step's rounds from where the ledger left them, and writes the models that it makes.
+    """Does the step's rounds from where the ledger left them, and writes the models that it makes; fold by fold.
+
+    A model that is finished is passed over, one that was made in the same way before is copied.
 
     Raises:
         WorkError: a round failed, or the disk is too full for the next.
         ConfigError: the strategy does not take the step's options.
     """
-    cohorts = make_cohorts(run, step)
-    for current in range(_restore(run, step, cohorts) + 1, step.rounds + 1):
-        _do_round(run, number, step, cohorts, current)
-    for cohort in cohorts:
-        _choose(run, step, cohort)
+    for fold in run.experiment.folds_of(step.model) or (0,):
+        cohorts = [each for each in make_cohorts(run, step, fold) if not (_is_made(run, each) or _copied(run, each))]
+        if not cohorts:
+            continue
+        for current in range(_restore(run, step, cohorts) + 1, step.rounds + 1):
+            _do_round(run, number, step, cohorts, current)
+        for cohort in cohorts:
+            _choose(run, step, cohort)
 
 
-def make_cohorts(run: Run, step: TrainingStep) -> list[Cohort]:
-    """Returns the step's cohorts, all with the weights that it starts from."""
+def make_cohorts(run: Run, step: TrainingStep, fold: int = 0) -> list[Cohort]:
+    """Returns the step's cohorts for a fold (0: the plain split), all with the weights that it starts from."""
     sites = run.experiment.sites_of(step)
-    start = _initial(run, step)
+    start = _initial(run, step, fold)
+    models = [fold_model(model, fold) for model in run.experiment.results_of(step)]
     if isinstance(step, TrainStep):
-        return [Cohort(step.model, sites, Strategy(step.strategy, step.strategy_options), start)]
+        return [Cohort(models[0], sites, Strategy(step.strategy, step.strategy_options), start)]
     if isinstance(step, PooledStep):
-        return [Cohort(step.model, (step.model,), Strategy("fedavg"), start, pooled=sites)]
-    models = run.experiment.results_of(step)
+        return [Cohort(models[0], (step.model,), Strategy("fedavg"), start, pooled=sites)]
     return [Cohort(model, (site,), Strategy("fedavg"), start) for model, site in zip(models, sites, strict=True)]
 
 
-def _initial(run: Run, step: TrainingStep) -> Weights:
+def _is_made(run: Run, cohort: Cohort) -> bool:
+    """Whether the model is finished, and its file whole."""
+    if not run.ledger.find("model", model=cohort.model):
+        return False
+    try:
+        run.ledger.load_model(cohort.model)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _copied(run: Run, cohort: Cohort) -> bool:
+    """Takes a model of the same key, of this run or one beside it, in place of training; not of one under way."""
+    if _lines(run, cohort.model):
+        return False
+    earlier = find_earlier(run, cohort.model, model_key(run, cohort.model))
+    weights = earlier.load() if earlier else None
+    if earlier is None or weights is None:
+        return False
+    _keep(run, cohort, weights, earlier.line["round"], earlier.line.get("validation_dsc"), earlier.origin)
+    return True
+
+
+def _keep(
+    run: Run, cohort: Cohort, weights: Weights, chosen: int, validation_dsc: float | None, reused: str | None = None
+) -> None:
+    """Writes a finished model, then its line."""
+    run.ledger.save_model(cohort.model, weights, run.metadata(cohort.model, chosen, cohort.trained_on))
+    run.ledger.append(
+        {
+            "kind": "model",
+            "model": cohort.model,
+            "round": chosen,
+            "validation_dsc": validation_dsc,
+            "key": model_key(run, cohort.model),
+            "reused": reused,
+        }
+    )
+
+
+def _initial(run: Run, step: TrainingStep, fold: int) -> Weights:
     initial = _initial_model(step)
     if initial:
-        return run.ledger.load_model(initial)
-    return model_weights(build_model(run.experiment.recipe, run.experiment.seed))
+        return run.ledger.load_model(fold_model(initial, fold if run.experiment.folds_of(initial) else 0))
+    return model_weights(build_model(run.experiment.recipe_of(step.model), run.experiment.seed))
 
 
 def _initial_model(step: TrainingStep) -> str | None:
@@ -221,7 +276,7 @@ def _open_round(
         config,
         Spool(run.ledger.spool_folder(cohort.model), fingerprint(task, weights_key(cohort.weights))),
         run.sites.watch,
-        run.num_cases(),
+        run.num_cases(fold_of(cohort.model)),
         [float(lines[each].get("answered_s") or lines[each]["seconds"]) for each in sorted(lines) if each < current],
         [told["norm"] for told in last if "norm" in told],  # a run of an earlier release has none
         dict(cohort.late),
@@ -262,20 +317,21 @@ def _validation(result: TrainResult, current: int) -> float | None:
 
 
 def _task(run: Run, number: int, step: TrainingStep, model: str, current: int) -> TrainTask:
-    experiment = run.experiment
+    experiment, fold = run.experiment, fold_of(model)
+    recipe = experiment.recipe_of(model)
     return TrainTask(
         experiment=experiment.name,
-        recipe=experiment.recipe,
-        split=experiment.split,
+        recipe=recipe,
+        split=experiment.split_of(fold),
         model=model,
         step=number,
         round=current,
         epochs_done=(current - 1) * step.local_epochs,
         local_epochs=step.local_epochs,
         epochs_total=step.epochs,
-        lr0=step.lr0 or experiment.recipe.training.lr0,
+        lr0=step.lr0 or recipe.training.lr0,
         seed=experiment.seed,
-        normalisation=run.normalisation(),
+        normalisation=run.normalisation(fold),
         validate_received=current > 1 or (_initial_model(step) is not None and step.rounds > 1),
         transport=experiment.rounds.transport,
     )
@@ -306,6 +362,7 @@ def _told(result: TrainResult, norm: float, current: int) -> dict[str, Any]:
         "validation_dsc": _validation(result, current),
         "norm": norm,
         "seconds": round(result.seconds, 1),
+        **({"local_layers": len(result.local_layers)} if result.local_layers else {}),
     }
 
 
@@ -319,10 +376,7 @@ def _choose(run: Run, step: TrainingStep, cohort: Cohort) -> None:
         cohort.note_validation(step.rounds, _validated(run, cohort).values())
         chosen = cohort.best or step.rounds
     weights = cohort.weights if chosen == step.rounds else run.ledger.load_round(cohort.model, chosen)
-    run.ledger.save_model(cohort.model, weights, run.metadata(cohort.model, chosen, cohort.trained_on))
-    run.ledger.append(
-        {"kind": "model", "model": cohort.model, "round": chosen, "validation_dsc": cohort.validation.get(chosen)}
-    )
+    _keep(run, cohort, weights, chosen, cohort.validation.get(chosen))
 
 
 def _validated(run: Run, cohort: Cohort) -> dict[str, float | None]:

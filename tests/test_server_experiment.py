@@ -10,7 +10,9 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message
 
 from common import wire
-from common.config import Experiment, NetworkConfig, Recipe, RoundConfig, StageConfig
+from common.card import read_card
+from common.checkpoint import load_weights
+from common.config import Experiment, NetworkConfig, Recipe, RoundConfig, SplitConfig, StageConfig
 from common.errors import ConfigError, DiskFullError, InputError, SiteError, WorkError
 from common.shortage import explained
 from common.statistics import HuHistogram
@@ -32,7 +34,7 @@ from server.evaluation import NO_ANSWER, expand
 from server.evaluation_reply import PNG_SIGNATURE
 from server.experiment import cautions, run_experiment
 from server.ledger import Ledger
-from server.run_record import read_run
+from server.run_record import concurrent_rounds, read_run
 from server.sites import Sites
 from server.spool import Spool
 from server.watch import Watch
@@ -228,7 +230,10 @@ def test_statistics_are_those_of_all_cases_together(go):
     together = np.array([-10, 30, -10, 60])
     assert line["mean"] == together.mean()
     assert line["sd"] == pytest.approx(together.std(), rel=1e-15)
-    assert line["sites"]["B"] == {"train": 2, "validation": 1, "test": 1, "refused": 0, "voxels": 2}
+    assert line["sites"]["B"] == {
+        **{"train": 2, "validation": 1, "test": 1, "refused": 0, "voxels": 2},
+        "digest": None,
+    }
 
 
 def test_a_withheld_histogram_is_left_out_and_null(go):
@@ -339,7 +344,7 @@ BY_LEVEL = {0.0: 0.9, 1.0: 0.2, 2.0: 0.6, 3.0: 0.4}
 
 def chosen(go, step, score, site="A"):
     hospitals = Hospitals(score)
-    ledger = go(hospitals, experiment(STATISTICS, step, sites=(site,)))
+    ledger = go(hospitals, experiment(STATISTICS, step, sites=("A",)))
     assert not [asked for asked in hospitals.asked if asked[0] == "evaluate" and asked[2] == "test"]
     (line,) = ledger.find("model")
     return line["round"], line["validation_dsc"], level(ledger.load_model(line["model"]))
@@ -894,3 +899,118 @@ def test_a_line_taken_out_of_the_ledger_costs_no_round_whose_file_is_whole(go, f
     again = go(hospitals, config)
     assert {asked[3] for asked in hospitals.asked} == {5}
     assert final(again) == final(whole)
+
+
+PLAIN = Recipe(stage1=StageConfig(network=RECIPE.stage1.network, patch_size=(4, 4, 4)), stage2=None)
+
+
+def test_each_model_is_trained_and_measured_by_its_own_recipe(go):
+    """Models of one recipe travel together; `models_per_message` would let all three."""
+    steps = (
+        STATISTICS,
+        TRAIN,
+        {"kind": "train", "model": "plain", "recipe": "plain"},
+        {"kind": "finetune", "model": "tuned", "initial": "plain", "sites": ["A"]},
+        {"kind": "evaluate", "models": ["m", "plain", "tuned"], "models_per_message": 7, "sites": ["A"]},
+    )
+    config = Experiment(name="tiny", seed=5, sites=("A", "B"), recipe=RECIPE, recipes={"plain": PLAIN}, steps=steps)
+    hospitals = Hospitals()
+    ledger = go(hospitals, config)
+    trained = {task.model: task.recipe for task in hospitals.tasks if isinstance(task, TrainTask)}
+    assert trained == {"m": RECIPE, "plain": PLAIN, "tuned-A": PLAIN}
+    measured = [(task.models, task.recipe) for task in hospitals.tasks if isinstance(task, EvaluateTask)]
+    assert measured == [(("m",), RECIPE), (("plain", "tuned-A"), PLAIN)]
+    assert list(ledger.find("evaluation")[0]["matrix"]) == ["m", "plain", "tuned-A"]
+    _, metadata = load_weights(ledger.model_path("tuned-A"))
+    assert Recipe.model_validate_json(metadata["recipe"]) == PLAIN
+
+
+FOLDED = (
+    STATISTICS,
+    {**TRAIN, "rounds": 2, "folds": True},
+    {"kind": "finetune", "model": "tuned", "initial": "m", "sites": ("B",)},
+    {"kind": "evaluate", "models": ("m", "tuned")},
+)
+
+
+def folded(*steps):
+    return experiment(*(steps or FOLDED)).model_copy(update={"split": SplitConfig(folds=2)})
+
+
+class FoldedHospitals(Hospitals):
+    """In fold 1 the body is at 10 and 20 HU, in fold 2 at 10 and 40, in the plain split at 10 and 30."""
+
+    def statistics(self, site, message):
+        task, _ = wire.read_task(message, StatisticsTask)
+        self.asked.append(("statistics", site, task.split.fold, None, None))
+        told = SiteStatistics(train=self.number(site), validation=1, test=1, seconds=0.0)
+        return wire.statistics_reply(told, HuHistogram.from_values([10, (30, 20, 40)[task.split.fold]]).to_array())
+
+
+def test_a_step_goes_through_its_folds_each_with_its_own_statistics(go):
+    hospitals = FoldedHospitals()
+    ledger = go(hospitals, folded())
+    assert [fold for what, site, fold, *_ in hospitals.asked if (what, site) == ("statistics", "A")] == [0, 1, 2]
+    tasks = [task for task in hospitals.tasks if isinstance(task, TrainTask)]
+    assert {(task.model, task.split.fold, task.normalisation.mean) for task in tasks} == {
+        ("m.fold-1", 1, 15.0),
+        ("m.fold-2", 2, 25.0),
+        ("tuned-B.fold-1", 1, 15.0),
+        ("tuned-B.fold-2", 2, 25.0),
+    }
+    expected = {"m.fold-1": 10 / 3, "m.fold-2": 10 / 3, "tuned-B.fold-1": 16 / 3, "tuned-B.fold-2": 16 / 3}
+    assert levels(ledger, *expected) == pytest.approx(expected, abs=1e-2)
+
+
+def test_each_fold_s_model_is_measured_on_its_own_cases_and_a_row_is_over_all(go):
+    hospitals = FoldedHospitals()
+    ledger = go(hospitals, folded())
+    asked = {(task.models, task.split.fold) for task in hospitals.tasks if isinstance(task, EvaluateTask)}
+    assert asked == {((f"{model}.fold-{fold}",), fold) for model in ("m", "tuned-B") for fold in (1, 2)}
+    (line,) = ledger.find("evaluation")
+    assert list(line["matrix"]) == ["m", "tuned-B"]
+    assert line["matrix"]["m"]["A"]["n"] == 8
+    assert line["folds"]["m.fold-2"]["A"]["n"] == 4
+    card = read_card(load_weights(ledger.model_path("tuned-B.fold-2"))[1], "file")
+    assert (card.initial, card.origin) == ("m.fold-2", "m, fine-tuned at B; fold 2 of 2")
+    assert [(result.site, result.num_cases) for result in card.results] == [("A", 4), ("B", 4)]
+
+
+def test_a_fold_that_is_finished_is_not_trained_again(go):
+    """Line 8 is fold 2's first round: step, statistics, done, step, two rounds, model."""
+    hospitals = FoldedHospitals()
+    with pytest.raises(Stop):
+        go(hospitals, folded(*FOLDED[:2]), stop_after=8)
+    ledger = go(hospitals, folded(*FOLDED[:2]))
+    trained = [(model, number) for what, site, model, number, _ in hospitals.asked if (what, site) == ("train", "A")]
+    assert trained == [("m.fold-1", 1), ("m.fold-1", 2), ("m.fold-2", 1), ("m.fold-2", 2)]
+    assert [line["model"] for line in ledger.find("model")] == ["m.fold-1", "m.fold-2"]
+
+
+def test_rounds_of_different_folds_do_not_run_at_the_same_time(go):
+    record = read_run(go(FoldedHospitals(), folded()).folder)
+    assert [len(each) for each in concurrent_rounds(record.rounds_of(1))] == [1, 1, 1, 1]
+
+
+class TellingHospitals(Hospitals):
+    """They tell the digest of their cases."""
+
+    def statistics(self, site, message):
+        self.asked.append(("statistics", site, None, None, None))
+        told = SiteStatistics(train=self.number(site), validation=1, test=1, digest=site.lower() * 32, seconds=0.0)
+        return wire.statistics_reply(told, HuHistogram.from_values([-10, 30]).to_array())
+
+
+def test_the_same_training_is_done_once_in_a_run(go):
+    hospitals = TellingHospitals()
+    local = {"kind": "local", "model": "own", "rounds": 2}
+    alone = {"kind": "train", "model": "alone", "rounds": 2}
+    tuned = {"kind": "finetune", "model": "tuned", "initial": "alone"}
+    again = {"kind": "finetune", "model": "again", "initial": "own-A"}
+    ledger = go(hospitals, experiment(STATISTICS, local, alone, tuned, again, sites=("A",)))
+    trained = [model for what, _, model, *_ in hospitals.asked if what == "train"]
+    assert trained == ["own-A", "own-A", "tuned-A"]
+    told = [(line["model"], line["reused"], line["round"]) for line in ledger.find("model")]
+    assert told == [("own-A", None, 2), ("alone", "own-A", 2), ("tuned-A", None, 1), ("again-A", "tuned-A", 1)]
+    assert levels(ledger, "alone", "again-A") == {"alone": 2.0, "again-A": 3.0}
+    assert load_weights(ledger.model_path("alone"))[1]["model"] == "alone"
