@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from common.config import EvaluateStep, Experiment, Recipe, Step, load_yaml
-from common.errors import CheckpointError, ConfigError, InputError, WorkError
+from common.errors import ConfigError, InputError, WorkError
 from common.text import counted
 from server.ledger import EXPERIMENT, check_folder
 from server.ledger_file import LEDGER, Record, read_lines
 from server.model_key import find_earlier, model_key
+from server.run import Run
 from server.run_record import RoundLine, concurrent_rounds
 from server.run_summary import duration
 
@@ -90,13 +92,15 @@ class _Plan:
     """Goes through the steps and counts the rounds that are left."""
 
     def __init__(self, experiment: Experiment, folder: Path, here: Past) -> None:
-        from server.run import Run
-
+        self._planned: dict[str, str] = {}
+        """By key, who is trained first."""
+        ledger: Any = _ReadOnlyLedger(folder, here)
+        nobody: Any = None
         self.experiment, self.here, self.num_rounds = experiment, here, 0
         beside = sorted(path.parent for path in folder.parent.glob(f"*/{LEDGER}")) if folder.parent.is_dir() else []
         others = (Past.read(path) for path in beside if path.resolve() != folder.resolve())
         self.pasts = [here, *(past for past in others if past is not None)]
-        self.run = Run(experiment, _ReadOnlyLedger(folder, here), None, None, folder.parent)  # type: ignore[arg-type]
+        self.run = Run(experiment, ledger, nobody, None, folder.parent)
 
     def of(self, number: int, step: Step) -> tuple[str, float | None]:
         """Returns a step's line and the seconds that are left of it; None: not known."""
@@ -108,9 +112,8 @@ class _Plan:
             return f"{_title(step)} at {sites}: {_shown(seconds)}", seconds
         return self._training(step, sites)
 
-    def _training(self, step: Step, sites: str) -> tuple[str, float | None]:
-        experiment, model = self.experiment, step.model  # type: ignore[union-attr]
-        rounds, local_epochs = step.rounds, step.local_epochs  # type: ignore[union-attr]
+    def _training(self, step: Any, sites: str) -> tuple[str, float | None]:
+        experiment, model, rounds, local_epochs = self.experiment, step.model, step.rounds, step.local_epochs
         states: list[str] = []
         left = 0
         for fold in experiment.folds_of(model) or (0,):
@@ -126,7 +129,8 @@ class _Plan:
         what = f"{counted(rounds, 'round')} of {counted(local_epochs, 'epoch')}" + (f", {folds} folds" if folds else "")
         named = f", recipe {step.recipe}" if getattr(step, "recipe", None) else ""
         told_states = f" ({'; '.join(states)})" if states else ""
-        return f"{_title(step)} at {sites}: {what}{named}; {_shown(seconds)}{told_states}", seconds
+        expected = _shown(seconds) if left else "nothing left"
+        return f"{_title(step)} at {sites}: {what}{named}; {expected}{told_states}", seconds
 
     def _state(self, name: str, rounds: int) -> tuple[str, int]:
         """What is there of a model, and how many of its rounds are left."""
@@ -135,11 +139,20 @@ class _Plan:
         done = {line["round"] for line in self.here.find("round", model=name)}
         if done:
             return f"{name}: {len(done)} of {counted(rounds, 'round')} done", rounds - len(done)
+        origin = self._origin(name)
+        return (f"{name} is copied from {origin}", 0) if origin else ("", rounds)
+
+    def _origin(self, name: str) -> str | None:
+        """The model that this one will be a copy of: a finished one, or one that is made before it in this run."""
         try:
-            earlier = find_earlier(self.run, name, model_key(self.run, name))
-        except (WorkError, CheckpointError, KeyError):
-            earlier = None
-        return (f"{name} is copied from {earlier.origin}", 0) if earlier else ("", rounds)
+            key = model_key(self.run, name)
+        except (WorkError, KeyError):  # no statistics yet, or none of this fold
+            return None
+        earlier = find_earlier(self.run, name, key)
+        if earlier is not None or key is None or not self.experiment.reuse:
+            return earlier.origin if earlier else None
+        first = self._planned.setdefault(key, name)
+        return None if first == name else first
 
     def _epoch_s(self, recipe: Recipe) -> float | None:
         """Median seconds of an epoch with this recipe, of the first run that has one on record."""
@@ -177,7 +190,7 @@ def _epochs_s(past: Past, recipe: Recipe) -> Iterator[float]:
     """Seconds an epoch of each group of rounds that ran at once, of models with this recipe."""
     rounds: Sequence[RoundLine] = [RoundLine.model_validate(line) for line in past.find("round")]
     for together in concurrent_rounds(rounds):
-        step = past.experiment.steps[together[0].step]
+        step: Any = past.experiment.steps[together[0].step]
         model = getattr(step, "model", None)
         if model is not None and past.experiment.recipe_of(model) == recipe:
-            yield max(line.duration_s for line in together) / step.local_epochs  # type: ignore[union-attr]
+            yield max(line.duration_s for line in together) / step.local_epochs

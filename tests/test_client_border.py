@@ -53,8 +53,8 @@ def site(folder: Path, **policy: Any) -> Path:
     return folder / "site.yaml"
 
 
-def statistics_message() -> Message:
-    return Message(wire.task_record(StatisticsTask(**BASE)), 7, wire.STATISTICS)
+def statistics_message(split: SplitConfig = SplitConfig()) -> Message:
+    return Message(wire.task_record(StatisticsTask(**BASE | {"split": split})), 7, wire.STATISTICS)
 
 
 def train_message(**fields: Any) -> Message:
@@ -236,6 +236,17 @@ def test_statistics_over_few_cases_stay(tmp_path: Path) -> None:
     assert lines(tmp_path / "site.yaml")[-1]["withheld"] == ["histogram of 2 cases"]
     reply = through(site(tmp_path, min_cases=2), statistics_message(), content)
     assert wire.read_histogram(reply) is not None
+
+
+def test_a_fold_s_statistics_stay_where_few_test_and_the_digest_stays_with_the_histogram(tmp_path: Path) -> None:
+    told = SiteStatistics(train=8, validation=0, test=2, digest="a" * 32, seconds=1.0)
+    content = wire.statistics_reply(told, HuHistogram.empty().to_array())
+    plain = through(site(tmp_path), statistics_message(), content)
+    assert wire.read_result(plain, SiteStatistics) == told
+    fold = through(site(tmp_path), statistics_message(SplitConfig(folds=5, fold=1)), content)
+    assert wire.read_histogram(fold) is None
+    assert wire.read_result(fold, SiteStatistics).digest is None
+    assert lines(tmp_path / "site.yaml")[-1]["withheld"] == ["histogram of 2 cases"]
 
 
 def evaluated(n: int = 4) -> RecordDict:

@@ -14,7 +14,7 @@ SIZES = {"rounds", "local_epochs", "lr0"}
 
 
 def shape(experiment: Experiment) -> list[dict[str, object]]:
-    """Every step without its sizes: kind, model, sites, strategy, recipe, folds, what it starts from, what is measured."""
+    """Every step without its sizes: kind, model, sites, strategy, recipe, folds, start, what is measured."""
     return [step.model_dump(exclude=SIZES) for step in experiment.steps]
 
 

@@ -934,7 +934,8 @@ FOLDED = (
 
 
 def folded(*steps):
-    return experiment(*(steps or FOLDED)).model_copy(update={"split": SplitConfig(folds=2)})
+    split = SplitConfig(folds=2)
+    return Experiment(name="tiny", seed=5, sites=("A", "B"), recipe=RECIPE, split=split, steps=steps or FOLDED)
 
 
 class FoldedHospitals(Hospitals):

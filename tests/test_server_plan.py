@@ -93,10 +93,18 @@ def test_a_run_beside_it_tells_the_time_and_what_is_copied(tmp_path):
     key = key_of(tmp_path / "new", config, "m")
     write(tmp_path / "old", config, *done, round_line(1, 5.0), {**MODEL, "key": key}, evaluation)
     lines = list(plan_lines(config, tmp_path / "new"))
-    assert lines[2].endswith("about 0.0 s (m is copied from old/m)")
+    assert lines[2].endswith("nothing left (m is copied from old/m)")
     assert lines[3].endswith("about 10 s")
     assert lines[4].endswith("about 24 s")  # three models
     assert lines[5] == "to do: 1 round of training; time: about 34 s"
+
+
+def test_what_an_earlier_step_of_the_run_will_make_is_copied(tmp_path):
+    steps = (STEPS[0], {"kind": "local", "model": "own"}, {"kind": "train", "model": "alone", "sites": ["B"]})
+    write(tmp_path / "tiny", experiment(*steps), STATISTICS)
+    lines = list(plan_lines(experiment(*steps), tmp_path / "tiny"))
+    assert lines[3].endswith("nothing left (alone is copied from own-B)")
+    assert lines[4].startswith("to do: 1 round of training")
 
 
 def test_folds_and_recipes_are_counted(tmp_path):
