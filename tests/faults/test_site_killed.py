@@ -57,7 +57,7 @@ def kill_with_quorum(standing, quick, who):
         for number in range(NUM_KILLS):
             until(lambda n=len(run.records("round")): len(run.records("round")) > n, BACK_S)
             site = chance.choice(SITES)
-            after, at = kill(standing, who, site, chance, run), time.time()
+            after, at = kill(standing, who, site, chance, run)
             until(lambda s=site, n=after: back(run, s, n), BACK_S)
             closed = next(each for each in run.records()[after:] if each["kind"] == "round")
             seen.append({"number": number, "site": site, "named_s": seconds(naming(run, site, after), at)})
@@ -74,9 +74,7 @@ def kill_of_all(standing, quick, who):
     with UnderWay(standing, quick(f"{who}-all", 2 * len(waves) + 2), f"{who}-all") as run:
         for number, size in enumerate(waves, 1):
             until(lambda n=number: len(run.records("round")) >= n, BACK_S)
-            killed = [
-                (site, kill(standing, who, site, chance, run), time.time()) for site in chance.sample(SITES, size)
-            ]
+            killed = [(site, *kill(standing, who, site, chance, run)) for site in chance.sample(SITES, size)]
             until(lambda n=killed: all(back(run, site, after) for site, after, _ in n), BACK_S)
             for site, after, at in killed:
                 seen.append({"number": len(seen), "site": site, "named_s": seconds(naming(run, site, after), at)})
@@ -87,13 +85,25 @@ def kill_of_all(standing, quick, who):
 
 
 def kill(standing, who, site, chance, run):
-    """Kills at a random moment; returns how many lines the ledger then has."""
-    if who == "supernode":
-        time.sleep(chance.uniform(0.0, ROUND_S))
-        os.kill(standing.federation.nodes[site].tree.process.pid, signal.SIGKILL)
-    else:
-        until(lambda: kill_clientapp(standing, site, chance), BACK_S, poll_s=0.01)
-    return len(run.records())
+    """Kills at a random moment; returns how many lines the ledger then had, and when it was.
+
+    A ClientApp that has handed its reply over leaves nothing to be asked again: the next one is killed.
+    """
+    while True:
+        if who == "supernode":
+            time.sleep(chance.uniform(0.0, ROUND_S))
+            os.kill(standing.federation.nodes[site].tree.process.pid, signal.SIGKILL)
+        else:
+            until(lambda: kill_clientapp(standing, site, chance), BACK_S, poll_s=0.01)
+        after, at = len(run.records()), time.time()
+        if who == "supernode" or hit(run, site, after):
+            return after, at
+
+
+def hit(run, site, after):
+    """Whether the site is named before the round that was under way closes."""
+    until(lambda: naming(run, site, after) or any(each["kind"] == "round" for each in run.records()[after:]), BACK_S)
+    return naming(run, site, after)
 
 
 def kill_clientapp(standing, site, chance):
