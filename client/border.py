@@ -213,7 +213,7 @@ class Border:
     def _training(self, task: TrainTask, received: Weights, reply: Message) -> _Leaving:
         result, withheld = wire.read_result(reply, TrainResult), policy.Withheld()
         trained = wire.record_to_weights(wire.records(reply.content, ArrayRecord)[wire.ARRAYS])
-        update = policy.limit_update(self.policy, received, trained)
+        update = policy.limit_update(policy.keeping(self.policy, task), received, trained)
         result = policy.limit_training(self.policy, result, update, withheld)
         counts: dict[str, Any] = {"cases": result.num_examples, "arrays": len(update.weights)}
         counts |= {"numbers": sum(int(each.size) for each in update.weights.values()), "norm": round(update.norm, 6)}

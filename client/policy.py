@@ -17,6 +17,7 @@ from common.config import PolicyConfig
 from common.errors import PolicyError
 from common.metrics import CaseMetrics
 from common.tasks import (
+    NORM,
     EvaluateResult,
     EvaluateTask,
     MetricSummary,
@@ -30,8 +31,6 @@ KINDS = {StatisticsTask: "statistics", TrainTask: "train", EvaluateTask: "evalua
 METRICS = frozenset(each.name for each in fields(CaseMetrics))
 DISTANCES = frozenset(name for name in METRICS if name.endswith("_mm"))
 """Metrics that are undefined where one of two masks is empty."""
-NORM = "norm"
-"""The word in `local_layers` for all normalisation layers."""
 DIAMETER = 2.0
 """One patient more or less can move a clipped update from any point of the ball to any other: by twice its radius."""
 
@@ -133,6 +132,11 @@ def epsilon(noises: Iterable[float], delta: float) -> float:
             return math.inf
         accountant.step(noise_multiplier=noise / DIAMETER, sample_rate=1.0)
     return float(accountant.get_epsilon(delta))
+
+
+def keeping(policy: PolicyConfig, task: TrainTask) -> PolicyConfig:
+    """Returns the policy with the layers that the task leaves at the site, beside those that it keeps itself."""
+    return policy.model_copy(update={"local_layers": (*policy.local_layers, *task.local_layers)})
 
 
 def local_names(policy: PolicyConfig, weights: Mapping[str, NDArray[np.generic]]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from client.cases import OWN, Cases, OpenCase, open_cases
 from client.data_digest import data_digest
 from client.local_layers import last_layers, load_layers, save_layers
 from client.measuring import LoadedModel, measure, summary
-from client.policy import local_names
+from client.policy import keeping, local_names
 from client.progress import Progress
 from client.round_checkpoint import RoundCheckpoint, round_key
 from client.site_round import SiteRound, where
@@ -144,7 +144,7 @@ class Site:
     ) -> tuple[Weights, TrainResult]:
         if not cases.train:
             raise NoCasesError(f"site {self.config.site}: no training case is left; import cases, then run `check`")
-        local = local_names(self.config.policy, weights)
+        local = local_names(keeping(self.config.policy, task), weights)
         if local:
             weights = weights | load_layers(self.work_folder, task, local)
         used = (*cases.train, *(cases.validation if task.validate_received else ()))

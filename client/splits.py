@@ -69,13 +69,16 @@ def _keep_deal(entries: Sequence[CaseEntry], config: SplitConfig, work: Path) ->
     return dealt
 
 
-def adopt_split(config: SplitConfig, source: Path, work: Path) -> None:
+def adopt_split(config: SplitConfig, source: Path, work: Path, prefix: str = "") -> None:
     """Notes in `work` the parts that are kept in `source`; they take the place of others given there.
+
+    `prefix` stands before the patients' names in `work`.
 
     Raises:
         InputError: one of the files is damaged.
     """
-    adopted, adopted_deal = kept_parts(config, source), _dealt(config, source)
+    adopted = {prefix + patient: part for patient, part in kept_parts(config, source).items()}
+    adopted_deal = {prefix + patient: part for patient, part in _dealt(config, source).items()}
     folder = private_folder(work / FOLDER)
     with _alone(folder):
         earlier = kept_parts(config, work)

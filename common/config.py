@@ -341,7 +341,7 @@ class _Training(Frozen):
     sites: tuple[Name, ...] = ()
     """Empty: all of the experiment's sites."""
     rounds: int = Field(default=1, ge=1)
-    """How often weights are averaged (`local`, `finetune`: put on the coordinator's disk)."""
+    """How often weights are averaged (`local`, `finetune`, `pooled`: put on the coordinator's disk)."""
     local_epochs: int = Field(default=1, ge=1)
     """Epochs a round at each site."""
     lr0: float | None = Field(default=None, gt=0)
@@ -366,9 +366,20 @@ class TrainStep(_Training):
     initial: Name | None = None
     """A model of an earlier step; none: fresh weights from the experiment's seed."""
     strategy: Literal[
-        "fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi", "trimmed-mean", "median", "krum", "multikrum"
+        "fedavg",
+        "fedavgm",
+        "fedprox",
+        "fedadam",
+        "fedyogi",
+        "fedbn",
+        "cyclic",
+        "trimmed-mean",
+        "median",
+        "krum",
+        "multikrum",
     ] = "fedavg"
-    """How the sites' weights become one model; the last four withstand a few bad sites among many."""
+    """How the sites' weights become one model (`cyclic`: it goes from site to site); the last four withstand a few bad
+    sites among many."""
     strategy_options: dict[str, float] = {}
     """What the strategy can be told, such as `proximal_mu` (FedProx) or `beta` (trimmed mean)."""
 
@@ -387,6 +398,17 @@ class FinetuneStep(_Training):
     """A model of an earlier step, the same for every site."""
 
 
+class PooledStep(_Training):
+    """Trains one model on the training cases of all its sites together: what a federation is measured against.
+
+    For simulations alone. Every site's own split holds, so no case that tests at a site trains it.
+    """
+
+    kind: Literal["pooled"]
+    initial: Name | None = None
+    """A model of an earlier step; none: fresh weights from the experiment's seed."""
+
+
 class EvaluateStep(Frozen):
     """Cross-site matrix: every model at every site's held-out cases."""
 
@@ -403,7 +425,8 @@ class EvaluateStep(Frozen):
     """Overlays asked of each site for the first model; a site sends them only if its policy allows."""
 
 
-Step = Annotated[StatisticsStep | TrainStep | LocalStep | FinetuneStep | EvaluateStep, Field(discriminator="kind")]
+TrainingStep = TrainStep | LocalStep | FinetuneStep | PooledStep
+Step = Annotated[StatisticsStep | TrainingStep | EvaluateStep, Field(discriminator="kind")]
 
 
 class RoundConfig(Frozen):
@@ -551,6 +574,11 @@ class Experiment(Frozen):
                 raise ValueError(
                     f"step {number} starts from {initial!r}, which is one model a site; name one, such as "
                     f"'{initial}-{self.sites[0]}'"
+                )
+            if isinstance(step, PooledStep) and step.model in self.sites:
+                raise ValueError(
+                    f"step {number} calls its model {step.model!r}, which is a site's name; call it otherwise: where "
+                    "it is trained goes by its name"
                 )
             if isinstance(step, _Training):
                 results = self.results_of(step)

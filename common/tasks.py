@@ -19,6 +19,8 @@ def _known_code(code: str) -> str:
     return code
 
 
+NORM = "norm"
+"""The word in `local_layers` for all normalisation layers."""
 MAX_EPOCHS, MAX_SECONDS = 1_000_000, 1e8
 """What a site may tell of one task."""
 Count = Annotated[int, Field(ge=0)]
@@ -84,6 +86,8 @@ class TrainTask(_Task):
     """
     transport: Literal["fp32", "fp16"] = "fp32"
     """Number format of the weights in the reply."""
+    local_layers: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=100)] = ()
+    """Weights that stay at the site between rounds, named as in its policy and beside those that the policy keeps."""
 
 
 class EvaluateTask(_Task):

@@ -14,6 +14,7 @@ from common.card import NO_COORDINATOR
 from common.config import Experiment
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 from deploy.in_process import InProcessGrid
+from deploy.pooled import make_pools, with_pools
 from server.experiment import check_strategies, run_experiment
 from server.ledger import Ledger, end_of_run, hold_run
 from server.matrix import matrix_text
@@ -60,8 +61,10 @@ def _run(experiment: Experiment, folder: Path, sites_folder: Path, console: Cons
     check_strategies(experiment)
     exports_folder(experiment, sites_folder)
     configs = prepare_sites(experiment, sites_folder, console)
+    pools = make_pools(experiment, configs, sites_folder)
     what = f"{experiment.name}: {len(experiment.sites)} sites in this process"
-    grid = InProcessGrid(guarded(client_app), configs)
+    workers = configs | {name: pool.config for name, pool in pools.items()}
+    grid = InProcessGrid(guarded(with_pools(client_app, pools)), workers)
     completed = False
     try:
         with hold_run(folder), _quiet_flower(), console.status(what):

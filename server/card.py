@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from common.card import MAX_NOTE, MAX_NOTES, Card, Result, TrainedOn
-from common.config import FOLD_NAME, Experiment, TrainStep, fold_model, fold_of
+from common.config import FOLD_NAME, Experiment, PooledStep, TrainStep, fold_model, fold_of
 from common.release import release
 from server.conclusion import ModelOrigin, model_origins
 from server.ledger import Ledger
@@ -59,14 +59,18 @@ def _origin(experiment: Experiment, model: str) -> ModelOrigin:
 
 
 def _trained_on(run: "Run", model: str, kept_round: int, sites: Sequence[str]) -> Iterator[TrainedOn]:
-    """Who sent good weights in a round up to the kept one; before the first is on record, whoever was asked."""
+    """Who sent good weights in a round up to the kept one; before the first is on record, whoever was asked.
+
+    Of a pooled model, the sites whose cases lie together.
+    """
     counts = run.num_cases(fold_of(model))
     lines = [line for line in run.ledger.find("round", model=model) if line["round"] <= kept_round]
     for line in lines:
         counts |= {site: told["cases"] for site, told in line["sites"].items()}
     took_part = {site for line in lines for site in line["sites"]}
+    pooled = isinstance(run.experiment.maker_of(model), PooledStep)
     for site in sites:
-        if not lines or site in took_part:
+        if pooled or not lines or site in took_part:
             yield TrainedOn(site=site, num_cases=counts.get(site))
 
 

@@ -1,4 +1,4 @@
-"""What a run lets one say, in sentences: federated against local-only, fine-tuned against the model it came from.
+"""What a run lets one say, in sentences: federated against local-only and pooled, fine-tuned against what it came from.
 
 Per-case values stay at the sites, so no paired test is possible here. A difference is set against its unpaired standard
 error from the cases' SD: cautious, since the same cases stand on both sides. Where a
@@ -11,7 +11,7 @@ from functools import partial
 from math import sqrt
 from statistics import fmean
 
-from common.config import Experiment, FinetuneStep, LocalStep, TrainStep
+from common.config import Experiment, FinetuneStep, LocalStep, PooledStep, TrainStep
 from common.text import counted
 from server.matrix import Matrix
 from server.metric import METRIC, NONE
@@ -24,12 +24,14 @@ class ModelOrigin:
     """Where a model comes from."""
 
     kind: str
-    """`federated`, `local` (one site's cases only) or `finetuned`."""
+    """`federated`, `local` (one site's cases only), `finetuned`, or `pooled` (the sites' cases in one place)."""
     site: str | None
-    """The one site it was trained or fine-tuned on; None when federated."""
+    """The one site it was trained or fine-tuned on; None when federated or pooled."""
     initial: str | None
-    """The model it was fine-tuned from."""
+    """The model it was fine-tuned, or begun, from."""
     description: str
+    sites: tuple[str, ...] = ()
+    """Whose cases trained it, where it is of several sites."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,24 @@ def model_origins(experiment: Experiment) -> dict[str, ModelOrigin]:
             for site in experiment.sites_of(step):
                 text = f"{step.initial}, fine-tuned at {site}"
                 origins[f"{step.model}-{site}"] = ModelOrigin("finetuned", site, step.initial, text)
+        elif isinstance(step, PooledStep):
+            origins[step.model] = _pooled(step, experiment.sites_of(step))
     return origins
 
 
+def _pooled(step: PooledStep, sites: tuple[str, ...]) -> ModelOrigin:
+    text = f"trained on the cases of {', '.join(sites)} in one place{_begun(step.initial)}"
+    return ModelOrigin("pooled", None, step.initial, text, sites)
+
+
+def _begun(initial: str | None) -> str:
+    return f", begun from {initial}" if initial else ""
+
+
 def _trained(step: TrainStep, sites: tuple[str, ...]) -> ModelOrigin:
-    begun = f", begun from {step.initial}" if step.initial else ""
+    begun = (", normalisation layers left at each site" if step.strategy == "fedbn" else "") + _begun(step.initial)
     if len(sites) > 1:
-        return ModelOrigin("federated", None, step.initial, f"{step.strategy} over {', '.join(sites)}{begun}")
+        return ModelOrigin("federated", None, step.initial, f"{step.strategy} over {', '.join(sites)}{begun}", sites)
     kind = "finetuned" if step.initial else "local"
     return ModelOrigin(kind, sites[0], step.initial, f"trained at {sites[0]} alone{begun}")
 
@@ -117,6 +130,12 @@ def difference(matrix: Matrix, first: list[tuple[str, str]], second: list[tuple[
 def local_homes(origins: Mapping[str, ModelOrigin]) -> dict[str, str]:
     """Returns the site that each local-only model was trained at."""
     return {model: origin.site for model, origin in origins.items() if origin.kind == "local" and origin.site}
+
+
+def pooled_like(origins: Mapping[str, ModelOrigin], federated: str) -> list[str]:
+    """Returns the pooled models of the very sites that trained `federated`."""
+    sites = set(origins[federated].sites)
+    return [model for model, origin in origins.items() if origin.kind == "pooled" and set(origin.sites) == sites]
 
 
 def abroad(matrix: Matrix, federated: str, homes: Mapping[str, str]) -> Abroad | None:
@@ -165,6 +184,7 @@ def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
     if federated:
         sentences.append(_abroad(matrix, federated[0], origins))
         sentences.append(_against_own_local(matrix, federated[0], origins))
+        sentences += [_against_pooled(matrix, federated[0], model) for model in pooled_like(origins, federated[0])]
     sentences += _finetuned_sentences(matrix, origins)
     kept = tuple(sentence for sentence in sentences if sentence)
     return kept or ("The matrix below holds no pair of models that this report knows how to compare.",)
@@ -234,6 +254,16 @@ def _against_own_local(matrix: Matrix, federated: str, origins: dict[str, ModelO
     gap = difference(matrix, [(federated, site) for site in sites], [(own[site], site) for site in sites])
     joint = dict.fromkeys(sites, federated)
     return f"At each site, {federated} minus the site's own local-only model: {_by_site(matrix, gap, joint, own)}"
+
+
+def _against_pooled(matrix: Matrix, federated: str, pooled: str) -> str:
+    """The federated model against the one trained on all cases in one place: what keeping them apart costs."""
+    sites = matrix.sites_with([federated, pooled], "dsc")
+    if not sites:
+        return ""
+    gap = difference(matrix, [(federated, site) for site in sites], [(pooled, site) for site in sites])
+    first, second = dict.fromkeys(sites, federated), dict.fromkeys(sites, pooled)
+    return f"{federated} minus {pooled}, which saw the cases in one place: {_by_site(matrix, gap, first, second)}"
 
 
 def _finetuned_sentences(matrix: Matrix, origins: dict[str, ModelOrigin]) -> list[str]:

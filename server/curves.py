@@ -28,6 +28,7 @@ STEP_NAMES = {
     "train": "training",
     "local": "local-only training",
     "finetune": "fine-tuning",
+    "pooled": "pooled training",
     "evaluate": "evaluation",
 }
 

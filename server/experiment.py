@@ -3,7 +3,8 @@
 import time
 from pathlib import Path
 
-from common.config import EvaluateStep, Experiment, StatisticsStep, Step, TrainStep
+from common.config import EvaluateStep, Experiment, PooledStep, StatisticsStep, Step, TrainStep
+from common.errors import ConfigError
 from server.evaluation import evaluate
 from server.ledger import Ledger
 from server.run import Run
@@ -49,6 +50,16 @@ def check_strategies(experiment: Experiment) -> None:
     for step in experiment.steps:
         if isinstance(step, TrainStep):
             Strategy(step.strategy, step.strategy_options)
+
+
+def refuse_pooled(experiment: Experiment) -> None:
+    """Raises ConfigError if a step wants the cases of several sites in one place: over a federation none leaves."""
+    for number, step in enumerate(experiment.steps, 1):
+        if isinstance(step, PooledStep):
+            raise ConfigError(
+                f"step {number} is `pooled` and needs all sites' cases on one machine, but over a federation no case "
+                "leaves its site; run it with `fedgtv-simulate`, or take the step out"
+            )
 
 
 def cautions(experiment: Experiment) -> list[str]:

@@ -65,6 +65,7 @@ def model_key(run: "Run", model: str) -> str | None:
         "lr0": step.lr0 or recipe.training.lr0,
         "waiting": rounds,
         "data": dict(zip(sites, digests, strict=True)),
+        "order": sites if _strategy(step) == "cyclic" else (),
         "split": experiment.split_of(fold).model_dump(exclude=set() if fold else {"folds", "fold"}),
         "start": start,
     }

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from common.config import EvaluateStep, Recipe, StageConfig, StatisticsStep, TrainStep
+from common.config import EvaluateStep, PooledStep, Recipe, StageConfig, StatisticsStep, TrainingStep, TrainStep
 from common.networks import count_parameters
 from server.conclusion import model_origins
 from server.curves import step_title
@@ -65,13 +65,27 @@ def step_row(record: RunRecord, number: int) -> list[str]:
         title = f"{step_title(record, number)} of {', '.join(step.models)} on {step.split} cases"
         return [title, sites, *[NONE] * 4, duration(sum(spent) if spent else None)]
     planned = step.rounds * sum(len(experiment.files_of(model)) for model in experiment.results_of(step))
-    strategy = step.strategy if isinstance(step, TrainStep) else "each site alone"
     origin = getattr(step, "initial", None)
     initial = f", from {origin}" if origin else ""
     epochs = f"{step.rounds} × {step.local_epochs} = {step.epochs}"
     lr0 = step.lr0 if step.lr0 is not None else experiment.recipe_of(step.model).training.lr0
     title = step_title(record, number) + initial
-    return [title, sites, f"{len(rounds)} of {planned}", epochs, f"{lr0:g}", strategy, duration(training_s(rounds))]
+    return [
+        title,
+        sites,
+        f"{len(rounds)} of {planned}",
+        epochs,
+        f"{lr0:g}",
+        _together(step),
+        duration(training_s(rounds)),
+    ]
+
+
+def _together(step: TrainingStep) -> str:
+    """How the sites' cases come to one model."""
+    if isinstance(step, TrainStep):
+        return step.strategy
+    return "cases in one place" if isinstance(step, PooledStep) else "each site alone"
 
 
 def _seconds_of(line: Any) -> float | None:

@@ -3,6 +3,7 @@
 import json
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,19 @@ def test_the_deal_is_adopted_with_the_split(tmp_path: Path) -> None:
     grown = keep_split(cases(*range(12)), fold(1), tmp_path / "node")
     adopt_split(fold(1), tmp_path / "node", tmp_path / "own")
     assert keep_split(cases(*range(12)), fold(1), tmp_path / "own") == grown
+
+
+def test_the_parts_of_several_sites_are_adopted_side_by_side(tmp_path: Path) -> None:
+    """Under names with the site's before them; in every fold the union tests who tests at their own site."""
+    together = [replace(case, case_id=f"{site}-{case.case_id}", patient_id=f"{site}/{case.patient_id}")
+                for site in ("A", "B") for case in cases(*range(7))]  # fmt: skip
+    for config in (CONFIG, fold(1), fold(2)):
+        tests = []
+        for site, num_first in (("A", 3), ("B", 7)):
+            keep_split(cases(*range(num_first)), config, tmp_path / site)
+            tests += [f"{site}-{case.case_id}" for case in keep_split(cases(*range(7)), config, tmp_path / site).test]
+            adopt_split(config, tmp_path / site, tmp_path / "pool", prefix=f"{site}/")
+        assert [case.case_id for case in keep_split(together, config, tmp_path / "pool").test] == tests
 
 
 def test_a_damaged_deal_is_named(tmp_path: Path) -> None:

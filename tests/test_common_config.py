@@ -114,6 +114,7 @@ def test_names_become_file_names(name: str) -> None:
         {"kind": "evaluate", "models": ["federated", "other"]},
         {"kind": "finetune", "model": "tuned", "initial": "other"},
         {"kind": "train", "model": "second", "initial": "other"},
+        {"kind": "pooled", "model": "together", "initial": "other"},
     ],
 )
 def test_a_model_that_no_earlier_step_makes(step: dict[str, Any]) -> None:
@@ -134,6 +135,12 @@ def test_a_model_that_is_made_twice() -> None:
     refused({"name": "demo", "sites": ["A"], "steps": [local, same]}, Experiment, "'alone-A'", "already")
 
 
+def test_a_pooled_model_with_a_sites_name() -> None:
+    """Where it is trained goes by its name, beside the sites."""
+    data = {"name": "demo", "sites": ["A"], "steps": [{"kind": "pooled", "model": "A"}]}
+    refused(data, Experiment, "step 1", "'A'", "a site's name")
+
+
 def test_a_step_over_an_unknown_site() -> None:
     data = {"name": "demo", "sites": ["A", "B"], "steps": [TRAIN | {"sites": ["A", "C"]}]}
     refused(data, Experiment, "step 1 names site 'C'", "expected one of A, B")
@@ -141,7 +148,7 @@ def test_a_step_over_an_unknown_site() -> None:
 
 def test_a_step_of_unknown_kind() -> None:
     data = {"name": "demo", "sites": ["A"], "steps": [{"kind": "trian"}]}
-    refused(data, Experiment, "steps.0", "'trian'", "'statistics', 'train', 'local', 'finetune', 'evaluate'")
+    refused(data, Experiment, "steps.0", "'trian'", "'train', 'local', 'finetune', 'pooled', 'evaluate'")
 
 
 @pytest.mark.parametrize(("axis", "size"), [("z", (60, 128, 128)), ("y", (64, 100, 128)), ("x", (64, 128, 127))])

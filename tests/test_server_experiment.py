@@ -406,6 +406,81 @@ def test_best_where_no_site_may_tell_is_the_last(go):
     assert (line["round"], line["validation_dsc"]) == (3, None)
 
 
+CYCLIC = {**TRAIN, "strategy": "cyclic"}
+
+
+def trainings(hospitals):
+    return [(site, number, at) for what, site, _, number, at in hospitals.asked if what == "train"]
+
+
+def test_a_cyclic_model_goes_from_site_to_site_in_the_steps_order(go):
+    """B adds 2 to what it gets, then A adds 1 to what B made."""
+    hospitals = Hospitals()
+    ledger = go(hospitals, experiment(STATISTICS, {**CYCLIC, "sites": ("B", "A")}), num_workers=2)
+    assert trainings(hospitals) == [(site, k, 3.0 * (k - 1) + (site == "A") * 2) for k in (1, 2, 3) for site in "BA"]
+    assert levels(ledger, "m") == {"m": 9.0}
+    tasks = [task for task in hospitals.tasks if isinstance(task, TrainTask)]
+    assert [(task.epochs_done, task.epochs_total) for task in tasks] == [(k, 6) for k in (0, 0, 2, 2, 4, 4)]
+    norms = [line["sites"] for line in ledger.find("round")]
+    size = sum(array.size for array in START.values())
+    assert norms[0]["A"]["norm"] == pytest.approx(size**0.5, rel=1e-5)
+    assert norms[0]["B"]["norm"] == pytest.approx(2 * size**0.5, rel=1e-5)
+
+
+def test_a_cyclic_round_goes_on_after_the_last_site_that_answered(go):
+    hospitals = Hospitals()
+    config = experiment(STATISTICS, {**CYCLIC, "rounds": 2, "select": "best"}, sites=("A", "B", "C"))
+    unbroken = go(Hospitals(), config, "unbroken")
+    with pytest.raises(Stop):
+        go(hospitals, config, stop_after=5)  # after the first round
+    hospitals.faults["C", wire.TRAIN] = InputError("bad")
+    with pytest.raises(WorkError, match=r"round 2: the model must go through 3 of 3 sites; at fault: C \(bad-input\)"):
+        go(hospitals, config)
+    del hospitals.faults["C", wire.TRAIN]
+    before = len(hospitals.asked)
+    ledger = go(hospitals, config)
+    again = hospitals.asked[before:]
+    assert [(what, site) for what, site, *_ in again] == [("train", "C"), *[("evaluate", site) for site in "ABC"]]
+    assert levels(ledger, "m") == levels(unbroken, "m") == {"m": 12.0}
+
+
+def test_a_cyclic_round_passes_over_a_site_if_the_quorum_allows(go):
+    hospitals = Hospitals()
+    hospitals.faults["B", wire.TRAIN] = InputError("Secret^Name")
+    config = experiment(STATISTICS, CYCLIC, sites=("A", "B", "C"), quorum=2)
+    ledger = go(hospitals, config)
+    assert levels(ledger, "m") == {"m": 12.0}
+    assert [line["dropped"] for line in ledger.find("round")] == [{"B": "bad-input"}] * 3
+    hospitals.faults["A", wire.TRAIN] = InputError("bad")
+    with pytest.raises(WorkError, match=r"through 2 of 3 sites; at fault: A \(bad-input\), B \(bad-input\)"):
+        go(hospitals, config, "two")
+
+
+def test_who_was_passed_over_before_the_run_was_stopped_stays_so(go):
+    """A failed and B went on without it; A, well again, would make B's work useless."""
+    hospitals = Hospitals()
+    config = experiment(STATISTICS, {**CYCLIC, "rounds": 1}, sites=("A", "B", "C"), quorum=2)
+    for site in "AC":
+        hospitals.faults[site, wire.TRAIN] = InputError("bad")
+    with pytest.raises(WorkError, match=r"at fault: A \(bad-input\), C \(bad-input\)"):
+        go(hospitals, config)
+    hospitals.faults.clear()
+    ledger = go(hospitals, config)
+    assert [site for site, *_ in trainings(hospitals)] == ["B", "C"]
+    assert ledger.find("round")[0]["dropped"] == {"A": "passed-over"}
+    assert levels(ledger, "m") == {"m": 5.0}
+
+
+def test_of_cyclic_rounds_the_best_is_by_what_all_sites_measured_of_their_result(go):
+    scores = {0.0: 0.1, 3.0: 0.7, 6.0: 0.9, 9.0: 0.2}  # a level on the way has none
+    hospitals = Hospitals(lambda part, at: scores[at])
+    ledger = go(hospitals, experiment(STATISTICS, {**CYCLIC, "select": "best"}))
+    (line,) = ledger.find("model")
+    assert (line["round"], line["validation_dsc"]) == (2, pytest.approx(0.9))
+    told = [[site["validation_dsc"] for site in line["sites"].values()] for line in ledger.find("round")]
+    assert told == [[None, None], [0.7, 0.7], [0.9, 0.9]]
+
+
 def test_the_matrix_holds_every_model_at_every_site(go):
     hospitals = Hospitals(lambda part, at: at / 10)
     ledger = go(hospitals, experiment())

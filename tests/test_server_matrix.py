@@ -194,6 +194,25 @@ def test_abroad_says_what_it_left_out_and_which_of_several_federated_models_is_m
     assert "reach 40.0 % (mean of 1 cell; 1 more without a value); fed reaches 70.0 % on the same cells." in told
 
 
+def test_the_federated_model_is_set_against_the_pooled_one_of_the_same_sites():
+    steps = [
+        {"kind": "train", "model": "fed"},
+        {"kind": "pooled", "model": "pool"},
+        {"kind": "pooled", "model": "two", "sites": ["A", "B"]},
+    ]
+    experiment = Experiment.model_validate({"name": "e", "sites": ["A", "B", "C"], "steps": steps})
+    scores = {"fed": (0.70, 0.60, 0.50), "pool": (0.72, 0.59, 0.55), "two": (0.9, 0.9, 0.9)}
+    matrix = matrix_of(
+        {(model, site): cell(dsc) for model, row in scores.items() for site, dsc in zip("ABC", row, strict=True)}
+    )
+    against = [text for text in conclusions(matrix, experiment) if "in one place" in text]
+    assert len(against) == 1
+    assert against[0].startswith("fed minus pool, which saw the cases in one place: A -2.0 ")
+    assert "B +1.0 " in against[0]
+    assert "C -5.0 " in against[0]
+    assert "mean -2.0 (" in against[0]
+
+
 def test_headline_without_comparable_models_says_so(run_folder):
     sentences = conclusions(matrix_of({("other", "A"): cell(0.5)}), read_run(run_folder).experiment)
     assert len(sentences) == 1
