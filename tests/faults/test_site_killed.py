@@ -28,8 +28,8 @@ WORK_S = 2.0
 """About half of what a ClientApp lives."""
 GRACE_S = 20.0
 """Of the run with a quorum, so that its round closes before the lease of a killed node."""
-ENDLESS = 500
-"""Rounds of a run that is stopped when it has shown enough."""
+ENDLESS, MANY = 500, 40
+"""Rounds of a run that is stopped when it has shown enough, and of one that goes to its end after the last kill."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,8 @@ def kills(request, start_standing, quick):
 def kill_with_quorum(standing, quick, who):
     """Kills one after the other, each when the site of the last is back; returns the run and what was seen of each."""
     chance, seen = random.Random(who), []
-    with UnderWay(standing, quick(f"{who}-quorum", ENDLESS, quorum=2, grace_s=GRACE_S), f"{who}-quorum") as run:
+    experiment = quick(f"{who}-quorum", ENDLESS, quorum=2, grace_s=GRACE_S, patience=1.0)
+    with UnderWay(standing, experiment, f"{who}-quorum") as run:
         for number in range(NUM_KILLS):
             until(lambda n=len(run.records("round")): len(run.records("round")) > n, BACK_S)
             site = chance.choice(SITES)
@@ -71,7 +72,7 @@ def kill_of_all(standing, quick, who):
     """Kills in rounds that all sites have to answer, to the run's end; returns the run and what was seen of each."""
     chance, seen = random.Random(f"{who}-all"), []
     waves = WAVES if who == "supernode" else (1,) * NUM_KILLS
-    with UnderWay(standing, quick(f"{who}-all", 2 * len(waves) + 2), f"{who}-all") as run:
+    with UnderWay(standing, quick(f"{who}-all", MANY), f"{who}-all") as run:
         for number, size in enumerate(waves, 1):
             until(lambda n=number: len(run.records("round")) >= n, BACK_S)
             killed = [(site, *kill(standing, who, site, chance, run)) for site in chance.sample(SITES, size)]
