@@ -507,7 +507,7 @@ def test_a_name_stands_for_its_steps_models_or_for_itself():
     )
     names = {"own-C": ("own-C",), "own": ("own-A", "own-B"), "own-A": ("own-A",), "own-C-t": ("own-C-t-B",)}
     for name, models in {**names, "own-C-t-B": ("own-C-t-B",)}.items():
-        assert expand(config, name) == models
+        assert config.named(name) == models
 
 
 def test_a_step_cannot_start_from_a_name_of_several_models():
