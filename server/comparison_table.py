@@ -14,7 +14,7 @@ ALL = "all"
 """In the CSV, the site of a line over all sites."""
 FIELDS = ("n", "difference", "sd", "low", "high", "t", "t_p", "wilcoxon_p", "holm_p", "withheld")
 NOTE = (
-    "Difference: first less second, the mean over cases that both models were measured on. Interval: 95 %, of the paired "
+    "Difference: first less second, the mean over the cases that both were measured on. Interval: 95 %, by the paired "
     "t-test, like p. Holm: that p, corrected for all pairs of the table at the same site. Wilcoxon: signed ranks, over "
     "sites by strata; not corrected. A test is about these models and cases like these: it does not tell what training "
     "them again from another seed gives.\n"
@@ -83,7 +83,7 @@ def show_p(p: float | None) -> str:
 
 
 def write_comparisons(run_folder: Path) -> tuple[Path, Path]:
-    """Writes RUN/comparisons.csv and RUN/comparisons.md, each atomically; returns their paths (errors: `load_matrices`).
+    """Writes comparisons.csv and comparisons.md in RUN, each atomically; returns their paths (errors: `load_matrices`).
 
     Of an older run, which compared nothing, they hold no line.
     """

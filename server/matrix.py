@@ -226,7 +226,7 @@ def _note(matrix: Matrix, metric: Metric, model: str, site: str, in_full: bool) 
 
 
 def spread_note(matrix: Matrix, metric: Metric, model: str, site: str) -> str:
-    """Returns `median 81.3, 95 % 78.0 to 82.2` as far as the site tells; the interval is the bootstrap's of the mean."""
+    """Returns `median 81.3, 95 % 78.0 to 82.2` (the bootstrap's interval of the mean), as far as the site tells."""
     spread, decimals = matrix.spread(model, site, metric.key) or Spread(), matrix.decimals([site])
     parts = [] if spread.median is None else [f"median {metric.show(spread.median, decimals)}"]
     if spread.low is not None:

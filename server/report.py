@@ -31,7 +31,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(run_folder: Path) -> Path:
-    """Writes RUN/report.html (and matrix.csv, matrix.md, comparisons.csv, comparisons.md beside it once there is a matrix); returns the page's path.
+    """Writes RUN/report.html; returns its path. Once there is a matrix, its tables and the comparisons' go beside it.
 
     A run that still goes on gives a page of what is known so far.
 

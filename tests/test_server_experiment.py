@@ -30,7 +30,7 @@ from common.tasks import (
 )
 from deploy.in_process import InProcessGrid
 from server import sites as server_sites
-from server.evaluation import NO_ANSWER, expand
+from server.evaluation import NO_ANSWER
 from server.evaluation_reply import PNG_SIGNATURE
 from server.experiment import cautions, run_experiment
 from server.ledger import Ledger
