@@ -17,12 +17,18 @@ from common.errors import ConfigError, DiskFullError, InputError, SiteError, Wor
 from common.shortage import explained
 from common.statistics import HuHistogram
 from common.tasks import (
+    CompareResult,
+    CompareTask,
     EpochRecord,
     EvaluateResult,
     EvaluateTask,
+    MetricDifference,
+    MetricSpread,
     MetricSummary,
     ModelSummary,
+    PairDifference,
     Picture,
+    RowSpread,
     SiteStatistics,
     StatisticsTask,
     TrainResult,
@@ -92,6 +98,8 @@ class Hospitals:
         self.faults = {}
         """Site -> what a message type is answered with, instead of work: an exception, or a RecordDict's maker."""
         self.withheld = {}
+        self.compared = []
+        """(site, task) of every comparison."""
 
     def __call__(self, message: Message, context) -> Message:
         site = context.node_config["site"]
@@ -99,7 +107,8 @@ class Hospitals:
         fault = self.faults.get((site, kind))
         if isinstance(fault, Exception):
             return Message(wire.error_reply(fault), reply_to=message)
-        work = {wire.STATISTICS: self.statistics, wire.TRAIN: self.train, wire.EVALUATE: self.evaluate}[kind]
+        work = {wire.STATISTICS: self.statistics, wire.TRAIN: self.train, wire.EVALUATE: self.evaluate,
+                wire.COMPARE: self.compare}[kind]  # fmt: skip
         return Message(work(site, message) if fault is None else fault(), reply_to=message)
 
     def number(self, site):
@@ -147,6 +156,19 @@ class Hospitals:
     def summary(self, part, weights):
         dsc = MetricSummary(mean=self.score(part, level(weights)), sd=None)
         return ModelSummary(n=4, num_undefined=1, metrics={"dsc": dsc})
+
+    def compare(self, site, message):
+        """Four cases a row; the second model of a pair is as far below the first as the site's number says."""
+        task, _ = wire.read_task(message, CompareTask)
+        self.compared.append((site, task))
+        spread = RowSpread(n=4, num_undefined=1, num_empty=1, metrics={
+            name: MetricSpread(n=4, mean=0.5, sd=0.1, median=0.5, low=0.4, high=0.6) for name in task.metrics
+        })  # fmt: skip
+        by = self.number(site) / 100
+        told = MetricDifference(n=3, difference=by, sd=by / 2, ranks=6.0, squares=14.0, wilcoxon_p=0.25)
+        pairs = [PairDifference(first=a, second=b, metrics=dict.fromkeys(task.metrics, told)) for a, b in task.pairs]
+        result = CompareResult(rows=dict.fromkeys(task.rows, spread), pairs=tuple(pairs), seconds=0.0)
+        return wire.compare_reply(result)
 
 
 class Stop(Exception):  # noqa: N818 (it is no error)
