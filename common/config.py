@@ -726,7 +726,7 @@ class PolicyConfig(Frozen):
     share_pictures: bool = False
     """Overlays of single cases; only for phantoms or with the patients' consent."""
     share_case_metrics: bool = False
-    """Metrics of single cases: the DSC beside a picture."""
+    """Metrics of single cases: the DSC beside a picture; medians and quartiles of few cases."""
     clip_norm: float | None = Field(default=None, gt=0)
     """L2 norm to which an update (trained less received weights) is scaled down; null: not clipped."""
     noise_multiplier: float = Field(default=0.0, ge=0)
