@@ -13,7 +13,8 @@ from common import wire
 from common.card import read_card
 from common.checkpoint import load_weights
 from common.config import Experiment, NetworkConfig, Recipe, RoundConfig, SplitConfig, StageConfig
-from common.errors import ConfigError, DiskFullError, InputError, SiteError, WorkError
+from common.digest import model_digest
+from common.errors import ConfigError, DiskFullError, InputError, NoResultsError, PolicyError, SiteError, WorkError
 from common.shortage import explained
 from common.statistics import HuHistogram
 from common.tasks import (
@@ -98,6 +99,8 @@ class Hospitals:
         self.faults = {}
         """Site -> what a message type is answered with, instead of work: an exception, or a RecordDict's maker."""
         self.withheld = {}
+        self.kept = {}
+        """DSC by (site, digest of the model as it came there)."""
         self.compared = []
         """(site, task) of every comparison."""
 
@@ -150,6 +153,8 @@ class Hospitals:
         if self.withheld.get(site):
             return wire.evaluate_reply(EvaluateResult(summaries={}, withheld=self.withheld[site], seconds=0.0), [])
         summaries = {name: self.summary(task.part, models[name]) for name in task.models}
+        digests = {name: model_digest(models[name], task.recipe, task.normalisation) for name in task.models}
+        self.kept |= {(site, digests[name]): told.metrics["dsc"].mean for name, told in summaries.items()}
         pictures = [picture(f"{site} {task.models[0]}")] * task.pictures
         return wire.evaluate_reply(EvaluateResult(summaries=summaries, seconds=0.0), pictures)
 
@@ -158,16 +163,19 @@ class Hospitals:
         return ModelSummary(n=4, num_undefined=1, metrics={"dsc": dsc})
 
     def compare(self, site, message):
-        """Four cases a row; the second model of a pair is as far below the first as the site's number says."""
+        """Four cases a row, three a pair: the second model is as far below the first as the site's number says."""
         task, _ = wire.read_task(message, CompareTask)
         self.compared.append((site, task))
-        spread = RowSpread(n=4, num_undefined=1, num_empty=1, metrics={
-            name: MetricSpread(n=4, mean=0.5, sd=0.1, median=0.5, low=0.4, high=0.6) for name in task.metrics
-        })  # fmt: skip
+        means = {name: self.kept[site, digest] for name, ((digest, _),) in task.rows.items()}
+        counts = {"n": 4, "num_undefined": 1, "num_empty": 1}
+        spreads = {
+            name: MetricSpread(n=4, mean=mean, sd=0.1, median=mean, low=mean, high=mean) for name, mean in means.items()
+        }
+        rows = {name: RowSpread(**counts, metrics=dict.fromkeys(task.metrics, each)) for name, each in spreads.items()}
         by = self.number(site) / 100
         told = MetricDifference(n=3, difference=by, sd=by / 2, ranks=6.0, squares=14.0, wilcoxon_p=0.25)
         pairs = [PairDifference(first=a, second=b, metrics=dict.fromkeys(task.metrics, told)) for a, b in task.pairs]
-        result = CompareResult(rows=dict.fromkeys(task.rows, spread), pairs=tuple(pairs), seconds=0.0)
+        result = CompareResult(rows=rows, pairs=tuple(pairs), seconds=0.0)
         return wire.compare_reply(result)
 
 
@@ -436,8 +444,12 @@ def test_the_matrix_holds_every_model_at_every_site(go):
     for model, row in line["matrix"].items():
         assert list(row) == ["A", "B"]
         dsc = pytest.approx(level(ledger.load_model(model)) / 10, abs=1e-3)
-        cell = {"n": 4, "num_undefined": 1, "metrics": {"dsc": {"mean": dsc, "sd": None}}}
-        assert all(told == cell for told in row.values())
+        for told in row.values():
+            assert (told["n"], told["num_undefined"], told["num_empty"]) == (4, 1, 1)
+            assert (told["metrics"]["dsc"]["mean"], told["metrics"]["dsc"]["median"]) == (dsc, dsc)
+    assert [(site, task.pairs) for site, task in hospitals.compared] == [
+        (site, (("m", "own-A"), ("m", "own-B"), ("m", "tuned-B"))) for site in "AB"
+    ]
     asked = [task.models for task in hospitals.tasks if isinstance(task, EvaluateTask) and task.part == "test"]
     assert asked == [("m", "own-A")] * 2 + [("own-B", "tuned-B")] * 2
     common = {"model": "m", "case": 1, "dsc": 0.5}
@@ -518,6 +530,62 @@ def test_what_a_site_withholds_is_null(go):
     assert line["matrix"]["m"]["B"] == withheld
     assert line["matrix"]["m"]["A"]["n"] == 4
     assert read_run(ledger.folder).evaluations[0].matrix["m"]["B"].withheld == hospitals.withheld["B"]
+
+
+TWO = (STATISTICS, TRAIN, {"kind": "local", "model": "own", "sites": ("A",)})
+COMPARED = {"kind": "evaluate", "models": ("m", "own")}
+
+
+@pytest.mark.parametrize("transport", ["fp32", "fp16"])
+def test_models_are_compared_by_what_came_to_the_sites(go, transport):
+    """Scripted sites keep results by the digest of what they received: another one would be a KeyError."""
+    hospitals = Hospitals()
+    (line,) = go(hospitals, experiment(*TWO, COMPARED, transport=transport)).find("evaluation")
+    told = {each["site"]: each for each in line["comparisons"] if each["metric"] == "dsc"}
+    assert (told["A"]["first"], told["A"]["second"], told["A"]["n"]) == ("m", "own-A", 3)
+    assert (told["A"]["difference"], told["B"]["difference"]) == (0.01, 0.02)
+    assert (told[None]["n"], told[None]["difference"]) == (6, pytest.approx(0.015))
+    assert told[None]["t_p"] == told[None]["holm_p"]
+    assert len(line["comparisons"]) == 5 * 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (NoResultsError("case A-0001 of Mustermann"), "no-results"),
+        (PolicyError.of("policy-hours", "07:00-18:00"), "policy-hours"),
+        (lambda: wire.compare_reply(CompareResult(rows={}, pairs=(), seconds=0.0)), "other-result"),
+    ],
+)
+def test_a_site_that_does_not_compare_is_named_and_what_it_measured_stays(go, fault, why):
+    hospitals = Hospitals()
+    hospitals.faults["B", wire.COMPARE] = fault
+    ledger = go(hospitals, experiment(*TWO, COMPARED))
+    (line,) = ledger.find("evaluation")
+    assert line["matrix"]["m"]["B"] == {"n": 4, "num_undefined": 1, "metrics": {"dsc": {"mean": 0.5, "sd": None}}}
+    told = {each["site"]: each for each in line["comparisons"] if each["metric"] == "dsc"}
+    assert (told["B"]["withheld"], told["B"]["difference"]) == (why, None)
+    assert (told[None]["sites"], told[None]["n"]) == (["A"], 3)
+    assert [(each["site"], each["why"]) for each in ledger.find("site")] == [("B", why)]
+    assert "Mustermann" not in (ledger.folder / "ledger.jsonl").read_text()
+
+
+def test_a_run_that_dies_before_comparing_asks_again_and_ends_alike(go, monkeypatch):
+    whole = go(Hospitals(), experiment(*TWO, COMPARED), "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr("server.evaluation.compare", lambda *_: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            go(Hospitals(), experiment(*TWO, COMPARED), "broken")
+    resumed = go(Hospitals(), experiment(*TWO, COMPARED), "broken")
+    (one,), (two,) = resumed.find("evaluation"), whole.find("evaluation")
+    assert (one["matrix"], one["comparisons"]) == (two["matrix"], two["comparisons"])
+
+
+def test_only_measured_models_are_compared():
+    with pytest.raises(ValueError, match="step 4 compares model 'own-B', which it does not measure; add it"):
+        experiment(*TWO, {**COMPARED, "compare": (("own-B", "m"),)})
+    with pytest.raises(ValueError, match="'m' with itself"):
+        experiment(*TWO, {**COMPARED, "compare": (("m", "m"),)})
 
 
 def test_a_name_stands_for_its_steps_models_or_for_itself():
