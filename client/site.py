@@ -237,10 +237,9 @@ class Site:
     ) -> tuple[EvaluateResult, list[Picture]]:
         policy = self.config.policy
         part = cases.test if task.part == "test" else cases.validation
-        if len(part) < policy.min_cases:
-            reason = f"{counted(len(part), 'case')}, fewer than the site's min_cases {policy.min_cases}"
-            log.info("evaluation: withheld, %s", reason)
-            return EvaluateResult(summaries={}, withheld=reason, seconds=progress.seconds()), []
+        few = len(part) < policy.min_cases
+        if few and not (task.split.fold and part):
+            return self._too_few(part, progress), []
         progress.say("evaluating")
         summaries: dict[str, ModelSummary] = {}
         pictures: list[Picture] = []
@@ -255,7 +254,15 @@ class Site:
             log.info("evaluation: %s has a mean DSC of %.3f", name, np.mean([metrics.dsc for metrics in measured]))
             summaries[name] = summary(measured, policy.min_cases)
             pictures += drawn
+        if few:
+            return self._too_few(part, progress), []
         return EvaluateResult(summaries=summaries, seconds=progress.seconds()), pictures
+
+    def _too_few(self, part: Sequence[OpenCase], progress: Progress) -> EvaluateResult:
+        """What is told of fewer cases than `min_cases`; a fold's are measured, and told with the others'."""
+        reason = f"{counted(len(part), 'case')}, fewer than the site's min_cases {self.config.policy.min_cases}"
+        log.info("evaluation: withheld, %s", reason)
+        return EvaluateResult(summaries={}, withheld=reason, seconds=progress.seconds())
 
     def _kept(self, digest: str, mine: Weights) -> KeptResults:
         return KeptResults(self.prepared_folder / RESULTS, digest, weights_digest(mine))

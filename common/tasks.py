@@ -119,6 +119,8 @@ class CompareTask(_Task):
         for name, parts in self.rows.items():
             if sorted(fold for _, fold in parts) not in ([0], self._folds()):
                 raise ValueError(f"row {name!r}: expected the plain split, or every fold once")
+            if self.part != "test" and len(parts) > 1:
+                raise ValueError(f"row {name!r}: over folds a patient validates more than once; ask for part 'test'")
         odd = sorted({name for pair in self.pairs for name in pair} - set(self.rows))
         if odd:
             raise ValueError(f"pairs name {odd[0]!r}; expected one of the rows")
@@ -129,7 +131,7 @@ class CompareTask(_Task):
         return self.model_copy(update={"split": self.split.model_copy(update={"fold": fold})}) if fold else self
 
     def _folds(self) -> list[int]:
-        return list(range(1, getattr(self.split, "folds", 0) + 1))
+        return list(range(1, self.split.folds + 1))
 
 
 class SiteStatistics(Frozen):

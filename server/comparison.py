@@ -41,7 +41,7 @@ def compare(
     sites: Sequence[str],
     part: Literal["validation", "test"],
 ) -> Compared:
-    """Returns how the rows are spread and differ at each of `sites`.
+    """Returns how the rows are spread and differ at each of `sites`; nothing where there is no row or site.
 
     Args:
         run: whose experiment it is.
@@ -50,6 +50,8 @@ def compare(
         sites: those that have measured all of it.
         part: of the split.
     """
+    if not rows or not sites:
+        return Compared({}, {})
     task = CompareTask(
         experiment=run.experiment.name,
         recipe=run.experiment.recipe,
@@ -68,7 +70,7 @@ def compare(
         return result
 
     messages = {site: run.sites.message(site, wire.COMPARE, task) for site in sites}
-    return Compared(*run.sites.hear(messages, read)) if messages else Compared({}, {})
+    return Compared(*run.sites.hear(messages, read))
 
 
 def pairs_of(step: EvaluateStep, expanded: Mapping[str, Sequence[str]]) -> list[Pair]:
@@ -96,9 +98,9 @@ def _expand_pair(first: str, second: str, expanded: Mapping[str, Sequence[str]])
 def fill(cell: dict[str, Any], compared: Compared, site: str, row: str) -> dict[str, Any]:
     """Returns a cell of the matrix with all that the comparison tells of it; as it was where that is nothing."""
     result = compared.results.get(site)
-    if result is None or all(spread.mean is None for spread in result.rows[row].metrics.values()):
+    told = result.rows.get(row) if result is not None else None
+    if told is None or all(spread.mean is None for spread in told.metrics.values()):
         return cell
-    told = result.rows[row]
     metrics = {name: spread.model_dump(exclude={"n"}) for name, spread in told.metrics.items()}
     return {"n": told.n, "num_undefined": told.num_undefined, "num_empty": told.num_empty, "metrics": metrics}
 
