@@ -107,7 +107,7 @@ class CompareTask(_Task):
     could be made so that two answers differ by one patient.
     """
 
-    rows: dict[Name, tuple[Part, ...]] = Field(min_length=1)
+    rows: dict[Name, Annotated[tuple[Part, ...], Field(min_length=1)]] = Field(min_length=1)
     """What was measured, by the name that the answer gives it."""
     pairs: tuple[tuple[Name, Name], ...] = ()
     """Rows that are compared: the first less the second, on the cases that both hold."""
