@@ -29,7 +29,8 @@ def limit_comparison(policy: PolicyConfig, task: CompareTask, result: CompareRes
     if set(result.rows) != set(task.rows) or pairs != task.pairs:
         raise PolicyError.of("policy-reply", "reply: tells of other rows or pairs than were asked for")
     expected = set(task.metrics) & METRICS
-    if any(set(each.metrics) != expected for each in (*result.rows.values(), *result.pairs)):
+    given = [set(row.metrics) for row in result.rows.values()] + [set(pair.metrics) for pair in result.pairs]
+    if any(metrics != expected for metrics in given):
         raise PolicyError.of("policy-reply", "reply: tells of other metrics than were asked for")
     return CompareResult(
         rows={name: _limit_row(policy, each, told) for name, each in result.rows.items()},

@@ -26,7 +26,8 @@ def refuse_comparison(result: CompareResult, task: CompareTask) -> str | None:
     if tuple((pair.first, pair.second) for pair in result.pairs) != task.pairs:
         return "tells of other pairs than were asked for"
     wanted = set(task.metrics)
-    if any(set(each.metrics) != wanted for each in (*result.rows.values(), *result.pairs)):
+    told = [set(row.metrics) for row in result.rows.values()] + [set(pair.metrics) for pair in result.pairs]
+    if any(metrics != wanted for metrics in told):
         return f"tells of other metrics than {', '.join(task.metrics)}"
     return next(_faults(result), None)
 
