@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -164,16 +165,16 @@ class Hospitals:
         return ModelSummary(n=4, num_undefined=1, metrics={"dsc": dsc})
 
     def compare(self, site, message):
-        """Four cases a row, three a pair: the second model is as far below the first as the site's number says."""
+        """Four cases a row and fold, three a pair: the second model is below the first by the site's number."""
         task, _ = wire.read_task(message, CompareTask)
         self.compared.append((site, task))
         known = self.kept if (site, wire.EVALUATE) not in self.faults else defaultdict(lambda: 0.5)
-        means = {name: known[site, digest] for name, ((digest, _),) in task.rows.items()}
-        counts = {"n": 4, "num_undefined": 1, "num_empty": 1}
-        spreads = {
-            name: MetricSpread(n=4, mean=mean, sd=0.1, median=mean, low=mean, high=mean) for name, mean in means.items()
-        }
-        rows = {name: RowSpread(**counts, metrics=dict.fromkeys(task.metrics, each)) for name, each in spreads.items()}
+        rows = {}
+        for name, parts in task.rows.items():
+            mean, num = fmean(known[site, digest] for digest, _ in parts), len(parts)
+            spread = MetricSpread(n=4 * num, mean=mean, sd=0.1, median=mean, low=mean, high=mean)
+            metrics = dict.fromkeys(task.metrics, spread)
+            rows[name] = RowSpread(n=4 * num, num_undefined=num, num_empty=num, metrics=metrics)
         by = self.number(site) / 100
         told = MetricDifference(n=3, difference=by, sd=by / 2, ranks=6.0, squares=14.0, wilcoxon_p=0.25)
         pairs = [PairDifference(first=a, second=b, metrics=dict.fromkeys(task.metrics, told)) for a, b in task.pairs]
@@ -988,6 +989,10 @@ def test_each_fold_s_model_is_measured_on_its_own_cases_and_a_row_is_over_all(go
     assert list(line["matrix"]) == ["m", "tuned-B"]
     assert line["matrix"]["m"]["A"]["n"] == 8
     assert line["folds"]["m.fold-2"]["A"]["n"] == 4
+    assert (line["matrix"]["m"]["A"]["num_empty"], line["comparisons"][0]["second"]) == (2, "tuned-B")
+    (_, compared) = hospitals.compared[0]
+    assert [fold for _, fold in compared.rows["m"]] == [1, 2]
+    assert len({digest for row in compared.rows.values() for digest, _ in row}) == 4
     card = read_card(load_weights(ledger.model_path("tuned-B.fold-2"))[1], "file")
     assert (card.initial, card.origin) == ("m.fold-2", "m, fine-tuned at B; fold 2 of 2")
     assert [(result.site, result.num_cases) for result in card.results] == [("A", 4), ("B", 4)]
