@@ -20,6 +20,7 @@ from flwr.common.constant import ErrorCode
 
 from client import policy
 from client.audit import OUTGOING, Audit, AuditLog
+from client.comparison_policy import limit_comparison
 from client.disk_use import bytes_below
 from client.pixels import pixels_alone
 from client.progress import forget_progress, read_progress
@@ -30,6 +31,8 @@ from common.errors import CODES, CRASHED, FedgtvError, PolicyError, WorkerLostEr
 from common.private import private_folder
 from common.statistics import HuHistogram
 from common.tasks import (
+    CompareResult,
+    CompareTask,
     EvaluateResult,
     EvaluateTask,
     SiteProgress,
@@ -191,6 +194,8 @@ class Border:
                     return self._training(entry.task, entry.received, reply)
                 case EvaluateTask():
                     return self._evaluation(entry.task, reply)
+                case CompareTask():
+                    return self._comparison(entry.task, reply)
         except (WorkError, *wire.UNREADABLE) as error:
             if isinstance(error, FedgtvError) and not isinstance(error, WorkError):
                 raise
@@ -250,6 +255,13 @@ class Border:
         counts = {"cases": cases, "models": len(result.summaries), "pictures": len(pictures)}
         return _Leaving(wire.evaluate_reply(result, pictures), counts, withheld)
 
+    def _comparison(self, task: CompareTask, reply: Message) -> _Leaving:
+        withheld = policy.Withheld()
+        result = limit_comparison(self.policy, task, wire.read_result(reply, CompareResult), withheld)
+        cases = max((each.n for each in result.rows.values()), default=0)
+        counts = {"cases": cases, "models": len(result.rows), "pairs": len(result.pairs)}
+        return _Leaving(wire.compare_reply(result), counts, withheld)
+
 
 def guarded(app: Callable[[Message, Context], Message]) -> Callable[[Message, Context], Message]:
     """Returns `app` behind the border of the site in its context: what a node does, in one process."""
@@ -286,8 +298,9 @@ def _told(task: wire.Task) -> dict[str, Any]:
     told: dict[str, Any] = {"experiment": task.experiment}
     if isinstance(task, TrainTask):
         told |= {"model": task.model, "round": task.round, "epochs": task.local_epochs}
-    if isinstance(task, EvaluateTask):
-        told |= {"models": list(task.models), "part": task.part}
+    if isinstance(task, EvaluateTask | CompareTask):
+        models = task.models if isinstance(task, EvaluateTask) else task.rows
+        told |= {"models": list(models), "part": task.part}
     return told
 
 

@@ -18,6 +18,7 @@ from common.errors import PolicyError
 from common.metrics import CaseMetrics
 from common.tasks import (
     NORM,
+    CompareTask,
     EvaluateResult,
     EvaluateTask,
     MetricSummary,
@@ -27,7 +28,8 @@ from common.tasks import (
     TrainTask,
 )
 
-KINDS = {StatisticsTask: "statistics", TrainTask: "train", EvaluateTask: "evaluate"}
+KINDS = {StatisticsTask: "statistics", TrainTask: "train", EvaluateTask: "evaluate", CompareTask: "evaluate"}
+"""Comparing tells more of what evaluating has measured: who allows one allows the other."""
 METRICS = frozenset(each.name for each in fields(CaseMetrics))
 DISTANCES = frozenset(name for name in METRICS if name.endswith("_mm"))
 """Metrics that are undefined where one of two masks is empty."""
@@ -47,7 +49,9 @@ class Done:
     """The noise multiplier of every noised update that ever left, in any run."""
 
 
-def admit(policy: PolicyConfig, task: StatisticsTask | TrainTask | EvaluateTask, done: Done, now: datetime) -> None:
+def admit(
+    policy: PolicyConfig, task: StatisticsTask | TrainTask | EvaluateTask | CompareTask, done: Done, now: datetime
+) -> None:
     """Returns if the site may begin `task` at local time `now`.
 
     Raises:

@@ -423,6 +423,15 @@ class EvaluateStep(Frozen):
     """How many models travel together; more saves waits, fewer saves memory."""
     pictures: int = Field(default=0, ge=0)
     """Overlays asked of each site for the first model; a site sends them only if its policy allows."""
+    compare: tuple[tuple[Name, Name], ...] = ()
+    """Pairs of `models` that are compared case by case, the first less the second; none: the first with each other."""
+
+    @model_validator(mode="after")
+    def _pairs_are_two(self) -> Self:
+        for first, second in self.compare:
+            if first == second:
+                raise ValueError(f"compare: {first!r} with itself; name two models")
+        return self
 
 
 TrainingStep = TrainStep | LocalStep | FinetuneStep | PooledStep
@@ -629,6 +638,25 @@ class Experiment(Frozen):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _compared_models_are_measured(self) -> Self:
+        for number, step in enumerate(self.steps, 1):
+            if isinstance(step, EvaluateStep):
+                measured = {*step.models, *(name for base in step.models for name in self.named(base))}
+                odd = [name for pair in step.compare for name in pair if name not in measured]
+                if odd:
+                    raise ValueError(
+                        f"step {number} compares model {odd[0]!r}, which it does not measure; add it to its models"
+                    )
+        return self
+
+    def named(self, base: str) -> tuple[str, ...]:
+        """The models that a name in an `evaluate` step stands for: itself, or those of a step, one a site."""
+        for step in self.steps:
+            if getattr(step, "model", None) == base:
+                return self.results_of(step)
+        return (base,)
+
     def sites_of(self, step: Any) -> tuple[str, ...]:
         """The sites a step runs on: its own list, or all."""
         return tuple(getattr(step, "sites", ()) or self.sites)
@@ -726,7 +754,7 @@ class PolicyConfig(Frozen):
     share_pictures: bool = False
     """Overlays of single cases; only for phantoms or with the patients' consent."""
     share_case_metrics: bool = False
-    """Metrics of single cases: the DSC beside a picture."""
+    """Metrics of single cases: the DSC beside a picture; medians and quartiles of few cases."""
     clip_norm: float | None = Field(default=None, gt=0)
     """L2 norm to which an update (trained less received weights) is scaled down; null: not clipped."""
     noise_multiplier: float = Field(default=0.0, ge=0)

@@ -98,7 +98,7 @@ def _results(ledger: Ledger, model: str) -> Iterator[Result]:
                 "part": part,
                 "num_cases": cell["n"],
                 "num_undefined": cell["num_undefined"],
-                "metrics": cell["metrics"],
+                "metrics": {name: {"mean": each["mean"], "sd": each["sd"]} for name, each in cell["metrics"].items()},
                 "withheld": cell.get("withheld"),
             }
         )

@@ -1,7 +1,8 @@
 """What a run lets one say, in sentences: federated against local-only and pooled, fine-tuned against what it came from.
 
-Per-case values stay at the sites, so no paired test is possible here. A difference is set against its unpaired standard
-error from the cases' SD: cautious, since the same cases stand on both sides. Where a
+Where the sites have compared two models on the same cases, a difference is that of these pairs, with interval and p of
+the paired t-test, corrected by Holm where the ledger has such a line. Where they have not, as in an older ledger, it
+stands beside its unpaired standard error from the cases' SD: cautious, for the same cases stand on both sides. Where a
 model is chosen by the very score it is compared with, the sentence says so.
 """
 
@@ -12,11 +13,19 @@ from math import sqrt
 from statistics import fmean
 
 from common.config import Experiment, FinetuneStep, LocalStep, PooledStep, TrainStep
+from common.paired_tests import Moments, PairedT, paired_t, pooled
 from common.text import counted
+from server.comparison_table import show_p
 from server.matrix import Matrix
 from server.metric import METRIC, NONE
+from server.run_record import ComparisonLine
 
 DSC = METRIC["dsc"]
+ALPHA = 0.05
+ONE_TRAINING = (
+    "The tests are about these trained models and further cases like these. What training with another seed gives, and "
+    "what holds at hospitals that were not measured, cannot be concluded from them."
+)
 
 
 @dataclass(frozen=True)
@@ -35,23 +44,64 @@ class ModelOrigin:
 
 
 @dataclass(frozen=True)
+class Paired:
+    """What the paired t-test says of a difference, in per cent points."""
+
+    n: int
+    """Cases that both models were measured on."""
+    test: PairedT | None
+    """None: one pair, or differences that are all the same."""
+    holm_p: float | None = None
+    """None: there is no line of these very models and sites, so p is not corrected."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether p, corrected where it can be, is below 0.05."""
+        if self.test is None:
+            return False
+        return (self.test.p if self.holm_p is None else self.holm_p) < ALPHA
+
+    def verdict(self, decimals: int) -> str:
+        """One clause: interval, p, number of cases, and what can be said."""
+        if self.test is None:
+            return f"n = {self.n}: too few differing cases for a test, so no conclusion"
+        corrected = ", not corrected for other comparisons" if self.holm_p is None else f", by Holm {_p(self.holm_p)}"
+        told = (
+            f"95 % interval {self.test.low:+.{decimals}f} to {self.test.high:+.{decimals}f}, paired t-test "
+            f"{_p(self.test.p)}{corrected}, n = {self.n}"
+        )
+        return f"{told}: {'more than chance explains' if self.is_clear else 'this run cannot tell the two apart'}"
+
+
+def _p(value: float) -> str:
+    shown = show_p(value)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
+
+
+@dataclass(frozen=True)
 class Difference:
-    """Mean DSC difference over `sites`, in per cent points, with its unpaired standard error (None: not known)."""
+    """DSC difference over `sites`, in per cent points: paired, or of means with an unpaired standard error."""
 
     points: float
+    """Over paired cases; where they are not paired, over the sites' means, each site once."""
     standard_error: float | None
     sites: tuple[str, ...]
     decimals: int
     """With which it is shown."""
+    paired: Paired | None = None
 
     @property
     def is_clear(self) -> bool:
-        """Whether the difference is more than the cases' spread explains: more than two standard errors."""
+        """Whether the difference is more than chance explains: by the paired test, or more than two standard errors."""
+        if self.paired is not None:
+            return self.paired.is_clear
         return self.standard_error is not None and abs(self.points) > 2 * self.standard_error
 
     @property
     def verdict(self) -> str:
-        """One clause: is the difference more than the cases' spread explains?"""
+        """One clause: is the difference more than chance, or the cases' spread, explains?"""
+        if self.paired is not None:
+            return self.paired.verdict(self.decimals)
         if self.standard_error is None:
             return "too few cases for a standard error, so no conclusion"
         error = f"unpaired standard error {self.standard_error:.{self.decimals}f}"
@@ -118,13 +168,36 @@ def _trained(step: TrainStep, sites: tuple[str, ...]) -> ModelOrigin:
 
 
 def difference(matrix: Matrix, first: list[tuple[str, str]], second: list[tuple[str, str]]) -> Difference:
-    """Returns the mean DSC of `first` minus that of `second`, (model, site) cells paired in order by site."""
+    """Returns the DSC of `first` minus that of `second`, (model, site) cells paired in order by site.
+
+    Case by case where every site has compared its pair, else of the means.
+    """
+    sites = tuple(site for _, site in first)
+    lines = [matrix.comparison(one, two, site, "dsc") for (one, site), (two, _) in zip(first, second, strict=True)]
+    told = [line for line in lines if line is not None and line.difference is not None]
+    if len(told) == len(first):
+        return _paired(matrix, told, sites)
     pairs = [(_dsc(matrix, *one), _dsc(matrix, *two)) for one, two in zip(first, second, strict=True)]
     variances = [_variance_of_mean(matrix, *cell) for cell in (*first, *second)]
     known = [variance for variance in variances if variance is not None]
     error = 100 * sqrt(sum(known)) / len(pairs) if len(known) == len(variances) else None
-    sites = tuple(site for _, site in first)
     return Difference(100 * fmean(one - two for one, two in pairs), error, sites, matrix.decimals(sites))
+
+
+def _paired(matrix: Matrix, lines: list[ComparisonLine], sites: tuple[str, ...]) -> Difference:
+    """Over all sites' cases, each counted once; the models may differ from site to site, as fine-tuned ones do."""
+    whole = pooled([Moments(line.n or 0, 100 * (line.difference or 0.0), 100 * (line.sd or 0.0)) for line in lines])
+    paired = Paired(whole.n, paired_t(whole), _holm_p(matrix, lines, sites))
+    return Difference(whole.mean, None, sites, matrix.decimals(sites), paired)
+
+
+def _holm_p(matrix: Matrix, lines: list[ComparisonLine], sites: tuple[str, ...]) -> float | None:
+    """Of the ledger's line on this very pair over these very sites, or None."""
+    if len(lines) == 1:
+        return lines[0].holm_p
+    models = {(line.first, line.second) for line in lines}
+    over = matrix.comparison(*models.pop(), None, "dsc") if len(models) == 1 else None
+    return over.holm_p if over is not None and set(over.sites) == set(sites) else None
 
 
 def local_homes(origins: Mapping[str, ModelOrigin]) -> dict[str, str]:
@@ -187,6 +260,8 @@ def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
         sentences += [_against_pooled(matrix, federated[0], model) for model in pooled_like(origins, federated[0])]
     sentences += _finetuned_sentences(matrix, origins)
     kept = tuple(sentence for sentence in sentences if sentence)
+    if any(line.difference is not None for line in matrix.comparisons):
+        kept += (ONE_TRAINING,) if kept else ()
     return kept or ("The matrix below holds no pair of models that this report knows how to compare.",)
 
 

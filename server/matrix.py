@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 from common.atomic import write_text_atomically
 from common.errors import InputError
 from server.metric import METRIC, METRICS, NONE, Metric
-from server.run_record import EvaluationLine, RunRecord, SiteResult, Spread, in_order, read_run
+from server.run_record import ComparisonLine, EvaluationLine, RunRecord, SiteResult, Spread, in_order, read_run
 
 MANY_CASES = 10
 """[C] From this many cases on, means have two decimals. With an SD of 10 points between cases, the mean of nine is
 known to 3 points: a second decimal would promise what nobody knows."""
+
+PARTS = tuple(Spread.model_fields)
+"""Columns of a metric in the CSV."""
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,6 +38,8 @@ class Matrix:
     sites: tuple[str, ...]
     results: dict[tuple[str, str], SiteResult]
     """By (model, site); a pair that was not asked, or that a site withheld, is absent."""
+    comparisons: tuple[ComparisonLine, ...] = ()
+    """Models on the same cases; none in an older ledger."""
 
     def spread(self, model: str, site: str, key: str) -> Spread | None:
         """Returns mean and SD over the site's cases, or None where there is no mean."""
@@ -60,6 +65,34 @@ class Matrix:
         """Returns how many cases of the cell have no distances."""
         result = self.results.get((model, site))
         return (result.num_undefined or 0) if result else 0
+
+    def num_empty(self, model: str) -> int | None:
+        """Returns in how many cases of all sites the model found nothing; None where no site tells."""
+        told = [result.num_empty for (name, _), result in self.results.items() if name == model]
+        known = [number for number in told if number is not None]
+        return sum(known) if known else None
+
+    def worst_site(self, model: str, key: str) -> tuple[str, float] | None:
+        """Returns the site with the worst mean, and that mean: the lowest share, or the largest distance."""
+        means = self._means(model, key)
+        choose = max if METRIC[key].is_distance else min
+        return choose(means.items(), key=lambda each: each[1]) if means else None
+
+    def range_of_sites(self, model: str, key: str) -> float | None:
+        """Returns the largest less the smallest mean of any site; None where fewer than two have one."""
+        means = self._means(model, key).values()
+        return max(means) - min(means) if len(means) > 1 else None
+
+    def _means(self, model: str, key: str) -> dict[str, float]:
+        means = {site: self.mean(model, site, key) for site in self.sites}
+        return {site: mean for site, mean in means.items() if mean is not None}
+
+    def comparison(self, first: str, second: str, site: str | None, key: str) -> ComparisonLine | None:
+        """Returns how two models differ at a site (None: over all), the first less the second, where that is told."""
+        for line in self.comparisons:
+            if (line.site, line.metric) == (site, key) and {line.first, line.second} == {first, second}:
+                return line if line.first == first else line.reversed()
+        return None
 
     def sites_with(self, models: Iterable[str], key: str) -> tuple[str, ...]:
         """Returns the sites at which every one of `models` has a value: where they can be compared."""
@@ -89,7 +122,11 @@ def _merge(split: str, lines: list[EvaluationLine], order: Sequence[str]) -> Mat
     cells = {(model, site): cell for line in lines for model, row in line.matrix.items() for site, cell in row.items()}
     models = tuple(dict.fromkeys(model for line in lines for model in line.matrix))
     sites = in_order((site for _, site in cells), order)
-    return Matrix(split, models, sites, {key: cell for key, cell in cells.items() if cell is not None})
+    comparisons = {
+        (each.first, each.second, each.site, each.metric): each for line in lines for each in line.comparisons
+    }
+    results = {key: cell for key, cell in cells.items() if cell is not None}
+    return Matrix(split, models, sites, results, tuple(comparisons.values()))
 
 
 def load_matrices(run_folder: Path) -> tuple[Matrix, ...]:
@@ -108,8 +145,8 @@ def to_csv(matrices: Iterable[Matrix]) -> str:
     """Returns one row for each split, model and site, in the ledger's units; what is missing is an empty field."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    columns = [f"{metric.key}_{part}" for metric in METRICS for part in ("mean", "sd")]
-    writer.writerow(["split", "model", "site", "n", "num_undefined", *columns])
+    columns = [f"{metric.key}_{part}" for metric in METRICS for part in PARTS]
+    writer.writerow(["split", "model", "site", "n", "num_undefined", "num_empty", *columns])
     for matrix in matrices:
         writer.writerows(_csv_row(matrix, model, site) for model in matrix.models for site in matrix.sites)
     return stream.getvalue()
@@ -118,8 +155,8 @@ def to_csv(matrices: Iterable[Matrix]) -> str:
 def _csv_row(matrix: Matrix, model: str, site: str) -> list[str | int | float | None]:
     result = matrix.results.get((model, site)) or SiteResult()
     spreads = [matrix.spread(model, site, metric.key) or Spread() for metric in METRICS]
-    numbers = [number for spread in spreads for number in (spread.mean, spread.sd)]
-    return [matrix.split, model, site, result.n, result.num_undefined, *numbers]
+    numbers = [getattr(spread, part) for spread in spreads for part in PARTS]
+    return [matrix.split, model, site, result.n, result.num_undefined, result.num_empty, *numbers]
 
 
 def to_markdown(matrices: Iterable[Matrix]) -> str:
@@ -128,7 +165,7 @@ def to_markdown(matrices: Iterable[Matrix]) -> str:
 
 
 def _markdown_table(matrix: Matrix, metric: Metric) -> str:
-    header, *rows = [[_one_line(*cell) for cell in row] for row in text_rows(matrix, metric)]
+    header, *rows = [[_one_line(*cell) for cell in row] for row in text_rows(matrix, metric, in_full=True)]
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"**{table_title(matrix, metric)}**\n\n{body}\n"
@@ -160,16 +197,49 @@ def cell_note(matrix: Matrix, metric: Metric, model: str, site: str) -> str:
     return ", ".join(filter(None, (other_n, undefined)))
 
 
-def text_rows(matrix: Matrix, metric: Metric) -> list[list[tuple[str, str]]]:
-    """Returns the header and one row a model, each cell as (text, note): a cell a site, then the mean over sites."""
+def text_rows(matrix: Matrix, metric: Metric, in_full: bool = False) -> list[list[tuple[str, str]]]:
+    """Returns the header and one row a model, each cell as (text, note): a cell a site, then what is over sites.
+
+    That is their mean, and `in_full` also the worst of them, how far they are apart, and cases without a prediction.
+    The cells then tell median and interval too.
+    """
     sites = [(site, f"n = {matrix.num_cases(site) or NONE}") for site in matrix.sites]
-    header = [("model", ""), *sites, ("mean over sites", "")]
-    return [header, *(_text_row(matrix, model, metric) for model in matrix.models)]
+    over = ("mean over sites", *(("worst site", "between sites", "empty") if in_full else ()))
+    header = [("model", ""), *sites, *((title, "") for title in over)]
+    return [header, *(_text_row(matrix, model, metric, in_full) for model in matrix.models)]
 
 
-def _text_row(matrix: Matrix, model: str, metric: Metric) -> list[tuple[str, str]]:
-    cells = [(show_cell(matrix, metric, model, site), cell_note(matrix, metric, model, site)) for site in matrix.sites]
-    return [(model, ""), *cells, show_mean_over_sites(matrix, model, metric)]
+def _text_row(matrix: Matrix, model: str, metric: Metric, in_full: bool) -> list[tuple[str, str]]:
+    cells = [
+        (show_cell(matrix, metric, model, site), _note(matrix, metric, model, site, in_full)) for site in matrix.sites
+    ]
+    over = [show_mean_over_sites(matrix, model, metric)]
+    if in_full:
+        empty = matrix.num_empty(model)
+        over += [*show_over_sites(matrix, model, metric), (NONE if empty is None else str(empty), "")]
+    return [(model, ""), *cells, *over]
+
+
+def _note(matrix: Matrix, metric: Metric, model: str, site: str, in_full: bool) -> str:
+    more = spread_note(matrix, metric, model, site) if in_full else ""
+    return ", ".join(filter(None, (cell_note(matrix, metric, model, site), more)))
+
+
+def spread_note(matrix: Matrix, metric: Metric, model: str, site: str) -> str:
+    """Returns `median 81.3, 95 % 78.0 to 82.2` (the bootstrap's interval of the mean), as far as the site tells."""
+    spread, decimals = matrix.spread(model, site, metric.key) or Spread(), matrix.decimals([site])
+    parts = [] if spread.median is None else [f"median {metric.show(spread.median, decimals)}"]
+    if spread.low is not None:
+        parts.append(f"95 % {metric.show(spread.low, decimals)} to {metric.show(spread.high, decimals)}")
+    return ", ".join(parts)
+
+
+def show_over_sites(matrix: Matrix, model: str, metric: Metric) -> list[tuple[str, str]]:
+    """Returns the worst site's mean, noted with its name, and the largest less the smallest mean of any site."""
+    worst, decimals = matrix.worst_site(model, metric.key), matrix.decimals(matrix.sites)
+    shown = metric.show(worst[1] if worst else None, decimals)
+    between = metric.show(matrix.range_of_sites(model, metric.key), decimals)
+    return [(shown, worst[0] if worst else ""), (between, "")]
 
 
 def show_mean_over_sites(matrix: Matrix, model: str, metric: Metric) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from common.atomic import write_text_atomically
 from common.config import EvaluateStep, StatisticsStep
 from common.errors import InputError
+from server.comparison_table import write_comparisons
 from server.conclusion import conclusions
 from server.curves import learning_curves, timeline
 from server.evaluation_reply import PNG_SIGNATURE
@@ -30,7 +31,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(run_folder: Path) -> Path:
-    """Writes RUN/report.html (and RUN/matrix.csv, RUN/matrix.md once there is a matrix); returns the page's path.
+    """Writes RUN/report.html; returns its path. Once there is a matrix, its tables and the comparisons' go beside it.
 
     A run that still goes on gives a page of what is known so far.
 
@@ -41,6 +42,7 @@ def write_report(run_folder: Path) -> Path:
     page = run_folder / "report.html"
     if record.evaluations:
         write_matrix(run_folder)
+        write_comparisons(run_folder)
     write_text_atomically(page, render(record))
     return page
 

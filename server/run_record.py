@@ -95,10 +95,18 @@ class ModelLine(Line):
 
 
 class Spread(Line):
-    """Mean and standard deviation over a site's cases."""
+    """How a metric is spread over a site's cases; an older ledger has mean and SD alone."""
 
     mean: float | None = None
     sd: float | None = None
+    median: float | None = None
+    low: float | None = None
+    """With `high` the bootstrap's 95 % interval of the mean."""
+    high: float | None = None
+    q1: float | None = None
+    q3: float | None = None
+    whisker_low: float | None = None
+    whisker_high: float | None = None
 
 
 class SiteResult(Line):
@@ -109,7 +117,46 @@ class SiteResult(Line):
 
     n: int | None = None
     num_undefined: int | None = None
+    num_empty: int | None = None
+    """Cases in which the model found nothing."""
     metrics: dict[str, Spread | None] = {}
+
+
+class ComparisonLine(Line):
+    """Two models on the same cases, the first less the second, in the matrix's units."""
+
+    first: str
+    second: str
+    site: str | None
+    """None: over the cases of all `sites`."""
+    metric: str
+    sites: tuple[str, ...] = ()
+    """Those whose cases these are."""
+    n: int | None = None
+    difference: float | None = None
+    sd: float | None = None
+    """Of the differences."""
+    low: float | None = None
+    """With `high` the t-test's 95 % interval of the difference."""
+    high: float | None = None
+    t: float | None = None
+    t_p: float | None = None
+    wilcoxon_p: float | None = None
+    holm_p: float | None = None
+    """`t_p` corrected for all pairs of the same metric and site in the table."""
+    withheld: str | None = None
+    """Why there is nothing."""
+
+    def reversed(self) -> "ComparisonLine":
+        """Returns the second less the first."""
+
+        def negative(value: float | None) -> float | None:
+            return None if value is None else -value
+
+        turned = {"first": self.second, "second": self.first, "difference": negative(self.difference)}
+        return self.model_copy(
+            update=turned | {"low": negative(self.high), "high": negative(self.low), "t": negative(self.t)}
+        )
 
 
 class PictureLine(Line):
@@ -129,6 +176,7 @@ class EvaluationLine(Line):
     step: int
     split: str = "test"
     matrix: dict[str, dict[str, SiteResult | None]] = {}
+    comparisons: tuple[ComparisonLine, ...] = ()
     pictures: tuple[PictureLine | str, ...] = ()
     """An older ledger names the files alone."""
     seconds: float | None = None

@@ -35,6 +35,7 @@ IMPORT_FLOWER = {
     "server.waiting",
     "server.statistics",
     "server.training",
+    "server.comparison",
     "server.evaluation",
     "server.superlink_process",
     "server.fleet_guard",

@@ -3,7 +3,9 @@
 import contextlib
 import shutil
 import threading
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -13,16 +15,23 @@ from common import wire
 from common.card import read_card
 from common.checkpoint import load_weights
 from common.config import Experiment, NetworkConfig, Recipe, RoundConfig, SplitConfig, StageConfig
-from common.errors import ConfigError, DiskFullError, InputError, SiteError, WorkError
+from common.digest import model_digest
+from common.errors import ConfigError, DiskFullError, InputError, NoResultsError, PolicyError, SiteError, WorkError
 from common.shortage import explained
 from common.statistics import HuHistogram
 from common.tasks import (
+    CompareResult,
+    CompareTask,
     EpochRecord,
     EvaluateResult,
     EvaluateTask,
+    MetricDifference,
+    MetricSpread,
     MetricSummary,
     ModelSummary,
+    PairDifference,
     Picture,
+    RowSpread,
     SiteStatistics,
     StatisticsTask,
     TrainResult,
@@ -30,7 +39,7 @@ from common.tasks import (
 )
 from deploy.in_process import InProcessGrid
 from server import sites as server_sites
-from server.evaluation import NO_ANSWER, expand
+from server.evaluation import NO_ANSWER
 from server.evaluation_reply import PNG_SIGNATURE
 from server.experiment import cautions, run_experiment
 from server.ledger import Ledger
@@ -92,6 +101,10 @@ class Hospitals:
         self.faults = {}
         """Site -> what a message type is answered with, instead of work: an exception, or a RecordDict's maker."""
         self.withheld = {}
+        self.kept = {}
+        """DSC by (site, digest of the model as it came there)."""
+        self.compared = []
+        """(site, task) of every comparison."""
 
     def __call__(self, message: Message, context) -> Message:
         site = context.node_config["site"]
@@ -99,7 +112,8 @@ class Hospitals:
         fault = self.faults.get((site, kind))
         if isinstance(fault, Exception):
             return Message(wire.error_reply(fault), reply_to=message)
-        work = {wire.STATISTICS: self.statistics, wire.TRAIN: self.train, wire.EVALUATE: self.evaluate}[kind]
+        work = {wire.STATISTICS: self.statistics, wire.TRAIN: self.train, wire.EVALUATE: self.evaluate,
+                wire.COMPARE: self.compare}[kind]  # fmt: skip
         return Message(work(site, message) if fault is None else fault(), reply_to=message)
 
     def number(self, site):
@@ -141,12 +155,31 @@ class Hospitals:
         if self.withheld.get(site):
             return wire.evaluate_reply(EvaluateResult(summaries={}, withheld=self.withheld[site], seconds=0.0), [])
         summaries = {name: self.summary(task.part, models[name]) for name in task.models}
+        digests = {name: model_digest(models[name], task.recipe, task.normalisation) for name in task.models}
+        self.kept |= {(site, digests[name]): told.metrics["dsc"].mean for name, told in summaries.items()}
         pictures = [picture(f"{site} {task.models[0]}")] * task.pictures
         return wire.evaluate_reply(EvaluateResult(summaries=summaries, seconds=0.0), pictures)
 
     def summary(self, part, weights):
         dsc = MetricSummary(mean=self.score(part, level(weights)), sd=None)
         return ModelSummary(n=4, num_undefined=1, metrics={"dsc": dsc})
+
+    def compare(self, site, message):
+        """Four cases a row and fold, three a pair: the second model is below the first by the site's number."""
+        task, _ = wire.read_task(message, CompareTask)
+        self.compared.append((site, task))
+        known = self.kept if (site, wire.EVALUATE) not in self.faults else defaultdict(lambda: 0.5)
+        rows = {}
+        for name, parts in task.rows.items():
+            mean, num = fmean(known[site, digest] for digest, _ in parts), len(parts)
+            spread = MetricSpread(n=4 * num, mean=mean, sd=0.1, median=mean, low=mean, high=mean)
+            metrics = dict.fromkeys(task.metrics, spread)
+            rows[name] = RowSpread(n=4 * num, num_undefined=num, num_empty=num, metrics=metrics)
+        by = self.number(site) / 100
+        told = MetricDifference(n=3, difference=by, sd=by / 2, ranks=6.0, squares=14.0, wilcoxon_p=0.25)
+        pairs = [PairDifference(first=a, second=b, metrics=dict.fromkeys(task.metrics, told)) for a, b in task.pairs]
+        result = CompareResult(rows=rows, pairs=tuple(pairs), seconds=0.0)
+        return wire.compare_reply(result)
 
 
 class Stop(Exception):  # noqa: N818 (it is no error)
@@ -489,8 +522,12 @@ def test_the_matrix_holds_every_model_at_every_site(go):
     for model, row in line["matrix"].items():
         assert list(row) == ["A", "B"]
         dsc = pytest.approx(level(ledger.load_model(model)) / 10, abs=1e-3)
-        cell = {"n": 4, "num_undefined": 1, "metrics": {"dsc": {"mean": dsc, "sd": None}}}
-        assert all(told == cell for told in row.values())
+        for told in row.values():
+            assert (told["n"], told["num_undefined"], told["num_empty"]) == (4, 1, 1)
+            assert (told["metrics"]["dsc"]["mean"], told["metrics"]["dsc"]["median"]) == (dsc, dsc)
+    assert [(site, task.pairs) for site, task in hospitals.compared] == [
+        (site, (("m", "own-A"), ("m", "own-B"), ("m", "tuned-B"))) for site in "AB"
+    ]
     asked = [task.models for task in hospitals.tasks if isinstance(task, EvaluateTask) and task.part == "test"]
     assert asked == [("m", "own-A")] * 2 + [("own-B", "tuned-B")] * 2
     common = {"model": "m", "case": 1, "dsc": 0.5}
@@ -573,6 +610,61 @@ def test_what_a_site_withholds_is_null(go):
     assert read_run(ledger.folder).evaluations[0].matrix["m"]["B"].withheld == hospitals.withheld["B"]
 
 
+TWO = (STATISTICS, TRAIN, {"kind": "local", "model": "own", "sites": ("A",)})
+COMPARED = {"kind": "evaluate", "models": ("m", "own")}
+
+
+@pytest.mark.parametrize("transport", ["fp32", "fp16"])
+def test_models_are_compared_by_what_came_to_the_sites(go, transport):
+    """Scripted sites keep results by the digest of what they received: another one would be a KeyError."""
+    hospitals = Hospitals()
+    (line,) = go(hospitals, experiment(*TWO, COMPARED, transport=transport)).find("evaluation")
+    told = {each["site"]: each for each in line["comparisons"] if each["metric"] == "dsc"}
+    assert (told["A"]["first"], told["A"]["second"], told["A"]["n"]) == ("m", "own-A", 3)
+    assert (told["A"]["difference"], told["B"]["difference"]) == pytest.approx((0.01, 0.02))
+    assert (told[None]["n"], told[None]["difference"]) == (6, pytest.approx(0.015))
+    assert told[None]["t_p"] == told[None]["holm_p"]
+    assert len(line["comparisons"]) == 5 * 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (NoResultsError("case A-0001 of Mustermann"), "no-results"),
+        (PolicyError.of("policy-hours", "07:00-18:00"), "policy-hours"),
+        (lambda: wire.compare_reply(CompareResult(rows={}, pairs=(), seconds=0.0)), "other-result"),
+    ],
+)
+def test_a_site_that_does_not_compare_is_named_and_what_it_measured_stays(go, fault, why):
+    hospitals = Hospitals()
+    hospitals.faults["B", wire.COMPARE] = fault
+    ledger = go(hospitals, experiment(*TWO, COMPARED))
+    (line,) = ledger.find("evaluation")
+    assert line["matrix"]["m"]["B"] == {"n": 4, "num_undefined": 1, "metrics": {"dsc": {"mean": 0.5, "sd": None}}}
+    told = {each["site"]: each for each in line["comparisons"] if each["metric"] == "dsc"}
+    assert (told["B"]["withheld"], told["B"]["difference"]) == (why, None)
+    assert (told[None]["sites"], told[None]["n"]) == (["A"], 3)
+    assert "Mustermann" not in (ledger.folder / "ledger.jsonl").read_text()
+
+
+def test_a_run_that_dies_before_comparing_asks_again_and_ends_alike(go, monkeypatch):
+    whole = go(Hospitals(), experiment(*TWO, COMPARED), "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr("server.evaluation.compare", lambda *_: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            go(Hospitals(), experiment(*TWO, COMPARED), "broken")
+    resumed = go(Hospitals(), experiment(*TWO, COMPARED), "broken")
+    (one,), (two,) = resumed.find("evaluation"), whole.find("evaluation")
+    assert (one["matrix"], one["comparisons"]) == (two["matrix"], two["comparisons"])
+
+
+def test_only_measured_models_are_compared():
+    with pytest.raises(ValueError, match="step 4 compares model 'own-B', which it does not measure; add it"):
+        experiment(*TWO, {**COMPARED, "compare": (("own-B", "m"),)})
+    with pytest.raises(ValueError, match="'m' with itself"):
+        experiment(*TWO, {**COMPARED, "compare": (("m", "m"),)})
+
+
 def test_a_name_stands_for_its_steps_models_or_for_itself():
     config = experiment(
         STATISTICS,
@@ -582,7 +674,7 @@ def test_a_name_stands_for_its_steps_models_or_for_itself():
     )
     names = {"own-C": ("own-C",), "own": ("own-A", "own-B"), "own-A": ("own-A",), "own-C-t": ("own-C-t-B",)}
     for name, models in {**names, "own-C-t-B": ("own-C-t-B",)}.items():
-        assert expand(config, name) == models
+        assert config.named(name) == models
 
 
 def test_a_step_cannot_start_from_a_name_of_several_models():
@@ -972,6 +1064,10 @@ def test_each_fold_s_model_is_measured_on_its_own_cases_and_a_row_is_over_all(go
     assert list(line["matrix"]) == ["m", "tuned-B"]
     assert line["matrix"]["m"]["A"]["n"] == 8
     assert line["folds"]["m.fold-2"]["A"]["n"] == 4
+    assert (line["matrix"]["m"]["A"]["num_empty"], line["comparisons"][0]["second"]) == (2, "tuned-B")
+    (_, compared) = hospitals.compared[0]
+    assert [fold for _, fold in compared.rows["m"]] == [1, 2]
+    assert len({digest for row in compared.rows.values() for digest, _ in row}) == 4
     card = read_card(load_weights(ledger.model_path("tuned-B.fold-2"))[1], "file")
     assert (card.initial, card.origin) == ("m.fold-2", "m, fine-tuned at B; fold 2 of 2")
     assert [(result.site, result.num_cases) for result in card.results] == [("A", 4), ("B", 4)]

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from rich.console import Console
 
 from common.config import Experiment
 from common.errors import InputError
+from server.comparison_table import write_comparisons
 from server.conclusion import abroad, conclusions, difference
 from server.matrix import Matrix, load_matrices, matrix_text, to_csv, to_markdown, write_matrix
 from server.metric import METRIC
-from server.run_record import SiteResult, Spread, read_run
+from server.run_record import ComparisonLine, SiteResult, Spread, read_run
 
 FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"
 
@@ -72,6 +74,88 @@ def test_difference_and_its_standard_error_by_hand():
     nearer = difference(matrix_of({("m", "A"): cell(0.78, 0.2, 4), ("k", "A"): cell(0.5, 0.3, 9)}), *CELLS)
     assert not nearer.is_clear
     assert nearer.verdict == "unpaired standard error 14.1: this run cannot tell the two apart"
+
+
+def paired(site, difference, sd, n, first="m", second="k", **more):
+    """A line of DSC as the coordinator writes it, but for t and its interval, which are computed anew."""
+    return ComparisonLine(
+        first=first, second=second, site=site, metric="dsc", n=n, difference=difference, sd=sd, low=difference - 0.1,
+        high=difference + 0.2, t=1.5, t_p=0.1, **more,
+    )  # fmt: skip
+
+
+def test_a_paired_difference_takes_the_place_of_the_unpaired_one():
+    """Mean 10, SD 10 over 4 cases: t is 2, and 3.182 standard errors of 5 reach from -5.9 to 25.9; p is 0.139."""
+    matrix = matrix_of({("m", "A"): cell(0.8), ("k", "A"): cell(0.7)})
+    compared = replace(matrix, comparisons=(paired("A", 0.1, 0.1, 4, holm_p=0.278),))
+    gap = difference(compared, *CELLS)
+    assert (gap.points, gap.is_clear) == (pytest.approx(10.0), False)
+    assert gap.verdict == (
+        "95 % interval -5.9 to +25.9, paired t-test p = 0.14, by Holm p = 0.28, n = 4: "
+        "this run cannot tell the two apart"
+    )
+    turned = difference(compared, CELLS[1], CELLS[0])
+    assert turned.points == pytest.approx(-10.0)
+    assert turned.verdict.startswith("95 % interval -25.9 to +5.9, ")
+
+
+def test_over_sites_the_cases_of_all_are_paired():
+    """10 at A and 20 at B, two cases each without spread: mean 15, SD 5.77, t = 5.196."""
+    cells = {("m", "A"): cell(0.8), ("k", "A"): cell(0.7), ("m", "B"): cell(0.8), ("k", "B"): cell(0.6)}
+    lines = (paired("A", 0.1, 0.0, 2), paired("B", 0.2, 0.0, 2))
+    pairs = ([("m", "A"), ("m", "B")], [("k", "A"), ("k", "B")])
+    gap = difference(replace(matrix_of(cells), comparisons=lines), *pairs)
+    assert (gap.points, gap.paired.n, gap.is_clear) == (pytest.approx(15.0), 4, True)
+    assert gap.paired.test.t == pytest.approx(5.196, abs=1e-3)
+    assert "not corrected for other comparisons" in gap.verdict
+    over = paired(None, 0.15, 0.0577, 4, holm_p=0.06, sites=("A", "B"))
+    corrected = difference(replace(matrix_of(cells), comparisons=(*lines, over)), *pairs)
+    assert (corrected.paired.holm_p, corrected.is_clear) == (0.06, False)
+
+
+def test_differences_that_are_all_the_same_give_no_test():
+    matrix = replace(matrix_of({("m", "A"): cell(0.8), ("k", "A"): cell(0.8)}), comparisons=(paired("A", 0.0, 0.0, 4),))
+    assert difference(matrix, *CELLS).verdict == "n = 4: too few differing cases for a test, so no conclusion"
+
+
+def test_the_worst_site_and_how_far_sites_are_apart():
+    cells = {
+        ("m", site): SiteResult(
+            n=4, num_empty=empty, metrics={"dsc": Spread(mean=dsc), "assd_mm": Spread(mean=distance)}
+        )
+        for site, dsc, distance, empty in (("A", 0.8, 2.0, 1), ("B", 0.5, 6.5, 2), ("C", 0.6, 3.0, None))
+    }
+    matrix = matrix_of(cells)
+    assert (matrix.worst_site("m", "dsc"), matrix.worst_site("m", "assd_mm")) == (("B", 0.5), ("B", 6.5))
+    assert (matrix.range_of_sites("m", "dsc"), matrix.range_of_sites("m", "assd_mm")) == (pytest.approx(0.3), 4.5)
+    assert (matrix.num_empty("m"), matrix.num_empty("k")) == (3, None)
+    assert matrix.worst_site("k", "dsc") is None
+    assert "| 50.0 (B) | 30.0 | 3 |" in to_markdown([matrix])
+
+
+def test_cells_show_median_and_interval_where_the_site_tells():
+    told = Spread(mean=0.8, sd=0.1, median=0.815, low=0.75, high=0.84)
+    matrix = matrix_of({("m", "A"): SiteResult(n=12, num_undefined=0, metrics={"dsc": told})})
+    assert "| m | 80.00 ± 10.00 (median 81.50, 95 % 75.00 to 84.00) |" in to_markdown([matrix])
+
+
+def test_comparisons_are_written_beside(run_folder):
+    record = {
+        "kind": "evaluation", "step": 9, "split": "test", "matrix": {}, "comparisons": [
+            paired("A", 0.1, 0.1, 12, holm_p=0.0004, wilcoxon_p=0.2).model_dump(mode="json"),
+            {"first": "m", "second": "k", "site": "B", "metric": "dsc", "n": None, "withheld": "policy-task"},
+        ],
+    }  # fmt: skip
+    append(run_folder, record)
+    csv_path, markdown_path = write_comparisons(run_folder)
+    rows = list(csv.DictReader(io.StringIO(csv_path.read_text())))
+    assert [(row["site"], row["difference"], row["withheld"]) for row in rows] == [
+        ("A", "0.1", ""),
+        ("B", "", "policy-task"),
+    ]
+    text = markdown_path.read_text()
+    assert "| m | k | A | 12 | +10.0 | +0.0 to +30.0 | 0.10 | < 0.001 | 0.20 |" in text
+    assert "| m | k | B | – | – (policy-task) | – | – | – | – |" in text
 
 
 def test_a_single_case_gives_no_standard_error_and_no_conclusion():
