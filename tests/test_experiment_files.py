@@ -19,7 +19,7 @@ def shape(experiment: Experiment) -> list[dict[str, object]]:
 
 
 def test_the_paper_s_experiments_are_all_there() -> None:
-    assert {"table2", "table3", "table4", "leave_one_site_out"} <= set(PAPER)
+    assert {"table2", "table3", "table4", "federated", "leave_one_site_out"} <= set(PAPER)
 
 
 @pytest.mark.parametrize("name", PAPER)

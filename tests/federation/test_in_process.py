@@ -529,7 +529,7 @@ def alone(patch_size, **network):
 
 COMPARED = {
     "voxresnet": alone((8, 8, 8), kind="voxresnet", widths=(2, 4), strides=((2, 2, 2),)),
-    "attention": alone((8, 8, 8), kind="attention-unet", widths=(2, 4), strides=((2, 2, 2),)),
+    "attention": alone((8, 8, 8), kind="attention-unet", widths=(4, 8), strides=((2, 2, 2),)),
     "nested": alone((16, 16, 32), kind="unet++", widths=(2, 2, 2, 2, 4)),
 }
 
