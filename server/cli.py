@@ -186,7 +186,7 @@ def run(
     from common.config import load_experiment
     from server.federation import check_run_name
     from server.launch import launch
-    from server.matrix import matrix_text
+    from server.matrix_text import matrix_text
     from server.progress import describe
     from server.report import write_report
 

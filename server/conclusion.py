@@ -1,8 +1,8 @@
 """What a run lets one say, in sentences: federated against local-only, fine-tuned against the model it came from.
 
-Per-case values stay at the sites, so no paired test is possible here. A difference is set against its unpaired standard
-error from the cases' SD: cautious, since the same cases stand on both sides. Where a
-model is chosen by the very score it is compared with, the sentence says so.
+These sentences join models of several sites, for which no paired test was asked (server/comparisons.py has those that
+were). A difference is set against its unpaired standard error from the cases' SD: cautious, since the same cases stand
+on both sides. Where a model is chosen by the very score it is compared with, the sentence says so.
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ class Difference:
         error = f"unpaired standard error {self.standard_error:.{self.decimals}f}"
         if self.is_clear:
             return f"{error}: more than twice what the spread between cases explains"
-        return f"{error}: this run cannot tell the two apart"
+        return f"{error}: unpaired, this run cannot tell the two apart"
 
     def __str__(self) -> str:
         return f"{self.points:+.{self.decimals}f}"
@@ -155,8 +155,8 @@ def _variance_of_mean(matrix: Matrix, model: str, site: str) -> float | None:
     return spread.sd**2 / result.n
 
 
-def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
-    """Returns the headline sentences of one matrix, the most important first; never empty."""
+def conclusions(matrix: Matrix, experiment: Experiment, is_alone: bool = True) -> tuple[str, ...]:
+    """Returns the headline sentences of one matrix, the most important first; never empty where they stand alone."""
     origins = {model: origin for model, origin in model_origins(experiment).items() if model in matrix.models}
     federated = [model for model, origin in origins.items() if origin.kind == "federated"]
     local = [model for model, origin in origins.items() if origin.kind == "local"]
@@ -167,7 +167,9 @@ def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
         sentences.append(_against_own_local(matrix, federated[0], origins))
     sentences += _finetuned_sentences(matrix, origins)
     kept = tuple(sentence for sentence in sentences if sentence)
-    return kept or ("The matrix below holds no pair of models that this report knows how to compare.",)
+    if kept or not is_alone:
+        return kept
+    return ("The matrix below holds no pair of models that this report knows how to compare.",)
 
 
 def _against_local(matrix: Matrix, federated: str, local: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The cross-site matrix as data: every model at every site, its means over sites, as Markdown, CSV and terminal table.
+"""The cross-site matrix as data: every model at every site, its means over sites, and how a cell is shown.
 
 Numbers are kept as the sites sent them (ratios 0-1, millimetres) and shown as the paper shows them (per cent with two
 decimals, millimetres with two), over few cases with one. What is missing, withheld or undefined is None, shown as an en
@@ -11,19 +11,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
-from common.atomic import write_text_atomically
 from common.errors import InputError
-from server.metric import METRIC, METRICS, NONE, Metric
+from server.metric import METRICS, Metric
 from server.run_record import EvaluationLine, RunRecord, SiteResult, Spread, in_order, read_run
 
 MANY_CASES = 10
 """[C] From this many cases on, means have two decimals. With an SD of 10 points between cases, the mean of nine is
 known to 3 points: a second decimal would promise what nobody knows."""
-
-if TYPE_CHECKING:
-    from rich.table import Table
+PARTS = ("mean", "sd", "median", "low", "high", "q1", "q3", "whisker_low", "whisker_high")
+"""What matrix.csv holds of every metric."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +72,18 @@ class Matrix:
         known = [mean for mean in means if mean is not None]
         return (fmean(known) if known else None), len(known)
 
+    def worst_site(self, model: str, metric: Metric) -> str | None:
+        """Returns the site where the model does worst; None where fewer than two sites have a value."""
+        known = {site: mean for site in self.sites if (mean := self.mean(model, site, metric.key)) is not None}
+        if len(known) < 2:
+            return None
+        return (max if metric.is_distance else min)(known, key=lambda site: known[site])
+
+    def range_over_sites(self, model: str, key: str) -> float | None:
+        """Returns how far the best and the worst site's means lie apart; None for fewer than two."""
+        known = [mean for site in self.sites if (mean := self.mean(model, site, key)) is not None]
+        return max(known) - min(known) if len(known) > 1 else None
+
 
 def build_matrices(record: RunRecord) -> tuple[Matrix, ...]:
     """Returns one matrix a split, the test cases first; later evaluations of a cell replace earlier ones."""
@@ -108,8 +117,8 @@ def to_csv(matrices: Iterable[Matrix]) -> str:
     """Returns one row for each split, model and site, in the ledger's units; what is missing is an empty field."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    columns = [f"{metric.key}_{part}" for metric in METRICS for part in ("mean", "sd")]
-    writer.writerow(["split", "model", "site", "n", "num_undefined", *columns])
+    columns = [f"{metric.key}_{part}" for metric in METRICS for part in PARTS]
+    writer.writerow(["split", "model", "site", "n", "num_undefined", "num_empty", *columns])
     for matrix in matrices:
         writer.writerows(_csv_row(matrix, model, site) for model in matrix.models for site in matrix.sites)
     return stream.getvalue()
@@ -118,24 +127,8 @@ def to_csv(matrices: Iterable[Matrix]) -> str:
 def _csv_row(matrix: Matrix, model: str, site: str) -> list[str | int | float | None]:
     result = matrix.results.get((model, site)) or SiteResult()
     spreads = [matrix.spread(model, site, metric.key) or Spread() for metric in METRICS]
-    numbers = [number for spread in spreads for number in (spread.mean, spread.sd)]
-    return [matrix.split, model, site, result.n, result.num_undefined, *numbers]
-
-
-def to_markdown(matrices: Iterable[Matrix]) -> str:
-    """Returns one table for each split and metric, as the report shows them."""
-    return "\n".join(_markdown_table(matrix, metric) for matrix in matrices for metric in METRICS)
-
-
-def _markdown_table(matrix: Matrix, metric: Metric) -> str:
-    header, *rows = [[_one_line(*cell) for cell in row] for row in text_rows(matrix, metric)]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"**{table_title(matrix, metric)}**\n\n{body}\n"
-
-
-def _one_line(text: str, note: str) -> str:
-    return (f"{text} ({note})" if note else text).replace("|", "\\|")
+    numbers = [getattr(spread, part) for spread in spreads for part in PARTS]
+    return [matrix.split, model, site, result.n, result.num_undefined, result.num_empty, *numbers]
 
 
 def table_title(matrix: Matrix, metric: Metric) -> str:
@@ -156,20 +149,17 @@ def cell_note(matrix: Matrix, metric: Metric, model: str, site: str) -> str:
     if result.withheld:
         return "withheld"
     undefined = f"{result.num_undefined} undefined" if metric.is_distance and result.num_undefined else ""
+    empty = f"{result.num_empty} empty" if metric.key == "dsc" and result.num_empty else ""
     other_n = f"n = {result.n}" if result.n != matrix.num_cases(site) and result.n is not None else ""
-    return ", ".join(filter(None, (other_n, undefined)))
+    return ", ".join(filter(None, (other_n, undefined, empty)))
 
 
-def text_rows(matrix: Matrix, metric: Metric) -> list[list[tuple[str, str]]]:
-    """Returns the header and one row a model, each cell as (text, note): a cell a site, then the mean over sites."""
-    sites = [(site, f"n = {matrix.num_cases(site) or NONE}") for site in matrix.sites]
-    header = [("model", ""), *sites, ("mean over sites", "")]
-    return [header, *(_text_row(matrix, model, metric) for model in matrix.models)]
-
-
-def _text_row(matrix: Matrix, model: str, metric: Metric) -> list[tuple[str, str]]:
-    cells = [(show_cell(matrix, metric, model, site), cell_note(matrix, metric, model, site)) for site in matrix.sites]
-    return [(model, ""), *cells, show_mean_over_sites(matrix, model, metric)]
+def cell_detail(matrix: Matrix, metric: Metric, model: str, site: str) -> str:
+    """Returns `median 74.2; 70.1 to 74.2` (median, and the mean's 95 % interval) as far as the site told them."""
+    spread = matrix.spread(model, site, metric.key)
+    decimals = matrix.decimals([site])
+    median = f"median {metric.show(spread.median, decimals)}" if spread and spread.median is not None else ""
+    return "; ".join(filter(None, (median, metric.show_interval(spread, decimals))))
 
 
 def show_mean_over_sites(matrix: Matrix, model: str, metric: Metric) -> tuple[str, str]:
@@ -179,42 +169,3 @@ def show_mean_over_sites(matrix: Matrix, model: str, metric: Metric) -> tuple[st
     return metric.show(mean, matrix.decimals(matrix.sites)), (
         f"{num_sites} of {len(matrix.sites)} sites" if partial else ""
     )
-
-
-def write_matrix(run_folder: Path) -> tuple[Path, Path]:
-    """Writes RUN/matrix.csv and RUN/matrix.md, each atomically, and returns their paths (errors: `load_matrices`)."""
-    matrices = load_matrices(run_folder)
-    csv_path, markdown_path = run_folder / "matrix.csv", run_folder / "matrix.md"
-    write_text_atomically(csv_path, to_csv(matrices))
-    write_text_atomically(markdown_path, to_markdown(matrices))
-    return csv_path, markdown_path
-
-
-def matrix_text(run_folder: Path, metric: str = "dsc") -> "Table | str":
-    """Returns the matrix of one metric as a rich table for the terminal, the test cases' if there is one.
-
-    A run without an evaluation gives a sentence that says so.
-
-    Raises:
-        InputError: the folder holds no readable run, or the metric is unknown.
-    """
-    from rich.table import Table
-
-    if metric not in METRIC:
-        raise InputError(f"metric: {metric!r} is unknown; expected one of {', '.join(METRIC)}")
-    matrices = build_matrices(read_run(run_folder))
-    if not matrices:
-        return "No matrix: nothing was evaluated yet."
-    header, *rows = [[_two_lines(*cell) for cell in row] for row in text_rows(matrices[0], METRIC[metric])]
-    table = Table(title=table_title(matrices[0], METRIC[metric]))
-    for number, column in enumerate(header):
-        table.add_column(column, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _two_lines(text: str, note: str) -> str:
-    from rich.markup import escape
-
-    return escape(f"{text}\n{note}" if note else text)

@@ -5,6 +5,7 @@ content security policy in the page forbids the rest, so that it can be mailed a
 """
 
 import base64
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,26 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from common.atomic import write_text_atomically
 from common.config import EvaluateStep, StatisticsStep
 from common.errors import InputError
+from server.comparisons import comparison_sentences, comparison_tables, comparisons_of, other_metrics_table
 from server.conclusion import conclusions
 from server.curves import learning_curves, timeline
 from server.evaluation_reply import PNG_SIGNATURE
 from server.ledger_file import LEDGER
-from server.matrix import build_matrices, write_matrix
+from server.matrix import Matrix, build_matrices
 from server.matrix_view import matrix_view
 from server.metric import METRIC
 from server.progress import describe
 from server.remedies import with_remedy
 from server.run_record import PictureLine, RunRecord, read_run
 from server.run_summary import case_counts, duration, model_rows, recipe_rows, site_rows, step_row
+from server.table import Table
+from server.tables import write_result_tables
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(run_folder: Path) -> Path:
-    """Writes RUN/report.html (and RUN/matrix.csv, RUN/matrix.md once there is a matrix); returns the page's path.
+    """Writes RUN/report.html (and matrix.csv, matrix.md and `tables` once there is a matrix); returns the page's path.
 
     A run that still goes on gives a page of what is known so far.
 
@@ -40,7 +44,7 @@ def write_report(run_folder: Path) -> Path:
     record = read_run(run_folder)
     page = run_folder / "report.html"
     if record.evaluations:
-        write_matrix(run_folder)
+        write_result_tables(record)
     write_text_atomically(page, render(record))
     return page
 
@@ -59,7 +63,7 @@ def _context(record: RunRecord) -> dict[str, Any]:
     return {
         "experiment": record.experiment,
         "last_line": datetime.fromtimestamp((record.folder / LEDGER).stat().st_mtime, UTC),
-        "sentences": conclusions(built[0], record.experiment) if built else (_progress(record),),
+        "sentences": _sentences(record, built),
         "duration": duration(record.seconds),
         "case_counts": case_counts(record),
         "site_rows": site_rows(record),
@@ -67,6 +71,8 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "recipe_rows": recipe_rows(record.experiment.recipe),
         "statistics": record.statistics,
         "matrices": [matrix_view(matrix, record.experiment) for matrix in built],
+        "comparisons": _comparisons(record, built),
+        "folds": any(".fold-" in line.model for line in record.rounds),
         "model_rows": model_rows(record),
         "pictures": _pictures(record),
         "curves": learning_curves(record),
@@ -76,6 +82,26 @@ def _context(record: RunRecord) -> dict[str, Any]:
         ],
         "events": [(line, (describe(line.model_dump()) or "").strip()) for line in record.events],
     }
+
+
+def _sentences(record: RunRecord, built: Sequence[Matrix]) -> tuple[str, ...]:
+    """The paired comparisons first: they can tell more than means and SDs."""
+    if not built:
+        return (_progress(record),)
+    paired = comparison_sentences(comparisons_of(record, built[0].split))
+    return (*paired, *conclusions(built[0], record.experiment, is_alone=not paired))
+
+
+def _comparisons(record: RunRecord, built: Sequence[Matrix]) -> list[tuple[str, list[Table]]]:
+    """By part of the split: DSC by site, then the other metrics over all sites."""
+    told = []
+    for matrix in built:
+        lines = comparisons_of(record, matrix.split)
+        tables = [table for table in comparison_tables(lines, matrix.split) if table.name.endswith("-dsc")]
+        others = other_metrics_table(lines, matrix.split)
+        if lines:
+            told.append((matrix.split, tables + ([others] if others.rows else [])))
+    return told
 
 
 def _progress(record: RunRecord) -> str:

@@ -91,10 +91,20 @@ class ModelLine(Line):
 
 
 class Spread(Line):
-    """Mean and standard deviation over a site's cases."""
+    """What a site tells of one metric over its cases; an older ledger knows mean and SD alone."""
 
     mean: float | None = None
     sd: float | None = None
+    median: float | None = None
+    low: float | None = None
+    """Lower end of the mean's 95 % interval."""
+    high: float | None = None
+    """Upper end of it."""
+    q1: float | None = None
+    """The box's lower edge; box and whiskers are told only where a site's policy lets them go."""
+    q3: float | None = None
+    whisker_low: float | None = None
+    whisker_high: float | None = None
 
 
 class SiteResult(Line):
@@ -105,7 +115,11 @@ class SiteResult(Line):
 
     n: int | None = None
     num_undefined: int | None = None
+    num_empty: int | None = None
+    """Cases in which the model predicts nothing."""
     metrics: dict[str, Spread | None] = {}
+    truth_metrics: dict[str, Spread | None] = {}
+    """The same metrics against the phantoms' true masks instead of the contours."""
 
 
 class PictureLine(Line):
@@ -118,6 +132,27 @@ class PictureLine(Line):
     dsc: float | None = None
 
 
+class ComparisonLine(Line):
+    """Two models on the same cases, `first` minus `second`; `site` None: over all sites."""
+
+    first: str
+    second: str
+    site: str | None = None
+    metric: str
+    n: int | None = None
+    difference: float | None = None
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+    t: float | None = None
+    t_p: float | None = None
+    wilcoxon_p: float | None = None
+    holm_p: float | None = None
+    """`t_p` after Holm, over all comparisons of the same metric and site in this table."""
+    withheld: str | None = None
+    """Why the site sent nothing."""
+
+
 class EvaluationLine(Line):
     """A cross-site matrix: model -> site -> result."""
 
@@ -127,6 +162,7 @@ class EvaluationLine(Line):
     matrix: dict[str, dict[str, SiteResult | None]] = {}
     pictures: tuple[PictureLine | str, ...] = ()
     """An older ledger names the files alone."""
+    comparisons: tuple[ComparisonLine, ...] = ()
     seconds: float | None = None
 
 

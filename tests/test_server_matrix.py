@@ -14,9 +14,12 @@ from rich.console import Console
 from common.config import Experiment
 from common.errors import InputError
 from server.conclusion import abroad, conclusions, difference
-from server.matrix import Matrix, load_matrices, matrix_text, to_csv, to_markdown, write_matrix
+from server.matrix import Matrix, load_matrices, to_csv
+from server.matrix_text import matrix_text
 from server.metric import METRIC
 from server.run_record import SiteResult, Spread, read_run
+from server.table import to_markdown
+from server.tables import matrix_tables, write_result_tables
 
 FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"
 
@@ -37,6 +40,11 @@ def cell(dsc, sd=0.1, n=4, num_undefined=0):
 def matrix_of(cells):
     models, sites = dict.fromkeys(model for model, _ in cells), dict.fromkeys(site for _, site in cells)
     return Matrix("test", tuple(models), tuple(sites), cells)
+
+
+def markdown_of(matrix, experiment=None):
+    tables = matrix_tables(matrix, experiment or Experiment.model_validate(FEDERATED))
+    return "\n".join(map(to_markdown, tables))
 
 
 def lines_of(run_folder):
@@ -71,7 +79,7 @@ def test_difference_and_its_standard_error_by_hand():
     assert gap.verdict == "unpaired standard error 14.1: more than twice what the spread between cases explains"
     nearer = difference(matrix_of({("m", "A"): cell(0.78, 0.2, 4), ("k", "A"): cell(0.5, 0.3, 9)}), *CELLS)
     assert not nearer.is_clear
-    assert nearer.verdict == "unpaired standard error 14.1: this run cannot tell the two apart"
+    assert nearer.verdict == "unpaired standard error 14.1: unpaired, this run cannot tell the two apart"
 
 
 def test_a_single_case_gives_no_standard_error_and_no_conclusion():
@@ -100,8 +108,8 @@ def test_csv_holds_the_ledgers_units_and_leaves_out_what_is_missing(run_folder):
 
 
 def test_markdown_shows_per_cent_and_counts_what_is_missing(run_folder):
-    text = to_markdown(load_matrices(run_folder))
-    assert "| model | A (n = 9) | B (n = 5) | C (n = 4) | mean over sites |" in text
+    text = markdown_of(*load_matrices(run_folder), read_run(run_folder).experiment)
+    assert "| model | A (n = 9) | B (n = 5) | C (n = 4) | mean over sites | worst site | best to worst |" in text
     assert "| federated | 72.1 ± 13.8 | 68.5 ± " in text
     assert "| tuned-C | – (withheld) | 62.1 ± " in text
     assert "(2 of 3 sites)" in text
@@ -110,9 +118,11 @@ def test_markdown_shows_per_cent_and_counts_what_is_missing(run_folder):
 
 
 def test_files_are_written_beside_the_ledger(run_folder):
-    csv_path, markdown_path = write_matrix(run_folder)
+    csv_path, markdown_path = write_result_tables(read_run(run_folder))
     assert csv_path == run_folder / "matrix.csv"
-    assert markdown_path.read_text(encoding="utf-8") == to_markdown(load_matrices(run_folder))
+    assert markdown_path.read_text(encoding="utf-8") == markdown_of(
+        *load_matrices(run_folder), read_run(run_folder).experiment
+    )
     assert not list(run_folder.glob("*.part"))
 
 
@@ -132,7 +142,7 @@ def test_run_without_evaluation(run_folder):
     (run_folder / "ledger.jsonl").write_text("\n".join(kept))
     assert matrix_text(run_folder) == "No matrix: nothing was evaluated yet."
     with pytest.raises(InputError, match="reach its `evaluate` step"):
-        write_matrix(run_folder)
+        write_result_tables(read_run(run_folder))
 
 
 def test_later_evaluations_add_cells_and_other_splits_stand_apart(run_folder):
@@ -218,12 +228,35 @@ def test_metrics_are_shown_in_their_units():
 def test_few_cases_get_one_decimal(n, shown, mean):
     """Site B has many: its own column keeps two, the mean over sites is as coarse as its coarsest part."""
     matrix = matrix_of({("m", "A"): cell(0.8123, 0.1234, n), ("m", "B"): cell(0.6123, 0.1234, 99)})
-    text = to_markdown([matrix])
-    assert f"| m | {shown} | 61.23 ± 12.34 | {mean} |" in text
+    text = markdown_of(matrix)
+    assert f"| m | {shown} | 61.23 ± 12.34 | {mean} | 61.2{'3' if n == 10 else ''} (B) |" in text
     (sentence,) = conclusions(matrix, Experiment.model_validate(FEDERATED))
     assert f"m: mean DSC {mean}\xa0% over 2 sites" in sentence
 
 
 def test_a_withheld_column_does_not_coarsen_the_others():
     matrix = matrix_of({("m", "A"): cell(0.8123, 0.1234, 10), ("m", "B"): SiteResult(withheld="too few")})
-    assert "| m | 81.23 ± 12.34 | – (withheld) | 81.23 (1 of 2 sites) |" in to_markdown([matrix])
+    assert "| m | 81.23 ± 12.34 | – (withheld) | 81.23 (1 of 2 sites) | – | – |" in markdown_of(matrix)
+
+
+def test_worst_site_and_the_distance_between_sites():
+    metrics = {"A": (0.8, 1.0), "B": (0.5, 4.5), "C": (0.6, None)}
+    cells = {
+        ("m", site): SiteResult(n=20, metrics={"dsc": Spread(mean=dsc), "assd_mm": Spread(mean=assd)})
+        for site, (dsc, assd) in metrics.items()
+    }
+    matrix = matrix_of(cells)
+    assert (matrix.worst_site("m", METRIC["dsc"]), matrix.range_over_sites("m", "dsc")) == ("B", pytest.approx(0.3))
+    assert (matrix.worst_site("m", METRIC["assd_mm"]), matrix.range_over_sites("m", "assd_mm")) == ("B", 3.5)
+    assert (matrix.worst_site("m", METRIC["ppv"]), matrix.range_over_sites("m", "ppv")) == (None, None)
+    assert "| 63.33 | 50.00 (B) | 30.00 |" in markdown_of(matrix)
+
+
+def test_median_interval_and_empty_predictions_stand_in_the_cell():
+    spread = Spread(mean=0.7, sd=0.1, median=0.75, low=0.65, high=0.74)
+    told = SiteResult(n=20, num_empty=2, metrics={"dsc": spread, "ppv": Spread(mean=0.5, sd=0.2)})
+    text = markdown_of(matrix_of({("m", "A"): told}))
+    assert "| m | 70.00 ± 10.00 (median 75.00; 65.00 to 74.00; 2 empty) | 70.00 |" in text
+    assert "| m | 50.00 ± 20.00 | 50.00 |" in text
+    (row,) = csv.DictReader(io.StringIO(to_csv([matrix_of({("m", "A"): told})])))
+    assert (row["num_empty"], row["dsc_median"], row["dsc_low"], row["ppv_high"]) == ("2", "0.75", "0.65", "")

@@ -1,0 +1,46 @@
+"""All tables of a run's results, and their files beside the report."""
+
+from pathlib import Path
+
+from common.atomic import write_text_atomically
+from common.config import Experiment
+from common.errors import InputError
+from server.comparisons import comparison_tables, comparisons_of
+from server.matrix import Matrix, build_matrices, to_csv
+from server.matrix_view import matrix_table
+from server.metric import METRICS
+from server.run_record import RunRecord
+from server.table import Table, to_markdown, write_tables
+
+FOLDER = "tables"
+
+
+def matrix_tables(matrix: Matrix, experiment: Experiment) -> tuple[Table, ...]:
+    """Returns one table a metric."""
+    return tuple(matrix_table(matrix, metric, experiment) for metric in METRICS)
+
+
+def result_tables(record: RunRecord) -> tuple[Table, ...]:
+    """Returns every table of results that the run can fill: matrices, then comparisons."""
+    tables: list[Table] = []
+    for matrix in build_matrices(record):
+        tables += matrix_tables(matrix, record.experiment)
+        tables += comparison_tables(comparisons_of(record, matrix.split), matrix.split)
+    return tuple(tables)
+
+
+def write_result_tables(record: RunRecord) -> tuple[Path, Path]:
+    """Writes RUN/matrix.csv, RUN/matrix.md and the files of RUN/tables; returns the first two.
+
+    Raises:
+        InputError: nothing was evaluated yet.
+    """
+    matrices = build_matrices(record)
+    if not matrices:
+        raise InputError(f"{record.folder}: nothing was evaluated yet; let the run reach its `evaluate` step")
+    tables = [table for matrix in matrices for table in matrix_tables(matrix, record.experiment)]
+    csv_path, markdown_path = record.folder / "matrix.csv", record.folder / "matrix.md"
+    write_text_atomically(csv_path, to_csv(matrices))
+    write_text_atomically(markdown_path, "\n".join(map(to_markdown, tables)))
+    write_tables(record.folder / FOLDER, result_tables(record))
+    return csv_path, markdown_path
