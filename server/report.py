@@ -23,6 +23,7 @@ from server.ledger_file import LEDGER
 from server.matrix import Matrix, build_matrices
 from server.matrix_view import matrix_view
 from server.metric import METRIC
+from server.paper_tables import paper_table, reproduces_nothing
 from server.progress import describe
 from server.remedies import with_remedy
 from server.run_record import PictureLine, RunRecord, read_run
@@ -71,8 +72,10 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "recipe_rows": recipe_rows(record.experiment.recipe),
         "statistics": record.statistics,
         "matrices": [matrix_view(matrix, record.experiment) for matrix in built],
+        "paper": paper_table(record, built[0]) if built else None,
+        "paper_absent": reproduces_nothing(record.experiment, paper_table(record, built[0])) if built else "",
         "comparisons": _comparisons(record, built),
-        "folds": any(".fold-" in line.model for line in record.rounds),
+        "folds": record.has_folds,
         "model_rows": model_rows(record),
         "pictures": _pictures(record),
         "curves": learning_curves(record),

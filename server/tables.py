@@ -9,6 +9,7 @@ from server.comparisons import comparison_tables, comparisons_of
 from server.matrix import Matrix, build_matrices, to_csv
 from server.matrix_view import matrix_table
 from server.metric import METRICS
+from server.paper_tables import paper_table
 from server.run_record import RunRecord
 from server.table import Table, to_markdown, write_tables
 
@@ -21,9 +22,11 @@ def matrix_tables(matrix: Matrix, experiment: Experiment) -> tuple[Table, ...]:
 
 
 def result_tables(record: RunRecord) -> tuple[Table, ...]:
-    """Returns every table of results that the run can fill: matrices, then comparisons."""
-    tables: list[Table] = []
-    for matrix in build_matrices(record):
+    """Returns every table of results that the run can fill: the paper's, matrices, comparisons."""
+    matrices = build_matrices(record)
+    paper = paper_table(record, matrices[0]) if matrices else None
+    tables = [paper] if paper else []
+    for matrix in matrices:
         tables += matrix_tables(matrix, record.experiment)
         tables += comparison_tables(comparisons_of(record, matrix.split), matrix.split)
     return tuple(tables)

@@ -7,8 +7,8 @@ from server.run_record import ComparisonLine
 
 
 def compared(**told):
-    known = {"first": "new", "second": "old", "metric": "dsc", "n": 40, "difference": 0.021, "low": 0.008, "high": 0.034,
-             "t_p": 0.002, "wilcoxon_p": 0.003, "holm_p": 0.004}  # fmt: skip
+    known = {"first": "new", "second": "old", "metric": "dsc", "n": 40, "difference": 0.021, "low": 0.008,
+             "high": 0.034, "t_p": 0.002, "wilcoxon_p": 0.003, "holm_p": 0.004}  # fmt: skip
     return ComparisonLine.model_validate(known | told)
 
 
