@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from common.atomic import write_text_atomically
 from common.config import EvaluateStep, StatisticsStep
 from common.errors import InputError
+from server.box_plots import box_plots
 from server.comparisons import comparison_sentences, comparison_tables, comparisons_of, other_metrics_table
 from server.conclusion import conclusions
 from server.curves import learning_curves, timeline
@@ -28,8 +29,10 @@ from server.progress import describe
 from server.remedies import with_remedy
 from server.run_record import PictureLine, RunRecord, read_run
 from server.run_summary import case_counts, duration, model_rows, recipe_rows, site_rows, step_row
+from server.savings import saving_curves, savings, sentence
 from server.table import Table
 from server.tables import write_result_tables
+from server.truth_table import truth_tables
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -61,6 +64,7 @@ def render(record: RunRecord) -> str:
 
 def _context(record: RunRecord) -> dict[str, Any]:
     built = build_matrices(record)
+    found = savings(record)
     return {
         "experiment": record.experiment,
         "last_line": datetime.fromtimestamp((record.folder / LEDGER).stat().st_mtime, UTC),
@@ -78,7 +82,12 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "folds": record.has_folds,
         "model_rows": model_rows(record),
         "pictures": _pictures(record),
+        "box_plots": [plot for matrix in built if (plot := box_plots(matrix))],
+        "truth": [table for matrix in built for table in truth_tables(matrix)],
+        "figures": [],
         "curves": learning_curves(record),
+        "savings": list(map(sentence, found)),
+        "saving_curves": saving_curves(found),
         "timeline": timeline(record),
         "dropped": [
             (line, site, with_remedy(reason)) for line in record.rounds for site, reason in line.dropped.items()

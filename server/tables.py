@@ -12,6 +12,7 @@ from server.metric import METRICS
 from server.paper_tables import paper_table
 from server.run_record import RunRecord
 from server.table import Table, to_markdown, write_tables
+from server.truth_table import truth_tables
 
 FOLDER = "tables"
 
@@ -22,13 +23,14 @@ def matrix_tables(matrix: Matrix, experiment: Experiment) -> tuple[Table, ...]:
 
 
 def result_tables(record: RunRecord) -> tuple[Table, ...]:
-    """Returns every table of results that the run can fill: the paper's, matrices, comparisons."""
+    """Returns every table of results that the run can fill: the paper's, matrices, comparisons, truth."""
     matrices = build_matrices(record)
     paper = paper_table(record, matrices[0]) if matrices else None
     tables = [paper] if paper else []
     for matrix in matrices:
         tables += matrix_tables(matrix, record.experiment)
         tables += comparison_tables(comparisons_of(record, matrix.split), matrix.split)
+        tables += truth_tables(matrix)
     return tuple(tables)
 
 
