@@ -73,11 +73,12 @@ def sentence(saving: Saving) -> str:
     level = best - WITHIN_POINTS
     needed, alone = epochs_until(saving.tuned_points, level), epochs_until(saving.scratch_points, other - WITHIN_POINTS)
     reached = epochs_until(saving.scratch_points, level)
-    to_level = "never reaches that" if reached is None else f"reaches that after {reached:g} epochs"
+    to_level = f"never reaches {level:.1f} %" if reached is None else f"reaches {level:.1f} % after {reached:g} epochs"
+    near = f"within {WITHIN_POINTS:g} point of its"
     return (
-        f"At {', '.join(saving.sites)}, {saving.tuned} (from {saving.initial}) is within {WITHIN_POINTS:g} point of its "
-        f"best validation DSC, {best:.1f} %, after {needed:g} epochs; {saving.scratch}, from scratch, is within "
-        f"{WITHIN_POINTS:g} point of its own best, {other:.1f} %, after {alone:g}, and {to_level}."
+        f"At {', '.join(saving.sites)}, {saving.tuned} (from {saving.initial}) is {near} best validation DSC, "
+        f"{best:.1f} %, after {needed:g} epochs; {saving.scratch}, from scratch, is {near} own best, {other:.1f} %, "
+        f"after {alone:g}, and {to_level}."
     )
 
 
