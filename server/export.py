@@ -3,6 +3,7 @@
 Nothing goes out that the ledger does not hold. Ratios are 0 to 1 and distances in mm, as there.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,8 @@ def to_mlflow(record: RunRecord, uri: str) -> str:
     experiment = named.experiment_id if named else client.create_experiment(record.experiment.name)
     run: str = client.create_run(experiment, run_name=record.folder.resolve().name).info.run_id
     params = [Param(key, value) for key, value in parameters(record).items()]
-    metrics = [Metric(f"{point.model}/{point.tag}", point.value, 0, point.step) for point in scalars(record)]
+    now_ms = round(1000 * time.time())
+    metrics = [Metric(f"{point.model}/{point.tag}", point.value, now_ms, point.step) for point in scalars(record)]
     for kind, told in (("params", params), ("metrics", metrics)):
         for start in range(0, len(told), MAX_BATCH[kind]):
             client.log_batch(run, **{kind: told[start : start + MAX_BATCH[kind]]})
