@@ -51,8 +51,8 @@ def _draw_box(axis: Any, row: int, spread: Spread, colour: str) -> None:
     keys = {"q1": "q1", "med": "median", "q3": "q3", "whislo": "whisker_low", "whishi": "whisker_high", "mean": "mean"}
     numbers = {key: 100 * getattr(spread, name) for key, name in keys.items()}
     axis.bxp(
-        [numbers], positions=[row], widths=0.55, orientation="horizontal", showfliers=False, showmeans=True, manage_ticks=False,
-        patch_artist=True, boxprops={"facecolor": colour, "alpha": 0.35}, medianprops={"color": "black"},
+        [numbers], positions=[row], widths=0.55, orientation="horizontal", showfliers=False, showmeans=True,
+        manage_ticks=False, patch_artist=True, boxprops={"facecolor": colour, "alpha": 0.35}, medianprops={"color": "black"},
         meanprops={"marker": "D", "markersize": 3, "markerfacecolor": "white", "markeredgecolor": "black"},
     )  # fmt: skip
 
