@@ -52,7 +52,8 @@ def _draw_box(axis: Any, row: int, spread: Spread, colour: str) -> None:
     numbers = {key: 100 * getattr(spread, name) for key, name in keys.items()}
     axis.bxp(
         [numbers], positions=[row], widths=0.55, orientation="horizontal", showfliers=False, showmeans=True,
-        manage_ticks=False, patch_artist=True, boxprops={"facecolor": colour, "alpha": 0.35}, medianprops={"color": "black"},
+        manage_ticks=False, patch_artist=True, boxprops={"facecolor": colour, "alpha": 0.35},
+        medianprops={"color": "black"},
         meanprops={"marker": "D", "markersize": 3, "markerfacecolor": "white", "markeredgecolor": "black"},
     )  # fmt: skip
 

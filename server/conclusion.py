@@ -161,7 +161,7 @@ def conclusions(matrix: Matrix, experiment: Experiment, is_alone: bool = True) -
     federated = [model for model, origin in origins.items() if origin.kind == "federated"]
     local = [model for model, origin in origins.items() if origin.kind == "local"]
     sentences = [_against_local(matrix, model, local) for model in federated[:1] if local]
-    sentences += [_alone(matrix, model) for model in (federated if not local else federated[1:])]
+    sentences += _means(matrix, federated if not local else federated[1:])
     if federated:
         sentences.append(_abroad(matrix, federated[0], origins))
         sentences.append(_against_own_local(matrix, federated[0], origins))
@@ -205,10 +205,21 @@ def _sd_range(matrix: Matrix, model: str) -> str:
     return f" (SD between a site's cases {lowest} to {highest})"
 
 
-def _alone(matrix: Matrix, model: str) -> str:
-    sites = matrix.sites_with([model], "dsc")
-    mean = matrix.mean_over_sites(model, "dsc", sites)[0]
-    return f"{model}: mean DSC {_percent(mean, matrix.decimals(sites))} over {_cases(matrix, sites)}." if sites else ""
+def _means(matrix: Matrix, models: list[str]) -> list[str]:
+    """The mean DSC of each model; those over the same sites in one sentence."""
+    by_sites: dict[tuple[str, ...], list[str]] = {}
+    for model in models:
+        if sites := matrix.sites_with([model], "dsc"):
+            by_sites.setdefault(sites, []).append(model)
+    return [_means_over(matrix, sites, own) for sites, own in by_sites.items()]
+
+
+def _means_over(matrix: Matrix, sites: tuple[str, ...], models: list[str]) -> str:
+    means = [_percent(matrix.mean_over_sites(model, "dsc", sites)[0], matrix.decimals(sites)) for model in models]
+    if len(models) == 1:
+        return f"{models[0]}: mean DSC {means[0]} over {_cases(matrix, sites)}."
+    told = ", ".join(f"{model} {mean}" for model, mean in zip(models, means, strict=True))
+    return f"Mean DSC over {_cases(matrix, sites)}: {told}."
 
 
 def _abroad(matrix: Matrix, federated: str, origins: Mapping[str, ModelOrigin]) -> str:
@@ -261,7 +272,7 @@ def _by_site(matrix: Matrix, gap: Difference, first: dict[str, str], second: dic
     parts = []
     for site in gap.sites:
         here = difference(matrix, [(first[site], site)], [(second[site], site)])
-        parts.append(f"{site} {here} (n = {matrix.num_cases(site) or NONE})")
+        parts.append(f"{site} {here} (n = {matrix.num_cases(site) or NONE})".replace(" ", "\N{NO-BREAK SPACE}"))
     return f"{', '.join(parts)} points of DSC; mean {gap} ({gap.verdict})."
 
 

@@ -260,3 +260,11 @@ def test_median_interval_and_empty_predictions_stand_in_the_cell():
     assert "| m | 50.00 ± 20.00 | 50.00 |" in text
     (row,) = csv.DictReader(io.StringIO(to_csv([matrix_of({("m", "A"): told})])))
     assert (row["num_empty"], row["dsc_median"], row["dsc_low"], row["ppv_high"]) == ("2", "0.75", "0.65", "")
+
+
+def test_several_federated_models_share_a_sentence():
+    steps = [{"kind": "train", "model": name} for name in ("m", "k")]
+    experiment = Experiment.model_validate({"name": "e", "sites": ["A", "B"], "steps": steps})
+    cells = {(model, site): cell(mean) for model, mean in (("m", 0.7), ("k", 0.6)) for site in "AB"}
+    (sentence,) = conclusions(matrix_of(cells), experiment)
+    assert sentence.replace("\xa0", " ") == "Mean DSC over 2 sites (A, B; 8 test cases): m 70.0 %, k 60.0 %."
