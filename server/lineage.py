@@ -1,6 +1,7 @@
 """On which sites' cases a model was trained, and on which it was fine-tuned, read off an experiment's steps."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from common.config import Experiment
 
@@ -22,7 +23,8 @@ class Lineage:
 def lineages(experiment: Experiment) -> dict[str, Lineage]:
     """Returns the lineage of every model that the experiment makes."""
     told: dict[str, Lineage] = {}
-    for step in experiment.steps:
+    steps: tuple[Any, ...] = experiment.steps
+    for step in steps:
         if not hasattr(step, "model"):
             continue
         results, sites = experiment.results_of(step), experiment.sites_of(step)

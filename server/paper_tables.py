@@ -96,7 +96,7 @@ def _models_of(transfer: Transfer, known: Mapping[str, Lineage], sites: Mapping[
     """The models that went the row's way; none where the experiment has no such institution."""
     if not set(transfer.trained + transfer.tuned + transfer.tested) <= set(sites):
         return []
-    trained, tuned = ({sites[each] for each in part} for part in (transfer.trained, transfer.tuned))
+    trained, tuned = (frozenset(sites[each] for each in part) for part in (transfer.trained, transfer.tuned))
     return [model for model, line in known.items() if (line.trained, line.tuned) == (trained, tuned)]
 
 
