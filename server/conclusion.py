@@ -58,7 +58,7 @@ class Difference:
         return f"{error}: unpaired, this run cannot tell the two apart"
 
     def __str__(self) -> str:
-        return f"{self.points:+.{self.decimals}f}"
+        return f"{self.points:+.{self.decimals}f}".replace("-", "−")
 
 
 @dataclass(frozen=True)

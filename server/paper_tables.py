@@ -144,8 +144,9 @@ def _num_values(matrix: Matrix, model: str, site: str, metric: Metric) -> int:
 def _notes(record: RunRecord, matrix: Matrix, models: Iterable[str], absent: Sequence[str]) -> tuple[str, ...]:
     """Where the figures come from, what was not run, and why the two do not compare."""
     experiment = record.experiment
-    stand = ", ".join(f"{site} for {each}" for each, site in zip(INSTITUTIONS, experiment.sites, strict=False))
-    origin = f"In italics: the paper's means ({SOURCE}). {stand}: how sites stand for its institutions."
+    stand = [f"{site} for {each}" for each, site in zip(INSTITUTIONS, experiment.sites, strict=False) if site != each]
+    sites = f" Sites stand for its institutions: {', '.join(stand)}." if stand else ""
+    origin = f"In italics: the paper's means ({SOURCE}).{sites}"
     missing = (f"Not run here: {', '.join(absent)}.",) if absent else ()
     why = why_not_comparable(record, matrix, tuple(dict.fromkeys(models)))
     return (origin, *missing, why)

@@ -104,6 +104,7 @@ def test_table_4_finds_each_row_by_where_its_model_was_trained(tmp_path):
     ]
     assert rows[0][4:6] == ["12", "50.00 ± 10.00"]
     assert rows[3][4:6] == ["24", f"50.00 ± {100 * math.sqrt(22 * 0.01 / 23):.2f}"]
+    assert "Sites stand for its institutions: P for A, Q for B, R for C." in table_of(tmp_path).notes[0]
     assert any("4 of its 15 rows" in note for note in table_of(tmp_path).notes)
 
 
