@@ -538,6 +538,8 @@ class Experiment(Frozen):
     copied instead of trained again."""
     notes: tuple[str, ...] = ()
     """Sentences that stand beside the tables, such as what the target really is."""
+    reproduces: Literal["", "table2", "table3", "table4"] = ""
+    """The paper's table in whose layout the report sets the results, its figures beside them; empty: none."""
 
     @field_validator("sites")
     @classmethod

@@ -17,7 +17,7 @@ from deploy.in_process import InProcessGrid
 from deploy.pooled import make_pools, with_pools
 from server.experiment import check_strategies, run_experiment
 from server.ledger import Ledger, end_of_run, hold_run
-from server.matrix import matrix_text
+from server.matrix_text import matrix_text
 from server.progress import describe
 from server.report import write_report
 from server.sites import Sites

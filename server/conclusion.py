@@ -15,13 +15,12 @@ from statistics import fmean
 from common.config import Experiment, FinetuneStep, LocalStep, PooledStep, TrainStep
 from common.paired_tests import Moments, PairedT, paired_t, pooled
 from common.text import counted
-from server.comparison_table import show_p
+from server.comparison_tables import ALPHA, show_p
 from server.matrix import Matrix
 from server.metric import METRIC, NONE
 from server.run_record import ComparisonLine
 
 DSC = METRIC["dsc"]
-ALPHA = 0.05
 ONE_TRAINING = (
     "The tests are about these trained models and further cases like these. What training with another seed gives, and "
     "what holds at hospitals that were not measured, cannot be concluded from them."
@@ -67,10 +66,14 @@ class Paired:
             return f"n = {self.n}: too few differing cases for a test, so no conclusion"
         corrected = ", not corrected for other comparisons" if self.holm_p is None else f", by Holm {_p(self.holm_p)}"
         told = (
-            f"95 % interval {self.test.low:+.{decimals}f} to {self.test.high:+.{decimals}f}, paired t-test "
+            f"95 % interval {_signed(self.test.low, decimals)} to {_signed(self.test.high, decimals)}, paired t-test "
             f"{_p(self.test.p)}{corrected}, n = {self.n}"
         )
         return f"{told}: {'more than chance explains' if self.is_clear else 'this run cannot tell the two apart'}"
+
+
+def _signed(points: float, decimals: int) -> str:
+    return f"{points:+.{decimals}f}".replace("-", "−")
 
 
 def _p(value: float) -> str:
@@ -107,10 +110,10 @@ class Difference:
         error = f"unpaired standard error {self.standard_error:.{self.decimals}f}"
         if self.is_clear:
             return f"{error}: more than twice what the spread between cases explains"
-        return f"{error}: this run cannot tell the two apart"
+        return f"{error}: unpaired, this run cannot tell the two apart"
 
     def __str__(self) -> str:
-        return f"{self.points:+.{self.decimals}f}"
+        return _signed(self.points, self.decimals)
 
 
 @dataclass(frozen=True)
@@ -253,7 +256,7 @@ def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
     federated = [model for model, origin in origins.items() if origin.kind == "federated"]
     local = [model for model, origin in origins.items() if origin.kind == "local"]
     sentences = [_against_local(matrix, model, local) for model in federated[:1] if local]
-    sentences += [_alone(matrix, model) for model in (federated if not local else federated[1:])]
+    sentences += _means(matrix, federated if not local else federated[1:])
     if federated:
         sentences.append(_abroad(matrix, federated[0], origins))
         sentences.append(_against_own_local(matrix, federated[0], origins))
@@ -298,10 +301,21 @@ def _sd_range(matrix: Matrix, model: str) -> str:
     return f" (SD between a site's cases {lowest} to {highest})"
 
 
-def _alone(matrix: Matrix, model: str) -> str:
-    sites = matrix.sites_with([model], "dsc")
-    mean = matrix.mean_over_sites(model, "dsc", sites)[0]
-    return f"{model}: mean DSC {_percent(mean, matrix.decimals(sites))} over {_cases(matrix, sites)}." if sites else ""
+def _means(matrix: Matrix, models: list[str]) -> list[str]:
+    """The mean DSC of each model; those over the same sites in one sentence."""
+    by_sites: dict[tuple[str, ...], list[str]] = {}
+    for model in models:
+        if sites := matrix.sites_with([model], "dsc"):
+            by_sites.setdefault(sites, []).append(model)
+    return [_means_over(matrix, sites, own) for sites, own in by_sites.items()]
+
+
+def _means_over(matrix: Matrix, sites: tuple[str, ...], models: list[str]) -> str:
+    means = [_percent(matrix.mean_over_sites(model, "dsc", sites)[0], matrix.decimals(sites)) for model in models]
+    if len(models) == 1:
+        return f"{models[0]}: mean DSC {means[0]} over {_cases(matrix, sites)}."
+    told = ", ".join(f"{model} {mean}" for model, mean in zip(models, means, strict=True))
+    return f"Mean DSC over {_cases(matrix, sites)}: {told}."
 
 
 def _abroad(matrix: Matrix, federated: str, origins: Mapping[str, ModelOrigin]) -> str:
@@ -364,7 +378,7 @@ def _by_site(matrix: Matrix, gap: Difference, first: dict[str, str], second: dic
     parts = []
     for site in gap.sites:
         here = difference(matrix, [(first[site], site)], [(second[site], site)])
-        parts.append(f"{site} {here} (n = {matrix.num_cases(site) or NONE})")
+        parts.append(f"{site} {here} (n = {matrix.num_cases(site) or NONE})".replace(" ", "\N{NO-BREAK SPACE}"))
     return f"{', '.join(parts)} points of DSC; mean {gap} ({gap.verdict})."
 
 

@@ -1,4 +1,4 @@
-"""The cross-site matrix as data: every model at every site, its means over sites, as Markdown, CSV and terminal table.
+"""The cross-site matrix as data: every model at every site, its means over sites, and how a cell is shown.
 
 Numbers are kept as the sites sent them (ratios 0-1, millimetres) and shown as the paper shows them (per cent with two
 decimals, millimetres with two), over few cases with one. What is missing, withheld or undefined is None, shown as an en
@@ -11,11 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
-from common.atomic import write_text_atomically
 from common.errors import InputError
-from server.metric import METRIC, METRICS, NONE, Metric
+from server.metric import METRIC, METRICS, Metric
 from server.run_record import ComparisonLine, EvaluationLine, RunRecord, SiteResult, Spread, in_order, read_run
 
 MANY_CASES = 10
@@ -24,9 +22,6 @@ known to 3 points: a second decimal would promise what nobody knows."""
 
 PARTS = tuple(Spread.model_fields)
 """Columns of a metric in the CSV."""
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -66,17 +61,14 @@ class Matrix:
         result = self.results.get((model, site))
         return (result.num_undefined or 0) if result else 0
 
-    def num_empty(self, model: str) -> int | None:
-        """Returns in how many cases of all sites the model found nothing; None where no site tells."""
-        told = [result.num_empty for (name, _), result in self.results.items() if name == model]
-        known = [number for number in told if number is not None]
-        return sum(known) if known else None
-
     def worst_site(self, model: str, key: str) -> tuple[str, float] | None:
-        """Returns the site with the worst mean, and that mean: the lowest share, or the largest distance."""
+        """Returns the site with the worst mean, and that mean: the lowest share, or the largest distance.
+
+        None where fewer than two sites have one.
+        """
         means = self._means(model, key)
         choose = max if METRIC[key].is_distance else min
-        return choose(means.items(), key=lambda each: each[1]) if means else None
+        return choose(means.items(), key=lambda each: each[1]) if len(means) > 1 else None
 
     def range_of_sites(self, model: str, key: str) -> float | None:
         """Returns the largest less the smallest mean of any site; None where fewer than two have one."""
@@ -159,22 +151,6 @@ def _csv_row(matrix: Matrix, model: str, site: str) -> list[str | int | float | 
     return [matrix.split, model, site, result.n, result.num_undefined, result.num_empty, *numbers]
 
 
-def to_markdown(matrices: Iterable[Matrix]) -> str:
-    """Returns one table for each split and metric, as the report shows them."""
-    return "\n".join(_markdown_table(matrix, metric) for matrix in matrices for metric in METRICS)
-
-
-def _markdown_table(matrix: Matrix, metric: Metric) -> str:
-    header, *rows = [[_one_line(*cell) for cell in row] for row in text_rows(matrix, metric, in_full=True)]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"**{table_title(matrix, metric)}**\n\n{body}\n"
-
-
-def _one_line(text: str, note: str) -> str:
-    return (f"{text} ({note})" if note else text).replace("|", "\\|")
-
-
 def table_title(matrix: Matrix, metric: Metric) -> str:
     """Returns a heading such as `DSC, % (test cases, mean ± SD)`."""
     return f"{metric.title}, {metric.unit} ({matrix.split} cases, mean ± SD)"
@@ -193,53 +169,17 @@ def cell_note(matrix: Matrix, metric: Metric, model: str, site: str) -> str:
     if result.withheld:
         return "withheld"
     undefined = f"{result.num_undefined} undefined" if metric.is_distance and result.num_undefined else ""
+    empty = f"{result.num_empty} empty" if metric.key == "dsc" and result.num_empty else ""
     other_n = f"n = {result.n}" if result.n != matrix.num_cases(site) and result.n is not None else ""
-    return ", ".join(filter(None, (other_n, undefined)))
+    return ", ".join(filter(None, (other_n, undefined, empty)))
 
 
-def text_rows(matrix: Matrix, metric: Metric, in_full: bool = False) -> list[list[tuple[str, str]]]:
-    """Returns the header and one row a model, each cell as (text, note): a cell a site, then what is over sites.
-
-    That is their mean, and `in_full` also the worst of them, how far they are apart, and cases without a prediction.
-    The cells then tell median and interval too.
-    """
-    sites = [(site, f"n = {matrix.num_cases(site) or NONE}") for site in matrix.sites]
-    over = ("mean over sites", *(("worst site", "between sites", "empty") if in_full else ()))
-    header = [("model", ""), *sites, *((title, "") for title in over)]
-    return [header, *(_text_row(matrix, model, metric, in_full) for model in matrix.models)]
-
-
-def _text_row(matrix: Matrix, model: str, metric: Metric, in_full: bool) -> list[tuple[str, str]]:
-    cells = [
-        (show_cell(matrix, metric, model, site), _note(matrix, metric, model, site, in_full)) for site in matrix.sites
-    ]
-    over = [show_mean_over_sites(matrix, model, metric)]
-    if in_full:
-        empty = matrix.num_empty(model)
-        over += [*show_over_sites(matrix, model, metric), (NONE if empty is None else str(empty), "")]
-    return [(model, ""), *cells, *over]
-
-
-def _note(matrix: Matrix, metric: Metric, model: str, site: str, in_full: bool) -> str:
-    more = spread_note(matrix, metric, model, site) if in_full else ""
-    return ", ".join(filter(None, (cell_note(matrix, metric, model, site), more)))
-
-
-def spread_note(matrix: Matrix, metric: Metric, model: str, site: str) -> str:
-    """Returns `median 81.3, 95 % 78.0 to 82.2` (the bootstrap's interval of the mean), as far as the site tells."""
+def cell_detail(matrix: Matrix, metric: Metric, model: str, site: str) -> str:
+    """Returns `median 74.2; 95 % 70.1 to 74.2` (the bootstrap's interval of the mean), as far as the site tells."""
     spread, decimals = matrix.spread(model, site, metric.key) or Spread(), matrix.decimals([site])
-    parts = [] if spread.median is None else [f"median {metric.show(spread.median, decimals)}"]
-    if spread.low is not None:
-        parts.append(f"95 % {metric.show(spread.low, decimals)} to {metric.show(spread.high, decimals)}")
-    return ", ".join(parts)
-
-
-def show_over_sites(matrix: Matrix, model: str, metric: Metric) -> list[tuple[str, str]]:
-    """Returns the worst site's mean, noted with its name, and the largest less the smallest mean of any site."""
-    worst, decimals = matrix.worst_site(model, metric.key), matrix.decimals(matrix.sites)
-    shown = metric.show(worst[1] if worst else None, decimals)
-    between = metric.show(matrix.range_of_sites(model, metric.key), decimals)
-    return [(shown, worst[0] if worst else ""), (between, "")]
+    median = f"median {metric.show(spread.median, decimals)}" if spread.median is not None else ""
+    interval = metric.show_interval(spread, decimals)
+    return "; ".join(filter(None, (median, f"95 % {interval}" if interval else "")))
 
 
 def show_mean_over_sites(matrix: Matrix, model: str, metric: Metric) -> tuple[str, str]:
@@ -249,42 +189,3 @@ def show_mean_over_sites(matrix: Matrix, model: str, metric: Metric) -> tuple[st
     return metric.show(mean, matrix.decimals(matrix.sites)), (
         f"{num_sites} of {len(matrix.sites)} sites" if partial else ""
     )
-
-
-def write_matrix(run_folder: Path) -> tuple[Path, Path]:
-    """Writes RUN/matrix.csv and RUN/matrix.md, each atomically, and returns their paths (errors: `load_matrices`)."""
-    matrices = load_matrices(run_folder)
-    csv_path, markdown_path = run_folder / "matrix.csv", run_folder / "matrix.md"
-    write_text_atomically(csv_path, to_csv(matrices))
-    write_text_atomically(markdown_path, to_markdown(matrices))
-    return csv_path, markdown_path
-
-
-def matrix_text(run_folder: Path, metric: str = "dsc") -> "Table | str":
-    """Returns the matrix of one metric as a rich table for the terminal, the test cases' if there is one.
-
-    A run without an evaluation gives a sentence that says so.
-
-    Raises:
-        InputError: the folder holds no readable run, or the metric is unknown.
-    """
-    from rich.table import Table
-
-    if metric not in METRIC:
-        raise InputError(f"metric: {metric!r} is unknown; expected one of {', '.join(METRIC)}")
-    matrices = build_matrices(read_run(run_folder))
-    if not matrices:
-        return "No matrix: nothing was evaluated yet."
-    header, *rows = [[_two_lines(*cell) for cell in row] for row in text_rows(matrices[0], METRIC[metric])]
-    table = Table(title=table_title(matrices[0], METRIC[metric]))
-    for number, column in enumerate(header):
-        table.add_column(column, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _two_lines(text: str, note: str) -> str:
-    from rich.markup import escape
-
-    return escape(f"{text}\n{note}" if note else text)

@@ -104,6 +104,7 @@ class Spread(Line):
     """With `high` the bootstrap's 95 % interval of the mean."""
     high: float | None = None
     q1: float | None = None
+    """The box's lower edge; box and whiskers are told only where a site's policy lets them go."""
     q3: float | None = None
     whisker_low: float | None = None
     whisker_high: float | None = None
@@ -120,6 +121,8 @@ class SiteResult(Line):
     num_empty: int | None = None
     """Cases in which the model found nothing."""
     metrics: dict[str, Spread | None] = {}
+    truth_metrics: dict[str, Spread | None] = {}
+    """The same metrics against the phantoms' true masks instead of the contours."""
 
 
 class ComparisonLine(Line):
@@ -235,6 +238,11 @@ class RunRecord:
         """Working time of all steps, pauses between them not counted."""
         asked = (self.statistics, *self.evaluations)
         return sum(line.seconds or 0.0 for line in asked if line) + training_s(self.rounds)
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether a model was trained once a fold, as `MODEL.fold-1` and so on."""
+        return any(".fold-" in line.model for line in self.rounds)
 
     def rounds_of(self, step: int) -> tuple[RoundLine, ...]:
         """The rounds of one step, all its models."""

@@ -14,11 +14,14 @@ from rich.console import Console
 
 from common.config import Experiment
 from common.errors import InputError
-from server.comparison_table import write_comparisons
+from server.comparison_tables import NOTE
 from server.conclusion import abroad, conclusions, difference
-from server.matrix import Matrix, load_matrices, matrix_text, to_csv, to_markdown, write_matrix
+from server.matrix import Matrix, load_matrices, to_csv
+from server.matrix_text import matrix_text
 from server.metric import METRIC
 from server.run_record import ComparisonLine, SiteResult, Spread, read_run
+from server.table import to_markdown
+from server.tables import matrix_tables, write_result_tables
 
 FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"
 
@@ -39,6 +42,11 @@ def cell(dsc, sd=0.1, n=4, num_undefined=0):
 def matrix_of(cells):
     models, sites = dict.fromkeys(model for model, _ in cells), dict.fromkeys(site for _, site in cells)
     return Matrix("test", tuple(models), tuple(sites), cells)
+
+
+def markdown_of(matrix, experiment=None):
+    tables = matrix_tables(matrix, experiment or Experiment.model_validate(FEDERATED))
+    return "\n".join(map(to_markdown, tables))
 
 
 def lines_of(run_folder):
@@ -73,7 +81,7 @@ def test_difference_and_its_standard_error_by_hand():
     assert gap.verdict == "unpaired standard error 14.1: more than twice what the spread between cases explains"
     nearer = difference(matrix_of({("m", "A"): cell(0.78, 0.2, 4), ("k", "A"): cell(0.5, 0.3, 9)}), *CELLS)
     assert not nearer.is_clear
-    assert nearer.verdict == "unpaired standard error 14.1: this run cannot tell the two apart"
+    assert nearer.verdict == "unpaired standard error 14.1: unpaired, this run cannot tell the two apart"
 
 
 def paired(site, difference, sd, n, first="m", second="k", **more):
@@ -91,12 +99,12 @@ def test_a_paired_difference_takes_the_place_of_the_unpaired_one():
     gap = difference(compared, *CELLS)
     assert (gap.points, gap.is_clear) == (pytest.approx(10.0), False)
     assert gap.verdict == (
-        "95 % interval -5.9 to +25.9, paired t-test p = 0.14, by Holm p = 0.28, n = 4: "
+        "95 % interval −5.9 to +25.9, paired t-test p = 0.14, by Holm p = 0.28, n = 4: "
         "this run cannot tell the two apart"
     )
     turned = difference(compared, CELLS[1], CELLS[0])
     assert turned.points == pytest.approx(-10.0)
-    assert turned.verdict.startswith("95 % interval -25.9 to +5.9, ")
+    assert turned.verdict.startswith("95 % interval −25.9 to +5.9, ")
 
 
 def test_over_sites_the_cases_of_all_are_paired():
@@ -118,27 +126,6 @@ def test_differences_that_are_all_the_same_give_no_test():
     assert difference(matrix, *CELLS).verdict == "n = 4: too few differing cases for a test, so no conclusion"
 
 
-def test_the_worst_site_and_how_far_sites_are_apart():
-    cells = {
-        ("m", site): SiteResult(
-            n=4, num_empty=empty, metrics={"dsc": Spread(mean=dsc), "assd_mm": Spread(mean=distance)}
-        )
-        for site, dsc, distance, empty in (("A", 0.8, 2.0, 1), ("B", 0.5, 6.5, 2), ("C", 0.6, 3.0, None))
-    }
-    matrix = matrix_of(cells)
-    assert (matrix.worst_site("m", "dsc"), matrix.worst_site("m", "assd_mm")) == (("B", 0.5), ("B", 6.5))
-    assert (matrix.range_of_sites("m", "dsc"), matrix.range_of_sites("m", "assd_mm")) == (pytest.approx(0.3), 4.5)
-    assert (matrix.num_empty("m"), matrix.num_empty("k")) == (3, None)
-    assert matrix.worst_site("k", "dsc") is None
-    assert "| 50.0 (B) | 30.0 | 3 |" in to_markdown([matrix])
-
-
-def test_cells_show_median_and_interval_where_the_site_tells():
-    told = Spread(mean=0.8, sd=0.1, median=0.815, low=0.75, high=0.84)
-    matrix = matrix_of({("m", "A"): SiteResult(n=12, num_undefined=0, metrics={"dsc": told})})
-    assert "| m | 80.00 ± 10.00 (median 81.50, 95 % 75.00 to 84.00) |" in to_markdown([matrix])
-
-
 def test_comparisons_are_written_beside(run_folder):
     record = {
         "kind": "evaluation", "step": 9, "split": "test", "matrix": {}, "comparisons": [
@@ -147,15 +134,17 @@ def test_comparisons_are_written_beside(run_folder):
         ],
     }  # fmt: skip
     append(run_folder, record)
-    csv_path, markdown_path = write_comparisons(run_folder)
-    rows = list(csv.DictReader(io.StringIO(csv_path.read_text())))
-    assert [(row["site"], row["difference"], row["withheld"]) for row in rows] == [
-        ("A", "0.1", ""),
-        ("B", "", "policy-task"),
+    write_result_tables(read_run(run_folder))
+    rows = list(csv.DictReader(io.StringIO((run_folder / "comparisons.csv").read_text())))
+    assert [(row["site"], row["difference"], row["t"], row["withheld"]) for row in rows] == [
+        ("A", "0.1", "1.5", ""),
+        ("B", "", "", "policy-task"),
     ]
-    text = markdown_path.read_text()
-    assert "| m | k | A | 12 | +10.0 | +0.0 to +30.0 | 0.10 | < 0.001 | 0.20 |" in text
-    assert "| m | k | B | – | – (policy-task) | – | – | – | – |" in text
+    text = (run_folder / "comparisons.md").read_text()
+    shown = "not shown: rank test disagrees"
+    assert f"| m − k | A | {shown} | 12 | +10.00 | +0.00 to +30.00 | 0.10 | < 0.001 | 0.20 |" in text
+    assert "| m − k | B | withheld (policy-task) | – | – | – | – | – | – |" in text
+    assert text.endswith(f"{NOTE}\n")
 
 
 def test_a_single_case_gives_no_standard_error_and_no_conclusion():
@@ -184,8 +173,8 @@ def test_csv_holds_the_ledgers_units_and_leaves_out_what_is_missing(run_folder):
 
 
 def test_markdown_shows_per_cent_and_counts_what_is_missing(run_folder):
-    text = to_markdown(load_matrices(run_folder))
-    assert "| model | A (n = 9) | B (n = 5) | C (n = 4) | mean over sites |" in text
+    text = markdown_of(*load_matrices(run_folder), read_run(run_folder).experiment)
+    assert "| model | A (n = 9) | B (n = 5) | C (n = 4) | mean over sites | worst site | best to worst |" in text
     assert "| federated | 72.1 ± 13.8 | 68.5 ± " in text
     assert "| tuned-C | – (withheld) | 62.1 ± " in text
     assert "(2 of 3 sites)" in text
@@ -194,9 +183,11 @@ def test_markdown_shows_per_cent_and_counts_what_is_missing(run_folder):
 
 
 def test_files_are_written_beside_the_ledger(run_folder):
-    csv_path, markdown_path = write_matrix(run_folder)
+    csv_path, markdown_path = write_result_tables(read_run(run_folder))
     assert csv_path == run_folder / "matrix.csv"
-    assert markdown_path.read_text(encoding="utf-8") == to_markdown(load_matrices(run_folder))
+    assert markdown_path.read_text(encoding="utf-8") == markdown_of(
+        *load_matrices(run_folder), read_run(run_folder).experiment
+    )
     assert not list(run_folder.glob("*.part"))
 
 
@@ -216,7 +207,7 @@ def test_run_without_evaluation(run_folder):
     (run_folder / "ledger.jsonl").write_text("\n".join(kept))
     assert matrix_text(run_folder) == "No matrix: nothing was evaluated yet."
     with pytest.raises(InputError, match="reach its `evaluate` step"):
-        write_matrix(run_folder)
+        write_result_tables(read_run(run_folder))
 
 
 def test_later_evaluations_add_cells_and_other_splits_stand_apart(run_folder):
@@ -291,10 +282,10 @@ def test_the_federated_model_is_set_against_the_pooled_one_of_the_same_sites():
     )
     against = [text for text in conclusions(matrix, experiment) if "in one place" in text]
     assert len(against) == 1
-    assert against[0].startswith("fed minus pool, which saw the cases in one place: A -2.0 ")
-    assert "B +1.0 " in against[0]
-    assert "C -5.0 " in against[0]
-    assert "mean -2.0 (" in against[0]
+    assert against[0].startswith("fed minus pool, which saw the cases in one place: A\xa0−2.0\xa0")
+    assert "B\xa0+1.0\xa0" in against[0]
+    assert "C\xa0−5.0\xa0" in against[0]
+    assert "mean −2.0 (" in against[0]
 
 
 def test_headline_without_comparable_models_says_so(run_folder):
@@ -321,12 +312,43 @@ def test_metrics_are_shown_in_their_units():
 def test_few_cases_get_one_decimal(n, shown, mean):
     """Site B has many: its own column keeps two, the mean over sites is as coarse as its coarsest part."""
     matrix = matrix_of({("m", "A"): cell(0.8123, 0.1234, n), ("m", "B"): cell(0.6123, 0.1234, 99)})
-    text = to_markdown([matrix])
-    assert f"| m | {shown} | 61.23 ± 12.34 | {mean} |" in text
+    text = markdown_of(matrix)
+    assert f"| m | {shown} | 61.23 ± 12.34 | {mean} | 61.2{'3' if n == 10 else ''} (B) |" in text
     (sentence,) = conclusions(matrix, Experiment.model_validate(FEDERATED))
     assert f"m: mean DSC {mean}\xa0% over 2 sites" in sentence
 
 
 def test_a_withheld_column_does_not_coarsen_the_others():
     matrix = matrix_of({("m", "A"): cell(0.8123, 0.1234, 10), ("m", "B"): SiteResult(withheld="too few")})
-    assert "| m | 81.23 ± 12.34 | – (withheld) | 81.23 (1 of 2 sites) |" in to_markdown([matrix])
+    assert "| m | 81.23 ± 12.34 | – (withheld) | 81.23 (1 of 2 sites) | – | – |" in markdown_of(matrix)
+
+
+def test_worst_site_and_the_distance_between_sites():
+    metrics = {"A": (0.8, 1.0), "B": (0.5, 4.5), "C": (0.6, None)}
+    cells = {
+        ("m", site): SiteResult(n=20, metrics={"dsc": Spread(mean=dsc), "assd_mm": Spread(mean=assd)})
+        for site, (dsc, assd) in metrics.items()
+    }
+    matrix = matrix_of(cells)
+    assert (matrix.worst_site("m", "dsc"), matrix.range_of_sites("m", "dsc")) == (("B", 0.5), pytest.approx(0.3))
+    assert (matrix.worst_site("m", "assd_mm"), matrix.range_of_sites("m", "assd_mm")) == (("B", 4.5), 3.5)
+    assert (matrix.worst_site("m", "ppv"), matrix.range_of_sites("m", "ppv")) == (None, None)
+    assert "| 63.33 | 50.00 (B) | 30.00 |" in markdown_of(matrix)
+
+
+def test_median_interval_and_empty_predictions_stand_in_the_cell():
+    spread = Spread(mean=0.7, sd=0.1, median=0.75, low=0.65, high=0.74)
+    told = SiteResult(n=20, num_empty=2, metrics={"dsc": spread, "ppv": Spread(mean=0.5, sd=0.2)})
+    text = markdown_of(matrix_of({("m", "A"): told}))
+    assert "| m | 70.00 ± 10.00 (median 75.00; 95 % 65.00 to 74.00; 2 empty) | 70.00 |" in text
+    assert "| m | 50.00 ± 20.00 | 50.00 |" in text
+    (row,) = csv.DictReader(io.StringIO(to_csv([matrix_of({("m", "A"): told})])))
+    assert (row["num_empty"], row["dsc_median"], row["dsc_low"], row["ppv_high"]) == ("2", "0.75", "0.65", "")
+
+
+def test_several_federated_models_share_a_sentence():
+    steps = [{"kind": "train", "model": name} for name in ("m", "k")]
+    experiment = Experiment.model_validate({"name": "e", "sites": ["A", "B"], "steps": steps})
+    cells = {(model, site): cell(mean) for model, mean in (("m", 0.7), ("k", 0.6)) for site in "AB"}
+    (sentence,) = conclusions(matrix_of(cells), experiment)
+    assert sentence.replace("\xa0", " ") == "Mean DSC over 2 sites (A, B; 8 test cases): m 70.0 %, k 60.0 %."

@@ -1,0 +1,40 @@
+"""On which sites' cases a model was trained, and on which it was fine-tuned, read off an experiment's steps."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from common.config import Experiment
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """One model's way."""
+
+    base: str
+    """The step's name for it, without a site."""
+    trained: frozenset[str]
+    tuned: frozenset[str] = frozenset()
+    """Empty: used as it was trained."""
+    epochs: int = 0
+    """Of the last step."""
+    initial: str | None = None
+
+
+def lineages(experiment: Experiment) -> dict[str, Lineage]:
+    """Returns the lineage of every model that the experiment makes."""
+    told: dict[str, Lineage] = {}
+    steps: tuple[Any, ...] = experiment.steps
+    for step in steps:
+        if not hasattr(step, "model"):
+            continue
+        results, sites = experiment.results_of(step), experiment.sites_of(step)
+        initial = getattr(step, "initial", None)
+        for model in results:
+            own = frozenset(sites) if model == step.model else frozenset({model.removeprefix(f"{step.model}-")})
+            before = told.get(initial) if initial else None
+            told[model] = (
+                Lineage(step.model, before.trained, own, step.epochs, initial)
+                if before
+                else Lineage(step.model, own, epochs=step.epochs)
+            )
+    return told
