@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from common.text import counted
 from server.matrix import MANY_CASES, Matrix
 from server.metric import METRIC, METRICS, NONE, Metric
 from server.run_record import ComparisonLine
@@ -19,7 +20,7 @@ ALPHA = 0.05
 """Paper, section 3.A.2."""
 CLOSE_POINTS = 1.0
 """[C] Two models whose whole interval lies within so many points of DSC, PPV or SEN are called close."""
-MAX_SENTENCES = 6
+MAX_SENTENCES = 3
 ALL_SITES = "all sites"
 FIELDS = ("n", "difference", "sd", "low", "high", "t", "t_p", "wilcoxon_p", "holm_p", "withheld")
 """What comparisons.csv holds of every pair."""
@@ -117,29 +118,42 @@ def reading(line: ComparisonLine) -> str:
     return "not shown; less than 1 point apart" if is_close(line) else "not shown"
 
 
-def comparison_sentences(lines: Sequence[ComparisonLine]) -> tuple[str, ...]:
-    """Returns a sentence for each pair over all sites by DSC, at most `MAX_SENTENCES`, and how many are left out."""
-    pairs = [line for line in lines if line.site is None and line.metric == "dsc" and line.difference is not None]
-    told = tuple(_sentence(line, len(pairs)) for line in pairs[:MAX_SENTENCES])
-    more = len(pairs) - len(told)
-    return (*told, f"{more} more comparisons stand in the table below.") if more else told
+def comparison_sentences(lines: Iterable[ComparisonLine]) -> tuple[str, ...]:
+    """Returns a sentence for each first model of pairs over all sites by DSC, at most `MAX_SENTENCES` of them.
+
+    It says which others the model is better or worse than, and for which nothing is shown.
+    """
+    by_first: dict[str, list[ComparisonLine]] = {}
+    for line in lines:
+        if line.site is None and line.metric == "dsc" and line.difference is not None:
+            by_first.setdefault(line.first, []).append(line)
+    told = list(by_first.items())
+    left_out = sum(len(pairs) for _, pairs in told[MAX_SENTENCES:])
+    sentences = tuple(_sentence(first, pairs) for first, pairs in told[:MAX_SENTENCES])
+    return (*sentences, f"{counted(left_out, 'more pair')} in the table below.") if left_out else sentences
 
 
-def _sentence(line: ComparisonLine, num_pairs: int) -> str:
+def _sentence(first: str, pairs: Sequence[ComparisonLine]) -> str:
+    """`a against 2 others on the same 40 cases (...): better than b (+2.10; +0.80 to +3.40); ...`."""
     metric = METRIC["dsc"]
-    cases = "" if line.n is None else f" on the same {line.n} cases"
-    ends = interval(metric, line)
-    between = f" (95 % interval {ends})" if ends else ""
-    gap = f"{line.first} minus {line.second}{cases}: {signed(metric, line.difference, line)} points of DSC{between}"
-    holm = f" after Holm over {num_pairs} comparisons" if num_pairs > 1 else ""
-    tests = f"paired t-test p {show_p(line.holm_p)}{holm}, Wilcoxon p {show_p(line.wilcoxon_p)}"
-    if line.holm_p is None or line.wilcoxon_p is None:
-        return f"{gap}. Not tested."
+    found: dict[str, list[str]] = {}
+    for line in pairs:
+        numbers = "; ".join(filter(None, (signed(metric, line.difference, line), interval(metric, line))))
+        found.setdefault(_relation(line), []).append(f"{line.second} ({numbers})")
+    told = "; ".join(f"{relation} {', '.join(found[relation])}" for relation in RELATIONS if relation in found)
+    numbers_of_cases = {line.n for line in pairs}
+    cases = f"the same {pairs[0].n} cases" if len(numbers_of_cases) == 1 and pairs[0].n else "the same cases"
+    others = counted(len(pairs), "other")
+    return f"{first} against {others} on {cases} (points of DSC, 95 % interval): {told}."
+
+
+RELATIONS = ("better than", "worse than", "no difference shown from", "not tested against")
+
+
+def _relation(line: ComparisonLine) -> str:
     if is_shown(line):
-        return f"{gap}. Shown: {reading(line)} ({tests})."
-    why = "the two tests disagree, so nothing is shown" if line.holm_p < ALPHA else "no difference is shown"
-    close = "; what difference there may be is less than 1 point" if is_close(line) else ""
-    return f"{gap}: {why}{close} ({tests})."
+        return RELATIONS[0 if better(line) == line.first else 1]
+    return RELATIONS[3 if None in (line.holm_p, line.wilcoxon_p) else 2]
 
 
 def signed(metric: Metric, value: float | None, line: ComparisonLine) -> str:

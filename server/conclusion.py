@@ -15,7 +15,7 @@ from statistics import fmean
 from common.config import Experiment, FinetuneStep, LocalStep, PooledStep, TrainStep
 from common.paired_tests import Moments, PairedT, paired_t, pooled
 from common.text import counted
-from server.comparison_tables import ALPHA, show_p
+from server.comparison_tables import ALPHA, comparison_sentences, show_p
 from server.matrix import Matrix
 from server.metric import METRIC, NONE
 from server.run_record import ComparisonLine
@@ -52,13 +52,23 @@ class Paired:
     """None: one pair, or differences that are all the same."""
     holm_p: float | None = None
     """None: there is no line of these very models and sites, so p is not corrected."""
+    wilcoxon_p: float | None = None
+    """Of the same line."""
 
     @property
     def is_clear(self) -> bool:
-        """Whether p, corrected where it can be, is below 0.05."""
+        """Whether p, corrected where it can be, is below 0.05, and the rank test's too where it is known."""
+        return self._is_clear_by_t and not self._ranks_disagree
+
+    @property
+    def _is_clear_by_t(self) -> bool:
         if self.test is None:
             return False
         return (self.test.p if self.holm_p is None else self.holm_p) < ALPHA
+
+    @property
+    def _ranks_disagree(self) -> bool:
+        return self._is_clear_by_t and self.wilcoxon_p is not None and self.wilcoxon_p >= ALPHA
 
     def verdict(self, decimals: int) -> str:
         """One clause: interval, p, number of cases, and what can be said."""
@@ -69,7 +79,10 @@ class Paired:
             f"95 % interval {_signed(self.test.low, decimals)} to {_signed(self.test.high, decimals)}, paired t-test "
             f"{_p(self.test.p)}{corrected}, n = {self.n}"
         )
-        return f"{told}: {'more than chance explains' if self.is_clear else 'this run cannot tell the two apart'}"
+        ranks = f", Wilcoxon {_p(self.wilcoxon_p)}" if self.wilcoxon_p is not None and self._ranks_disagree else ""
+        return (
+            f"{told}{ranks}: {'more than chance explains' if self.is_clear else 'this run cannot tell the two apart'}"
+        )
 
 
 def _signed(points: float, decimals: int) -> str:
@@ -190,17 +203,18 @@ def difference(matrix: Matrix, first: list[tuple[str, str]], second: list[tuple[
 def _paired(matrix: Matrix, lines: list[ComparisonLine], sites: tuple[str, ...]) -> Difference:
     """Over all sites' cases, each counted once; the models may differ from site to site, as fine-tuned ones do."""
     whole = pooled([Moments(line.n or 0, 100 * (line.difference or 0.0), 100 * (line.sd or 0.0)) for line in lines])
-    paired = Paired(whole.n, paired_t(whole), _holm_p(matrix, lines, sites))
-    return Difference(whole.mean, None, sites, matrix.decimals(sites), paired)
+    line = _line_of(matrix, lines, sites)
+    tests = (line.holm_p, line.wilcoxon_p) if line else ()
+    return Difference(whole.mean, None, sites, matrix.decimals(sites), Paired(whole.n, paired_t(whole), *tests))
 
 
-def _holm_p(matrix: Matrix, lines: list[ComparisonLine], sites: tuple[str, ...]) -> float | None:
-    """Of the ledger's line on this very pair over these very sites, or None."""
+def _line_of(matrix: Matrix, lines: list[ComparisonLine], sites: tuple[str, ...]) -> ComparisonLine | None:
+    """The ledger's own line on this very pair over these very sites, or None."""
     if len(lines) == 1:
-        return lines[0].holm_p
+        return lines[0]
     models = {(line.first, line.second) for line in lines}
     over = matrix.comparison(*models.pop(), None, "dsc") if len(models) == 1 else None
-    return over.holm_p if over is not None and set(over.sites) == set(sites) else None
+    return over if over is not None and set(over.sites) == set(sites) else None
 
 
 def local_homes(origins: Mapping[str, ModelOrigin]) -> dict[str, str]:
@@ -262,10 +276,18 @@ def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
         sentences.append(_against_own_local(matrix, federated[0], origins))
         sentences += [_against_pooled(matrix, federated[0], model) for model in pooled_like(origins, federated[0])]
     sentences += _finetuned_sentences(matrix, origins)
+    sentences += comparison_sentences(_rivals(matrix, origins))
     kept = tuple(sentence for sentence in sentences if sentence)
     if any(line.difference is not None for line in matrix.comparisons):
         kept += (ONE_TRAINING,) if kept else ()
     return kept or ("The matrix below holds no pair of models that this report knows how to compare.",)
+
+
+def _rivals(matrix: Matrix, origins: Mapping[str, ModelOrigin]) -> list[ComparisonLine]:
+    """Pairs of models made of the same sites' cases in another way, as by another network; no sentence tells of them."""
+    cohorts = {model: (origin.kind, origin.site, origin.sites) for model, origin in origins.items()}
+    known = [line for line in matrix.comparisons if line.first in cohorts and line.second in cohorts]
+    return [line for line in known if cohorts[line.first] == cohorts[line.second]]
 
 
 def _against_local(matrix: Matrix, federated: str, local: list[str]) -> str:

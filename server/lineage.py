@@ -1,9 +1,8 @@
 """On which sites' cases a model was trained, and on which it was fine-tuned, read off an experiment's steps."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from common.config import Experiment
+from common.config import Experiment, TrainingStep
 
 
 @dataclass(frozen=True)
@@ -21,16 +20,14 @@ class Lineage:
 
 
 def lineages(experiment: Experiment) -> dict[str, Lineage]:
-    """Returns the lineage of every model that the experiment makes."""
+    """Returns the lineage of every model that the experiment makes; the folds of one are one."""
     told: dict[str, Lineage] = {}
-    steps: tuple[Any, ...] = experiment.steps
-    for step in steps:
-        if not hasattr(step, "model"):
+    for step in experiment.steps:
+        if not isinstance(step, TrainingStep):
             continue
-        results, sites = experiment.results_of(step), experiment.sites_of(step)
         initial = getattr(step, "initial", None)
-        for model in results:
-            own = frozenset(sites) if model == step.model else frozenset({model.removeprefix(f"{step.model}-")})
+        for model in experiment.results_of(step):
+            own = frozenset(experiment.cohort_of(model))
             before = told.get(initial) if initial else None
             told[model] = (
                 Lineage(step.model, before.trained, own, step.epochs, initial)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from common.config import Recipe
+from common.config import Experiment, NetworkConfig, Recipe
 from server.lineage import lineages
 from server.matrix import Matrix
 from server.paper import EPOCHS, FINETUNING_EPOCHS, FOLDS, NUM_CASES
@@ -17,8 +17,9 @@ def why_not_comparable(record: RunRecord, matrix: Matrix, models: Sequence[str])
     reasons = [
         _patients(record),
         _numbers(record, matrix),
-        *_recipe(record.experiment.recipe, is_transfer=record.experiment.reproduces == "table4"),
-        *_training(record, models),
+        *_recipes(record.experiment, models),
+        *_training(record.experiment, models),
+        _folds(record.experiment, models),
     ]
     return f"Not to be compared one to one with the paper: {'; '.join(filter(None, reasons))}."
 
@@ -38,9 +39,17 @@ def _numbers(record: RunRecord, matrix: Matrix) -> str:
     return f"tested on {', '.join(counts)} cases, the paper's cohorts hold {theirs}" if counts else ""
 
 
+def _recipes(experiment: Experiment, models: Sequence[str]) -> list[str]:
+    """Of all models' recipes, each reason once."""
+    is_transfer = experiment.reproduces == "table4"
+    told = [reason for model in models for reason in _recipe(experiment.recipe_of(model), is_transfer)]
+    return list(dict.fromkeys(told))
+
+
 def _recipe(recipe: Recipe, is_transfer: bool) -> Iterator[str]:
-    full = Recipe()
-    if recipe.stage1.network.widths != full.stage1.network.widths or recipe.stage1.patch_size != full.stage1.patch_size:
+    full, network = Recipe(), recipe.stage1.network
+    widths = NetworkConfig.model_validate({"kind": network.kind}).widths
+    if network.widths != widths or recipe.stage1.patch_size != full.stage1.patch_size:
         yield "networks or patches are smaller than the paper's"
     if recipe.preprocess.spacing_mm != full.preprocess.spacing_mm:
         ours = " × ".join(f"{value:g}" for value in recipe.preprocess.spacing_mm)
@@ -52,12 +61,21 @@ def _recipe(recipe: Recipe, is_transfer: bool) -> Iterator[str]:
         yield "contrast-enhanced CT too, the paper's table has plain CT only"
 
 
-def _training(record: RunRecord, models: Sequence[str]) -> Iterator[str]:
-    known = lineages(record.experiment)
+def _training(experiment: Experiment, models: Sequence[str]) -> Iterator[str]:
+    known = lineages(experiment)
     for wanted, what, tuned in ((EPOCHS, "epochs", False), (FINETUNING_EPOCHS, "epochs of fine-tuning", True)):
         own = sorted({known[model].epochs for model in models if bool(known[model].tuned) == tuned} - {wanted})
         if own:
             shown = f"{own[0]} to {own[-1]}" if len(own) > 1 else str(own[0])
             yield f"{shown} {what} for {wanted}"
-    if not record.has_folds:
-        yield f"one split, not {FOLDS} folds"
+
+
+def _folds(experiment: Experiment, models: Sequence[str]) -> str:
+    """The paper's are all of five folds."""
+    folded = [model for model in models if experiment.folds_of(model)]
+    if not folded:
+        return f"one split, not {FOLDS} folds"
+    reasons = [f"one split, not folds, but for {', '.join(folded)}"] if len(folded) < len(models) else []
+    if experiment.split.folds != FOLDS:
+        reasons.append(f"{experiment.split.folds} folds for {FOLDS}")
+    return "; ".join(reasons)

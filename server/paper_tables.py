@@ -76,7 +76,12 @@ def _transfer_table(record: RunRecord, matrix: Matrix) -> Table:
     known = {model: line for model, line in lineages(record.experiment).items() if model in matrix.models}
     rows, models, absent = [], [], 0
     for transfer in TRANSFERS:
-        own = _models_of(transfer, known, sites)
+        tested = [sites[each] for each in transfer.tested if each in sites]
+        own = [
+            model
+            for model in _models_of(transfer, known, sites)
+            if all((model, site) in matrix.results for site in tested)
+        ]
         models += own
         absent += not own
         rows += [_transfer_row(transfer, matrix, model, sites) for model in own]

@@ -28,7 +28,7 @@ from server.paper_tables import paper_table, reproduces_nothing
 from server.progress import describe
 from server.remedies import with_remedy
 from server.run_record import PictureLine, RunRecord, read_run
-from server.run_summary import case_counts, duration, model_rows, recipe_rows, site_rows, step_row
+from server.run_summary import case_counts, duration, model_rows, recipes_rows, site_rows, step_row
 from server.savings import saving_curves, savings, sentence
 from server.table import Table
 from server.tables import write_result_tables
@@ -73,18 +73,19 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "case_counts": case_counts(record),
         "site_rows": site_rows(record),
         "step_rows": [step_row(record, number) for number in range(len(record.experiment.steps))],
-        "recipe_rows": recipe_rows(record.experiment.recipe),
+        "recipe_rows": recipes_rows(record.experiment),
         "statistics": record.statistics,
         "matrices": [matrix_view(matrix, record.experiment) for matrix in built],
         "paper": paper_table(record, built[0]) if built else None,
         "paper_absent": reproduces_nothing(record.experiment, paper_table(record, built[0])) if built else "",
         "comparisons": _comparisons(record, built),
-        "folds": record.has_folds,
+        "folds": bool(record.experiment.folds),
         "model_rows": model_rows(record),
         "pictures": _pictures(record),
         "box_plots": [plot for matrix in built if (plot := box_plots(matrix))],
         "truth": [table for matrix in built for table in truth_tables(matrix)],
         "figures": [],
+        "figures_withheld": [],
         "curves": learning_curves(record),
         "savings": list(map(sentence, found)),
         "saving_curves": saving_curves(found),

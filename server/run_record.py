@@ -239,11 +239,6 @@ class RunRecord:
         asked = (self.statistics, *self.evaluations)
         return sum(line.seconds or 0.0 for line in asked if line) + training_s(self.rounds)
 
-    @property
-    def has_folds(self) -> bool:
-        """Whether a model was trained once a fold, as `MODEL.fold-1` and so on."""
-        return any(".fold-" in line.model for line in self.rounds)
-
     def rounds_of(self, step: int) -> tuple[RoundLine, ...]:
         """The rounds of one step, all its models."""
         return tuple(line for line in self.rounds if line.step == step)

@@ -1,9 +1,18 @@
 """What was run, in rows of text: the sites, the steps and the recipe."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from common.config import EvaluateStep, PooledStep, Recipe, StageConfig, StatisticsStep, TrainingStep, TrainStep
+from common.config import (
+    EvaluateStep,
+    Experiment,
+    PooledStep,
+    Recipe,
+    StageConfig,
+    StatisticsStep,
+    TrainingStep,
+    TrainStep,
+)
 from common.networks import count_parameters
 from server.conclusion import model_origins
 from server.curves import step_title
@@ -92,6 +101,27 @@ def _seconds_of(line: Any) -> float | None:
     return line.seconds if line is not None else None
 
 
+def recipes_rows(experiment: Experiment) -> list[tuple[str, str]]:
+    """Returns the rows of every recipe that a model is made by: once what they share, else after the recipes' names."""
+    told = {name: dict(recipe_rows(recipe)) for name, recipe in _recipes(experiment).items()}
+    longest = max(told.values(), key=len)
+    return [row for title in longest for row in _row_of_recipes(title, {name: told[name].get(title) for name in told})]
+
+
+def _row_of_recipes(title: str, told: dict[str, str | None]) -> Iterator[tuple[str, str]]:
+    for text in dict.fromkeys(told.values()):
+        names = ", ".join(name for name in told if told[name] == text)
+        yield (title if len(set(told.values())) == 1 else f"{title}, {names}"), text or "none"
+
+
+def _recipes(experiment: Experiment) -> dict[str, Recipe]:
+    """By name in the experiment; one that has none is the default."""
+    made = [step.model for step in experiment.steps if isinstance(step, TrainingStep)]
+    used = [experiment.recipe_of(model) for model in made] or [experiment.recipe]
+    names = {name: recipe for name, recipe in experiment.recipes.items() if recipe in used}
+    return names if all(recipe in names.values() for recipe in used) else {"default": experiment.recipe} | names
+
+
 def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
     """Returns the recipe in a dozen lines: grid, networks, optimisation, augmentation, inference."""
     training, inference = recipe.training, recipe.inference
@@ -128,8 +158,9 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
 def _stage(config: StageConfig) -> str:
     widths = ", ".join(map(str, config.network.widths))
     aspp = f"ASPP {config.network.aspp.rates}" if config.network.aspp else "no ASPP"
+    layers = aspp if config.network.kind == "mdr-unet" else config.network.kind
     parameters = f"{count_parameters(config.network, config.patch_size):,} parameters"
-    return f"patch {_triple(config.patch_size)}; widths {widths}; {aspp}; {parameters}"
+    return f"patch {_triple(config.patch_size)}; widths {widths}; {layers}; {parameters}"
 
 
 def _range(ends: tuple[float, float]) -> str:

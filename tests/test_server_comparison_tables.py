@@ -59,21 +59,27 @@ def test_row_in_the_shown_units():
     assert [row[0].text for row in other_metrics_table(lines, "test").rows] == ["ASSD, mm"]
 
 
-def test_sentence_says_what_is_shown_and_what_the_cases_leave_open():
-    shown, open_ = comparison_sentences([compared(), compared(second="third", holm_p=0.2, low=-0.01)])
-    assert shown == (
-        "new minus old on the same 40 cases: +2.10 points of DSC (95 % interval +0.80 to +3.40). Shown: new is better "
-        "(paired t-test p 0.004 after Holm over 2 comparisons, Wilcoxon p 0.003)."
+def test_one_sentence_says_what_is_shown_of_a_model_against_others():
+    lines = [
+        compared(),
+        compared(second="third", difference=0.004, holm_p=0.2, low=-0.01, high=0.018),
+        compared(second="fourth", difference=-0.021, low=-0.034, high=-0.008),
+        compared(second="fifth", holm_p=None, low=None),
+    ]
+    assert comparison_sentences(lines) == (
+        "new against 4 others on the same 40 cases (points of DSC, 95 % interval): better than old (+2.10; +0.80 to "
+        "+3.40); worse than fourth (−2.10; −3.40 to −0.80); no difference shown from third (+0.40; −1.00 to +1.80); "
+        "not tested against fifth (+2.10).",
     )
-    assert "(95 % interval −1.00 to +3.40): no difference is shown (paired" in open_
 
 
 def test_sentences_are_few_and_say_how_many_more_there_are():
-    lines = [compared(second=f"m{number}") for number in range(8)]
+    lines = [compared(first=f"m{number}", second=second) for number in range(4) for second in ("k", "l")]
     sentences = comparison_sentences(lines)
-    assert len(sentences) == 7
-    assert sentences[-1] == "2 more comparisons stand in the table below."
+    assert [text.split(" against ")[0] for text in sentences[:-1]] == ["m0", "m1", "m2"]
+    assert sentences[-1] == "2 more pairs in the table below."
     assert comparison_sentences([compared(site="A"), compared(metric="ppv")]) == ()
+    assert " on the same cases (" in comparison_sentences([compared(), compared(second="k", n=39)])[0]
 
 
 def test_p_values():

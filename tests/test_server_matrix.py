@@ -107,6 +107,34 @@ def test_a_paired_difference_takes_the_place_of_the_unpaired_one():
     assert turned.verdict.startswith("95 % interval −25.9 to +5.9, ")
 
 
+def test_a_difference_is_clear_only_where_the_rank_test_agrees():
+    """Mean 10, SD 5 over 10 cases: t is 6.3."""
+    matrix = matrix_of({("m", "A"): cell(0.8), ("k", "A"): cell(0.7)})
+    for rank_p, is_clear in ((0.04, True), (0.05, False)):
+        lines = (paired("A", 0.1, 0.05, 10, holm_p=0.001, wilcoxon_p=rank_p),)
+        gap = difference(replace(matrix, comparisons=lines), *CELLS)
+        assert gap.is_clear == is_clear
+    assert gap.verdict.endswith("n = 10, Wilcoxon p = 0.050: this run cannot tell the two apart")
+
+
+def test_conclusions_tell_each_pair_once():
+    """What federated, local, pooled and fine-tuned models say of each other has its sentence; rivals share one."""
+    steps = [
+        {"kind": "train", "model": "fed"},
+        {"kind": "train", "model": "prox", "strategy": "fedprox"},
+        {"kind": "pooled", "model": "pool"},
+    ]
+    experiment = Experiment.model_validate({"name": "e", "sites": ["A", "B"], "steps": steps})
+    cells = {(model, site): cell(0.7) for model in ("fed", "prox", "pool") for site in "AB"}
+    lines = tuple(paired(site, 0.02, 0.01, 20, "fed", other) for other in ("prox", "pool") for site in ("A", "B", None))
+    told = conclusions(replace(matrix_of(cells), comparisons=lines), experiment)
+    assert [text for text in told if "fed against" in text] == [
+        "fed against 1 other on the same 20 cases (points of DSC, 95 % interval): "
+        "not tested against prox (+2.00; −8.00 to +22.00)."
+    ]
+    assert sum("pool" in text for text in told) == 1
+
+
 def test_over_sites_the_cases_of_all_are_paired():
     """10 at A and 20 at B, two cases each without spread: mean 15, SD 5.77, t = 5.196."""
     cells = {("m", "A"): cell(0.8), ("k", "A"): cell(0.7), ("m", "B"): cell(0.8), ("k", "B"): cell(0.6)}

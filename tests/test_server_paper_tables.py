@@ -9,7 +9,7 @@ import pytest
 import yaml
 from invented_run import write_run
 
-from common.config import Experiment
+from common.config import Experiment, load_yaml
 from server.lineage import lineages
 from server.matrix import Matrix, build_matrices
 from server.metric import METRIC
@@ -65,6 +65,12 @@ TRANSFER = steps(
     {"kind": "finetune", "model": "tuned", "initial": "first", "sites": ["Q"], "local_epochs": 60},
     {"kind": "train", "model": "both", "initial": "first", "sites": ["Q", "R"]},
 )
+BASELINES = steps(
+    {"kind": "train", "model": "turns", "strategy": "cyclic", "rounds": 4, "local_epochs": 5},
+    {"kind": "train", "model": "norms", "strategy": "fedbn", "rounds": 2},
+    {"kind": "pooled", "model": "pool", "sites": ["Q", "R"], "local_epochs": 3},
+    {"kind": "finetune", "model": "tuned", "initial": "pool", "sites": ["P"]},
+)
 
 
 def test_lineage_of_every_kind_of_model():
@@ -76,6 +82,43 @@ def test_lineage_of_every_kind_of_model():
         "tuned-Q": ({"P"}, {"Q"}, 60),
         "both": ({"P"}, {"Q", "R"}, 1),
     }
+    told = {model: (set(line.trained), set(line.tuned), line.epochs) for model, line in lineages(BASELINES).items()}
+    assert told == {
+        "turns": ({"P", "Q", "R"}, set(), 20),
+        "norms": ({"P", "Q", "R"}, set(), 2),
+        "pool": ({"Q", "R"}, set(), 3),
+        "tuned-P": ({"Q", "R"}, {"P"}, 1),
+    }
+
+
+EXPERIMENTS = Path(__file__).parents[1] / "configs" / "experiments"
+NUM_ROWS = {"table2": 4, "table3": 3, "table4": 15 + 1}
+"""Of Table 4, A on A twice: by folds and on the plain split."""
+
+
+@pytest.mark.parametrize(
+    "path", sorted(EXPERIMENTS.glob("**/table?.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_shipped_experiments_fill_every_row_of_their_table(path, tmp_path):
+    """Measured as their `evaluate` steps say."""
+    experiment = load_yaml(path, Experiment)
+    spread = {"mean": 0.5, "sd": 0.1}
+    cell = {"n": 12, "num_undefined": 0, "metrics": dict.fromkeys(METRIC, spread)}
+    lines = []
+    for number, step in enumerate(experiment.steps):
+        if step.kind == "evaluate":
+            models = [name for base in step.models for name in experiment.named(base)]
+            matrix = {model: dict.fromkeys(experiment.sites_of(step), cell) for model in models}
+            lines.append(json.dumps({"kind": "evaluation", "step": number, "matrix": matrix}) + "\n")
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment.model_dump(mode="json")))
+    (tmp_path / "ledger.jsonl").write_text("".join(lines))
+    table = table_of(tmp_path)
+    assert experiment.reproduces == path.stem
+    assert len(table.rows) == NUM_ROWS[path.stem]
+    assert not any("–" in cell.text for row in table.rows for cell in row[table.num_labels :])
+    assert not any("Not run here" in note for note in table.notes)
+    is_small = path.parent.name == "small"
+    assert ("smaller than the paper's" in table.notes[-1], "3 folds for 5" in table.notes[-1]) == (is_small, is_small)
 
 
 def test_table_4_finds_each_row_by_where_its_model_was_trained(tmp_path):

@@ -20,7 +20,7 @@ from server.matrix_view import heat_range, leader
 from server.remedies import remedy
 from server.report import write_report
 from server.run_record import RoundLine, SiteResult, Spread, read_run, training_s
-from server.run_summary import duration
+from server.run_summary import duration, recipes_rows
 
 FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"
 
@@ -380,3 +380,21 @@ def test_page_of_six_networks_at_three_sites(tmp_path):
     assert next(row for row in rows if row[0] == "voxresnet − cmdr-unet")[1] == "all sites"
     names = {path.name for path in (folder / "tables").iterdir()}
     assert {"paper-table3.tex", "matrix-test-dsc.csv", "comparisons-test-hd95.md", "truth-test-assd.csv"} <= names
+
+
+def test_every_recipe_that_a_model_is_made_by_has_its_rows():
+    recipes = {
+        "small": {"stage2": None, "stage1": {"network": {"widths": [8, 16], "strides": [[2, 2, 2]]}}},
+        "vox": {"stage2": None, "stage1": {"network": {"kind": "voxresnet"}}},
+        "unused": {"training": {"lr0": 0.5}},
+    }
+    steps = [{"kind": "train", "model": name, "recipe": name} for name in ("small", "vox")]
+    told = {"name": "e", "sites": ["A"], "recipes": recipes, "steps": [*steps, {"kind": "train", "model": "whole"}]}
+    rows = dict(recipes_rows(Experiment.model_validate(told)))
+    stages = [row for row in rows if row.startswith("stage")]
+    assert stages == ["stage 1, default", "stage 1, small", "stage 1, vox", "stage 2, default", "stage 2, small, vox"]
+    assert "widths 8, 16; ASPP" in rows["stage 1, small"]
+    assert "; voxresnet; " in rows["stage 1, vox"]
+    assert rows["stage 2, small, vox"] == "none"
+    assert "batches" in rows  # the same of all
+    assert dict(recipes_rows(Experiment.model_validate({"name": "e", "sites": ["A"], "steps": steps[:0]})))["region"]
