@@ -284,7 +284,7 @@ def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
 
 
 def _rivals(matrix: Matrix, origins: Mapping[str, ModelOrigin]) -> list[ComparisonLine]:
-    """Pairs of models made of the same sites' cases in another way, as by another network; no sentence tells of them."""
+    """Pairs of models made of the same sites' cases in another way, as by another network: none of the above."""
     cohorts = {model: (origin.kind, origin.site, origin.sites) for model, origin in origins.items()}
     known = [line for line in matrix.comparisons if line.first in cohorts and line.second in cohorts]
     return [line for line in known if cohorts[line.first] == cohorts[line.second]]
