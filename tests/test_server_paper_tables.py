@@ -101,7 +101,7 @@ NUM_ROWS = {"table2": 4, "table3": 3, "table4": 15 + 1}
 )
 def test_shipped_experiments_fill_every_row_of_their_table(path, tmp_path):
     """Measured as their `evaluate` steps say."""
-    experiment = load_experiment(path, Experiment)
+    experiment = load_experiment(path)
     spread = {"mean": 0.5, "sd": 0.1}
     cell = {"n": 12, "num_undefined": 0, "metrics": dict.fromkeys(METRIC, spread)}
     lines = []
