@@ -120,7 +120,7 @@ def hospital(tmp_path, write_ct, write_structures):
 @pytest.fixture
 def experiment(tiny_recipe):
     def make(*steps: object) -> Experiment:
-        return Experiment(name="tiny", sites=("A",), recipe=tiny_recipe, steps=steps or STEPS,
+        return Experiment(reuse=False, name="tiny", sites=("A",), recipe=tiny_recipe, steps=steps or STEPS,
                           split=SplitConfig(test_fraction=0.3, validation_fraction=0.2))  # fmt: skip
 
     return make
