@@ -48,7 +48,7 @@ def _recipes(experiment: Experiment, models: Sequence[str]) -> list[str]:
 
 def _recipe(recipe: Recipe, is_transfer: bool) -> Iterator[str]:
     full, network = Recipe(), recipe.stage1.network
-    widths = NetworkConfig.model_validate({"kind": network.kind}).widths
+    widths = NetworkConfig.model_validate(network.model_dump(include={"kind"})).widths
     if network.widths != widths or recipe.stage1.patch_size != full.stage1.patch_size:
         yield "networks or patches are smaller than the paper's"
     if recipe.preprocess.spacing_mm != full.preprocess.spacing_mm:
