@@ -172,11 +172,12 @@ def _triple(values: Sequence[float]) -> str:
 
 
 def model_rows(record: RunRecord) -> list[tuple[str, str]]:
-    """Returns every model with where it comes from and which round's weights were kept."""
+    """Returns every model, and fold of one, with where it comes from and which round's weights were kept."""
     kept = {line.model: line for line in record.models}
     rows = []
     for model, origin in model_origins(record.experiment).items():
-        rows.append((model, f"{origin.description}; {_kept(kept.get(model))}"))
+        for name in record.experiment.files_of(model):
+            rows.append((name, f"{origin.description}; {_kept(kept.get(name))}"))
     return rows
 
 
