@@ -12,7 +12,7 @@ from common import wire
 from common.errors import LeftOffError
 from common.logs import log_to_output
 from common.shortage import explained
-from common.tasks import EvaluateTask, StatisticsTask
+from common.tasks import CompareTask, EvaluateTask, StatisticsTask
 
 app = ClientApp()
 log = logging.getLogger("fedgtv.site")
@@ -53,10 +53,21 @@ def _evaluate(site: Site, message: Message) -> RecordDict:
     return wire.evaluate_reply(*site.evaluate(task, wire.read_models(message)))
 
 
+def _compare(site: Site, message: Message) -> RecordDict:
+    task, _ = wire.read_task(message, CompareTask)
+    return wire.compare_reply(site.compare(task))
+
+
 @app.query("statistics")
 def statistics(message: Message, context: Context) -> Message:
     """Answers a `StatisticsTask`."""
     return _answer(message, context, _statistics)
+
+
+@app.query("compare")
+def compare(message: Message, context: Context) -> Message:
+    """Answers a `CompareTask`."""
+    return _answer(message, context, _compare)
 
 
 @app.train()

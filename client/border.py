@@ -20,6 +20,7 @@ from flwr.common.constant import ErrorCode
 
 from client import policy
 from client.audit import OUTGOING, Audit, AuditLog
+from client.comparison_policy import limit_comparison
 from client.disk_use import bytes_below
 from client.pixels import pixels_alone
 from client.progress import forget_progress, read_progress
@@ -30,6 +31,8 @@ from common.errors import CODES, CRASHED, FedgtvError, PolicyError, WorkerLostEr
 from common.private import private_folder
 from common.statistics import HuHistogram
 from common.tasks import (
+    CompareResult,
+    CompareTask,
     EvaluateResult,
     EvaluateTask,
     SiteProgress,
@@ -186,22 +189,27 @@ class Border:
         try:
             match entry.task:
                 case StatisticsTask():
-                    return self._statistics(reply)
+                    return self._statistics(entry.task, reply)
                 case TrainTask():
                     return self._training(entry.task, entry.received, reply)
                 case EvaluateTask():
                     return self._evaluation(entry.task, reply)
+                case CompareTask():
+                    return self._comparison(entry.task, reply)
         except (WorkError, *wire.UNREADABLE) as error:
             if isinstance(error, FedgtvError) and not isinstance(error, WorkError):
                 raise
             raise PolicyError.of("policy-reply", f"reply: not one of this release ({_line(error)})") from error
 
-    def _statistics(self, reply: Message) -> _Leaving:
+    def _statistics(self, task: StatisticsTask, reply: Message) -> _Leaving:
         result, withheld = wire.read_result(reply, SiteStatistics), policy.Withheld()
         histogram = wire.read_histogram(reply)
-        if histogram is not None and result.train < self.policy.min_cases:
-            withheld.what.append(f"histogram of {result.train} cases")
+        fewest = min(result.train, result.test) if task.split.fold else result.train
+        if histogram is not None and fewest < self.policy.min_cases:
+            withheld.what.append(f"histogram of {fewest} cases")
             histogram = None
+        if histogram is None:
+            result = result.model_copy(update={"digest": None})
         if histogram is not None:
             histogram = HuHistogram.from_array(histogram).to_array()
         counts = {"cases": result.train, "numbers": 0 if histogram is None else int(histogram.size)}
@@ -210,7 +218,7 @@ class Border:
     def _training(self, task: TrainTask, received: Weights, reply: Message) -> _Leaving:
         result, withheld = wire.read_result(reply, TrainResult), policy.Withheld()
         trained = wire.record_to_weights(wire.records(reply.content, ArrayRecord)[wire.ARRAYS])
-        update = policy.limit_update(self.policy, received, trained)
+        update = policy.limit_update(policy.keeping(self.policy, task), received, trained)
         result = policy.limit_training(self.policy, result, update, withheld)
         counts: dict[str, Any] = {"cases": result.num_examples, "arrays": len(update.weights)}
         counts |= {"numbers": sum(int(each.size) for each in update.weights.values()), "norm": round(update.norm, 6)}
@@ -246,6 +254,13 @@ class Border:
         cases = max((each.n for each in result.summaries.values()), default=0)
         counts = {"cases": cases, "models": len(result.summaries), "pictures": len(pictures)}
         return _Leaving(wire.evaluate_reply(result, pictures), counts, withheld)
+
+    def _comparison(self, task: CompareTask, reply: Message) -> _Leaving:
+        withheld = policy.Withheld()
+        result = limit_comparison(self.policy, task, wire.read_result(reply, CompareResult), withheld)
+        cases = max((each.n for each in result.rows.values()), default=0)
+        counts = {"cases": cases, "models": len(result.rows), "pairs": len(result.pairs)}
+        return _Leaving(wire.compare_reply(result), counts, withheld)
 
 
 def guarded(app: Callable[[Message, Context], Message]) -> Callable[[Message, Context], Message]:
@@ -283,8 +298,9 @@ def _told(task: wire.Task) -> dict[str, Any]:
     told: dict[str, Any] = {"experiment": task.experiment}
     if isinstance(task, TrainTask):
         told |= {"model": task.model, "round": task.round, "epochs": task.local_epochs}
-    if isinstance(task, EvaluateTask):
-        told |= {"models": list(task.models), "part": task.part}
+    if isinstance(task, EvaluateTask | CompareTask):
+        models = task.models if isinstance(task, EvaluateTask) else task.rows
+        told |= {"models": list(models), "part": task.part}
     return told
 
 

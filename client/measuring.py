@@ -1,8 +1,9 @@
 """A model at work on a site's cases: metrics on their original grids, pictures, and summaries that may leave."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client.cases import OpenCase
+from client.kept_results import KeptResults, Measured
 from common.checkpoint import Weights
 from common.config import Recipe
 from common.metrics import CaseMetrics, case_metrics, summarise
@@ -44,17 +46,37 @@ class LoadedModel:
 
 
 def measure(
-    model: LoadedModel, cases: Sequence[OpenCase], num_pictures: int = 0, title: str = ""
+    load: Callable[[], LoadedModel],
+    cases: Sequence[OpenCase],
+    kept: KeptResults | None = None,
+    num_pictures: int = 0,
+    title: str = "",
 ) -> tuple[list[CaseMetrics], list[Picture]]:
-    """Returns each case's metrics, and pictures of the first `num_pictures` cases, titled by a running number."""
+    """Returns each case's metrics, and pictures of the first `num_pictures` cases, titled by a running number.
+
+    What is kept is not measured again, unless a picture is drawn of it; what is measured is kept.
+
+    Args:
+        load: makes the model, once it is needed.
+        cases: the part's.
+        kept: this model's results; None: nothing is kept.
+        num_pictures: how many are drawn.
+        title: of a picture, before its number.
+    """
+    model = cache(load)
     measured: list[CaseMetrics] = []
     pictures: list[Picture] = []
     for number, case in enumerate(cases, 1):
-        mask, truth = model.mask(case), case.label()
-        measured.append(case_metrics(mask, truth, case.cached.record.geometry.spacing_mm))
-        log.info("%s: DSC %.3f", case.cached.case_id, measured[-1].dsc)
-        if number <= num_pictures:
-            pictures.append(Picture(_png(case, truth, mask, f"{title} {number}"), measured[-1].dsc))
+        known = kept.find(case) if kept and number > num_pictures else None
+        if known is None:
+            mask, truth = model().mask(case), case.label()
+            known = Measured(case_metrics(mask, truth, case.cached.record.geometry.spacing_mm), not mask.any())
+            log.info("%s: DSC %.3f", case.cached.case_id, known.metrics.dsc)
+            if kept:
+                kept.save(case, known)
+            if number <= num_pictures:
+                pictures.append(Picture(_png(case, truth, mask, f"{title} {number}"), known.metrics.dsc))
+        measured.append(known.metrics)
     return measured, pictures
 
 

@@ -17,6 +17,8 @@ from common.config import PolicyConfig
 from common.errors import PolicyError
 from common.metrics import CaseMetrics
 from common.tasks import (
+    NORM,
+    CompareTask,
     EvaluateResult,
     EvaluateTask,
     MetricSummary,
@@ -26,12 +28,11 @@ from common.tasks import (
     TrainTask,
 )
 
-KINDS = {StatisticsTask: "statistics", TrainTask: "train", EvaluateTask: "evaluate"}
+KINDS = {StatisticsTask: "statistics", TrainTask: "train", EvaluateTask: "evaluate", CompareTask: "evaluate"}
+"""Comparing tells more of what evaluating has measured: who allows one allows the other."""
 METRICS = frozenset(each.name for each in fields(CaseMetrics))
 DISTANCES = frozenset(name for name in METRICS if name.endswith("_mm"))
 """Metrics that are undefined where one of two masks is empty."""
-NORM = "norm"
-"""The word in `local_layers` for all normalisation layers."""
 DIAMETER = 2.0
 """One patient more or less can move a clipped update from any point of the ball to any other: by twice its radius."""
 
@@ -48,7 +49,9 @@ class Done:
     """The noise multiplier of every noised update that ever left, in any run."""
 
 
-def admit(policy: PolicyConfig, task: StatisticsTask | TrainTask | EvaluateTask, done: Done, now: datetime) -> None:
+def admit(
+    policy: PolicyConfig, task: StatisticsTask | TrainTask | EvaluateTask | CompareTask, done: Done, now: datetime
+) -> None:
     """Returns if the site may begin `task` at local time `now`.
 
     Raises:
@@ -133,6 +136,11 @@ def epsilon(noises: Iterable[float], delta: float) -> float:
             return math.inf
         accountant.step(noise_multiplier=noise / DIAMETER, sample_rate=1.0)
     return float(accountant.get_epsilon(delta))
+
+
+def keeping(policy: PolicyConfig, task: TrainTask) -> PolicyConfig:
+    """Returns the policy with the layers that the task leaves at the site, beside those that it keeps itself."""
+    return policy.model_copy(update={"local_layers": (*policy.local_layers, *task.local_layers)})
 
 
 def local_names(policy: PolicyConfig, weights: Mapping[str, NDArray[np.generic]]) -> tuple[str, ...]:

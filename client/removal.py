@@ -8,6 +8,7 @@ from pathlib import Path
 
 from client.case_store import CaseStore, opened
 from client.cases import CACHE, OWN
+from client.kept_results import RESULTS
 from client.round_checkpoint import FOLDER as ROUNDS
 from client.round_checkpoint import forget_rounds
 from common.cache import forget_case
@@ -23,7 +24,7 @@ class CasePlaces:
     site: str
     cases: Path
     caches: tuple[Path, ...]
-    """Where prepared cases lie."""
+    """Where prepared cases lie, and what was measured of them: below each, by the case's name."""
     rounds: Path
     """What is kept of a round of training under way: weights that the cases had a part in."""
     page: Path
@@ -32,7 +33,8 @@ class CasePlaces:
     @classmethod
     def of(cls, site: SiteConfig, folder: Path, page: Path) -> "CasePlaces":
         """Returns those of `site`, whose relative paths start at `folder`."""
-        caches = (folder / site.work / CACHE, folder / site.state / OWN / CACHE)
+        works = (folder / site.work, folder / site.state / OWN)
+        caches = tuple(work / name for work in works for name in (CACHE, RESULTS))
         return cls(site.site, folder / site.cases, caches, folder / site.work / ROUNDS, page)
 
 
@@ -51,7 +53,7 @@ def gone(places: CasePlaces, case_ids: Sequence[str]) -> tuple[str, ...]:
 
 
 def remove_cases(places: CasePlaces, case_ids: Sequence[str]) -> tuple[str, ...]:
-    """Takes cases out, what was cached of them too, the page that pictured them, and what is kept of a round.
+    """Takes cases out, all that was cached and measured of them, the page of pictures, and what is kept of a round.
 
     A patient's pseudonym, stage and part of the split stay noted. Stopped in between, it goes on when called again.
 

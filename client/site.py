@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 
 from client.case_guard import check_still_here, on_cases_that_stay
 from client.cases import OWN, Cases, OpenCase, open_cases
+from client.comparing import compare
+from client.comparison_policy import limit_comparison
+from client.data_digest import data_digest
+from client.kept_results import RESULTS, KeptResults
 from client.local_layers import last_layers, load_layers, save_layers
 from client.measuring import LoadedModel, measure, summary
-from client.policy import local_names
+from client.policy import Withheld, keeping, local_names
 from client.progress import Progress
 from client.round_checkpoint import RoundCheckpoint, round_key
 from client.site_round import SiteRound, where
@@ -21,10 +25,13 @@ from client.splits import adopt_split
 from common.checkpoint import Weights
 from common.config import SiteConfig, load_yaml
 from common.device import choose_device
+from common.digest import model_digest, weights_digest
 from common.errors import NoCasesError
 from common.model import model_weights
 from common.statistics import body_histogram
 from common.tasks import (
+    CompareResult,
+    CompareTask,
     EvaluateResult,
     EvaluateTask,
     ModelSummary,
@@ -77,7 +84,7 @@ class Site:
             torch.set_num_threads(self.config.num_threads)
         return choose_device(self.config.device)
 
-    def open_cases(self, task: StatisticsTask | TrainTask | EvaluateTask) -> Cases:
+    def open_cases(self, task: StatisticsTask | TrainTask | EvaluateTask | CompareTask) -> Cases:
         """Returns the cases as the task's recipe prepares and its split parts them."""
         if self.prepared_folder != self.work_folder:
             adopt_split(task.split, self.work_folder, self.prepared_folder)
@@ -86,12 +93,13 @@ class Site:
     def statistics(self, task: StatisticsTask) -> tuple[SiteStatistics, NDArray[np.int64] | None]:
         """Returns case counts and the HU histogram of the training cases' body voxels.
 
-        The histogram is None when the site has fewer training cases than its policy's `min_cases`.
+        The histogram is None when the site has fewer training cases than its policy's `min_cases`; a fold's also when
+        fewer test in it, for a fold and the whole differ by those alone.
         """
         progress = Progress(self.told_folder, task)
 
         def work(cases: Cases) -> tuple[SiteStatistics, NDArray[np.int64] | None]:
-            done = self._statistics(cases, progress.seconds)
+            done = self._statistics(task, cases, progress.seconds)
             check_still_here(self.cases_folder, (*cases.train, *cases.validation, *cases.test))
             return done
 
@@ -100,11 +108,13 @@ class Site:
         return done
 
     def _statistics(
-        self, cases: Cases, seconds: Callable[[], float]
+        self, task: StatisticsTask, cases: Cases, seconds: Callable[[], float]
     ) -> tuple[SiteStatistics, NDArray[np.int64] | None]:
-        enough = len(cases.train) >= self.config.policy.min_cases
+        fewest = min(len(cases.train), len(cases.test)) if task.split.fold else len(cases.train)
+        enough = fewest >= self.config.policy.min_cases
         histogram = body_histogram([case.cached for case in cases.train]).to_array() if enough else None
         result = SiteStatistics(
+            digest=data_digest(cases, self.config.policy) if enough else None,
             train=len(cases.train),
             validation=len(cases.validation),
             test=len(cases.test),
@@ -140,7 +150,7 @@ class Site:
     ) -> tuple[Weights, TrainResult]:
         if not cases.train:
             raise NoCasesError(f"site {self.config.site}: no training case is left; import cases, then run `check`")
-        local = local_names(self.config.policy, weights)
+        local = local_names(keeping(self.config.policy, task), weights)
         if local:
             weights = weights | load_layers(self.work_folder, task, local)
         used = (*cases.train, *(cases.validation if task.validate_received else ()))
@@ -199,7 +209,7 @@ class Site:
         if not task.validate_received or len(cases) < self.config.policy.min_cases:
             return None
         progress.say("validating")
-        dsc = float(np.mean([metrics.dsc for metrics in measure(model, cases)[0]]))
+        dsc = float(np.mean([metrics.dsc for metrics in measure(lambda: model, cases)[0]]))
         log.info("%s: the received model's mean DSC on %d validation cases is %.3f", where(task), len(cases), dsc)
         progress.say("training")
         return dsc
@@ -227,10 +237,9 @@ class Site:
     ) -> tuple[EvaluateResult, list[Picture]]:
         policy = self.config.policy
         part = cases.test if task.part == "test" else cases.validation
-        if len(part) < policy.min_cases:
-            reason = f"{counted(len(part), 'case')}, fewer than the site's min_cases {policy.min_cases}"
-            log.info("evaluation: withheld, %s", reason)
-            return EvaluateResult(summaries={}, withheld=reason, seconds=progress.seconds()), []
+        few = len(part) < policy.min_cases
+        if few and not (task.split.fold and part):
+            return self._too_few(part, progress), []
         progress.say("evaluating")
         summaries: dict[str, ModelSummary] = {}
         pictures: list[Picture] = []
@@ -238,9 +247,44 @@ class Site:
             num_pictures = task.pictures if policy.share_pictures and not summaries else 0
             title = f"{self.config.site}, {name}, {task.part} case"
             log.info("evaluation: %s on %d %s cases", name, len(part), task.part)
-            weights = models[name] | last_layers(self.work_folder, task.experiment, name, models[name])
-            measured, drawn = measure(LoadedModel.of(task, weights, device), part, num_pictures, title)
+            mine = last_layers(self.work_folder, task.experiment, name, models[name])
+            load = partial(LoadedModel.of, task, models[name] | mine, device)
+            kept = self._kept(model_digest(models[name], task.recipe, task.normalisation), mine)
+            measured, drawn = measure(load, part, kept, num_pictures, title)
             log.info("evaluation: %s has a mean DSC of %.3f", name, np.mean([metrics.dsc for metrics in measured]))
             summaries[name] = summary(measured, policy.min_cases)
             pictures += drawn
+        if few:
+            return self._too_few(part, progress), []
         return EvaluateResult(summaries=summaries, seconds=progress.seconds()), pictures
+
+    def _too_few(self, part: Sequence[OpenCase], progress: Progress) -> EvaluateResult:
+        """What is told of fewer cases than `min_cases`; a fold's are measured, and told with the others'."""
+        reason = f"{counted(len(part), 'case')}, fewer than the site's min_cases {self.config.policy.min_cases}"
+        log.info("evaluation: withheld, %s", reason)
+        return EvaluateResult(summaries={}, withheld=reason, seconds=progress.seconds())
+
+    def _kept(self, digest: str, mine: Weights) -> KeptResults:
+        return KeptResults(self.prepared_folder / RESULTS, digest, weights_digest(mine))
+
+    def compare(self, task: CompareTask) -> CompareResult:
+        """Returns how the kept results of the task's rows are spread and differ, as far as the policy lets it be told.
+
+        Raises:
+            NoResultsError: a case of a row was not measured with its model, or is another by now.
+        """
+        progress = Progress(self.told_folder, task)
+        progress.say("evaluating")
+
+        def work(cases: Cases) -> CompareResult:
+            done = compare(task, self.prepared_folder / RESULTS, cases_of, progress.seconds)
+            check_still_here(self.cases_folder, part_of(cases))
+            return limit_comparison(self.config.policy, task, done, Withheld())
+
+        def part_of(cases: Cases) -> tuple[OpenCase, ...]:
+            return cases.test if task.part == "test" else cases.validation
+
+        def cases_of(fold: int) -> tuple[OpenCase, ...]:
+            return part_of(self.open_cases(task.of_fold(fold)))
+
+        return on_cases_that_stay(self.cases_folder, lambda: self.open_cases(task), work)

@@ -58,17 +58,18 @@ def what_leaves(policy: PolicyConfig) -> str:
     shared = {"pictures": policy.share_pictures, "metrics": policy.share_case_metrics}
     single = " and ".join(what for what, goes in shared.items() if goes)
     return (
-        f"weights{layers}{clipped}{noise}; losses and counts; histogram and mean metrics over {policy.min_cases} cases "
-        f"or more; of single cases {single or 'nothing'}"
+        f"weights{layers}{clipped}{noise}; losses and counts; histogram, mean metrics and comparisons over "
+        f"{policy.min_cases} cases or more; of single cases {single or 'nothing'}"
     )
 
 
 def _check_limits(config: SiteConfig, folder: Path, noises: tuple[float, ...]) -> Iterator[Finding]:
     """Gives what keeps the site from taking part, whatever it is asked."""
     policy = config.policy
-    refused = [kind for kind in KINDS.values() if kind not in policy.tasks]
+    kinds = dict.fromkeys(KINDS.values())
+    refused = [kind for kind in kinds if kind not in policy.tasks]
     if refused:
-        severity: Severity = "error" if len(refused) == len(KINDS) else "warning"
+        severity: Severity = "error" if len(refused) == len(kinds) else "warning"
         remedy = "a run that asks for them fails here; add them to policy.tasks"
         yield Finding(severity, POLICY, POLICY, f"refuses tasks of kind {', '.join(refused)}", remedy)
     if all(is_quiet(policy, minute) for minute in MINUTES):

@@ -81,6 +81,12 @@ class CachedCase:
         return self.entry.case_id
 
     @property
+    def content(self) -> str:
+        """The checksums of its files: the same wherever the same images and label are prepared by the same recipe."""
+        sums = json.loads((self.folder / CHECKSUMS_NAME).read_text(encoding="utf-8"))
+        return json.dumps(sums, sort_keys=True)
+
+    @property
     def image(self) -> NDArray[np.int16]:
         """(C, z, y, x) HU on the target grid, read-only."""
         return self._map("image")

@@ -6,8 +6,9 @@ what the paper fixes is a default ([P]).
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -88,9 +89,20 @@ class AsppConfig(Frozen):
     """[C] Dropout after the projection (0.1 in stage 2)."""
 
 
-class NetworkConfig(Frozen):
-    """A (M)DR-UNet: len(widths) encoder levels, one fewer decoder levels (paper, section 2.D)."""
+TWICE: Triple = (2, 2, 2)
+COMPARISON: dict[str, dict[str, Any]] = {
+    "voxresnet": {"widths": (32, 64, 64, 64), "strides": (TWICE,) * 3},
+    "attention-unet": {"widths": (32, 64, 128, 256, 512), "strides": ((1, 2, 2), *(TWICE,) * 3)},
+    "unet++": {"widths": (32, 64, 128, 256, 512), "strides": (TWICE,) * 4},
+}
+"""[C] Levels of the networks that the MDR-UNet is compared with, where a file names none."""
 
+
+class NetworkConfig(Frozen):
+    """A network: a (M)DR-UNet of len(widths) encoder levels (paper, section 2.D), or one to compare it with."""
+
+    kind: Literal["mdr-unet", "voxresnet", "attention-unet", "unet++"] = "mdr-unet"
+    """The last three, of the paper's Table 2, know `widths` and `strides` alone, and have their own defaults."""
     in_channels: int = Field(default=1, ge=1, le=2)
     """[P] 1: plain CT; 2: plain and contrast-enhanced."""
     widths: tuple[Annotated[int, Field(gt=0)], ...] = (32, 64, 128, 256, 512, 512)
@@ -104,6 +116,13 @@ class NetworkConfig(Frozen):
     encoder_dropout: Fraction = 0.0
     """[C] Dropout at the encoder's end (0.5 in stage 2)."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _comparison_networks_have_their_own_defaults(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("kind") not in COMPARISON:
+            return data
+        return COMPARISON[data["kind"]] | {"first_kernel": (3, 3, 3), "aspp": None} | data
+
     @model_validator(mode="after")
     def _levels_match(self) -> Self:
         if len(self.widths) < 2 or len(self.strides) != len(self.widths) - 1:
@@ -112,6 +131,21 @@ class NetworkConfig(Frozen):
             )
         if any(size % 2 == 0 for size in self.first_kernel):
             raise ValueError(f"first_kernel: {self.first_kernel} has an even size; use odd ones, which have a middle")
+        return self
+
+    @model_validator(mode="after")
+    def _the_network_has_what_is_asked(self) -> Self:
+        if self.kind == "mdr-unet":
+            return self
+        expected: dict[str, Any] = {"first_kernel": (3, 3, 3), "aspp": None, "encoder_dropout": 0.0}
+        for field, value in expected.items():
+            if getattr(self, field) != value:
+                raise ValueError(f"{field}: {self.kind} has none to choose; leave it out, or take kind mdr-unet")
+        if self.kind == "unet++" and self.strides != (TWICE,) * 4:
+            raise ValueError(
+                f"strides: {self.strides}; expected four times (2, 2, 2), for a UNet++ has five levels, each of half "
+                "the size; give five widths and no strides"
+            )
         return self
 
 
@@ -134,6 +168,16 @@ class StageConfig(Frozen):
                     f"patch_size: {self.patch_size[axis]} along {name} is not a multiple of the network's "
                     f"downsampling {factor}; use a multiple of {factor}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _instance_norms_have_more_than_one_voxel(self) -> Self:
+        deepest = math.prod(self.patch_size) // math.prod(size for stride in self.network.strides for size in stride)
+        if self.network.kind != "mdr-unet" and deepest == 1:
+            raise ValueError(
+                f"patch_size: {self.patch_size} leaves one voxel at the deepest level, which {self.network.kind} "
+                "cannot normalise; use a larger patch, or fewer strides"
+            )
         return self
 
 
@@ -226,6 +270,18 @@ class SplitConfig(Frozen):
     """[C] Of the remaining cases; used to choose models, never the test cases."""
     seed: int = 0
     """Of the split alone; the experiment's own seed does not change who tests."""
+    folds: int = Field(default=0, ge=0, le=100)
+    """Cross-validation: into how many parts the patients are dealt, each of which tests once; 0: none."""
+    fold: int = Field(default=0, ge=0)
+    """Which of the parts tests, from 1; set by the coordinator for each fold, 0 in a file."""
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_the_folds(self) -> Self:
+        if self.folds == 1:
+            raise ValueError("folds: 1; expected 0 (none) or at least 2, for the others train while one tests")
+        if self.fold > self.folds:
+            raise ValueError(f"fold: {self.fold}; expected one of 1 to {self.folds}, or 0 for the plain split")
+        return self
 
 
 STAGE2 = StageConfig(
@@ -285,13 +341,17 @@ class _Training(Frozen):
     sites: tuple[Name, ...] = ()
     """Empty: all of the experiment's sites."""
     rounds: int = Field(default=1, ge=1)
-    """How often weights are averaged (`local`, `finetune`: put on the coordinator's disk)."""
+    """How often weights are averaged (`local`, `finetune`, `pooled`: put on the coordinator's disk)."""
     local_epochs: int = Field(default=1, ge=1)
     """Epochs a round at each site."""
     lr0: float | None = Field(default=None, gt=0)
     """Instead of the recipe's."""
     select: Literal["last", "best"] = "last"
     """The last round's model, or the one with the best validation DSC."""
+    recipe: Name | None = None
+    """One of the experiment's `recipes`; none: that of `initial`, or the experiment's `recipe`."""
+    folds: bool = False
+    """Whether it is done once for each of the split's `folds`; from an `initial` that was, it always is."""
 
     @property
     def epochs(self) -> int:
@@ -306,9 +366,20 @@ class TrainStep(_Training):
     initial: Name | None = None
     """A model of an earlier step; none: fresh weights from the experiment's seed."""
     strategy: Literal[
-        "fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi", "trimmed-mean", "median", "krum", "multikrum"
+        "fedavg",
+        "fedavgm",
+        "fedprox",
+        "fedadam",
+        "fedyogi",
+        "fedbn",
+        "cyclic",
+        "trimmed-mean",
+        "median",
+        "krum",
+        "multikrum",
     ] = "fedavg"
-    """How the sites' weights become one model; the last four withstand a few bad sites among many."""
+    """How the sites' weights become one model (`cyclic`: it goes from site to site); the last four withstand a few bad
+    sites among many."""
     strategy_options: dict[str, float] = {}
     """What the strategy can be told, such as `proximal_mu` (FedProx) or `beta` (trimmed mean)."""
 
@@ -327,6 +398,17 @@ class FinetuneStep(_Training):
     """A model of an earlier step, the same for every site."""
 
 
+class PooledStep(_Training):
+    """Trains one model on the training cases of all its sites together: what a federation is measured against.
+
+    For simulations alone. Every site's own split holds, so no case that tests at a site trains it.
+    """
+
+    kind: Literal["pooled"]
+    initial: Name | None = None
+    """A model of an earlier step; none: fresh weights from the experiment's seed."""
+
+
 class EvaluateStep(Frozen):
     """Cross-site matrix: every model at every site's held-out cases."""
 
@@ -341,9 +423,19 @@ class EvaluateStep(Frozen):
     """How many models travel together; more saves waits, fewer saves memory."""
     pictures: int = Field(default=0, ge=0)
     """Overlays asked of each site for the first model; a site sends them only if its policy allows."""
+    compare: tuple[tuple[Name, Name], ...] = ()
+    """Pairs of `models` that are compared case by case, the first less the second; none: the first with each other."""
+
+    @model_validator(mode="after")
+    def _pairs_are_two(self) -> Self:
+        for first, second in self.compare:
+            if first == second:
+                raise ValueError(f"compare: {first!r} with itself; name two models")
+        return self
 
 
-Step = Annotated[StatisticsStep | TrainStep | LocalStep | FinetuneStep | EvaluateStep, Field(discriminator="kind")]
+TrainingStep = TrainStep | LocalStep | FinetuneStep | PooledStep
+Step = Annotated[StatisticsStep | TrainingStep | EvaluateStep, Field(discriminator="kind")]
 
 
 class RoundConfig(Frozen):
@@ -421,7 +513,7 @@ class SimulationConfig(Frozen):
 
 
 class Experiment(Frozen):
-    """A list of steps over named sites with one recipe."""
+    """A list of steps over named sites, with one recipe or several."""
 
     name: Name
     """Names the run too, unless the command is given another name."""
@@ -431,6 +523,8 @@ class Experiment(Frozen):
     """Who takes part, each once; over a federation, names that are enrolled."""
     recipe: Recipe = Recipe()
     """What a model is; in a file also the path of a recipe file."""
+    recipes: dict[Name, Recipe] = {}
+    """More of them, by the name that a training step gives; in a file each also a path. All share grid and images."""
     split: SplitConfig = SplitConfig()
     """How every site parts its cases."""
     rounds: RoundConfig = RoundConfig()
@@ -439,8 +533,13 @@ class Experiment(Frozen):
     """What is done, in order; a step may use only the models of steps before it."""
     simulation: SimulationConfig = SimulationConfig()
     """Where `fedgtv-simulate` takes cases from; a federation's sites have their own."""
+    reuse: bool = True
+    """Whether a model that was trained before in the same way, on the same data, in this run or one beside it, is
+    copied instead of trained again."""
     notes: tuple[str, ...] = ()
     """Sentences that stand beside the tables, such as what the target really is."""
+    reproduces: Literal["", "table2", "table3", "table4"] = ""
+    """The paper's table in whose layout the report sets the results, its figures beside them; empty: none."""
 
     @field_validator("sites")
     @classmethod
@@ -474,20 +573,25 @@ class Experiment(Frozen):
                     raise ValueError(f"step {number} names site {site!r}; expected one of {', '.join(self.sites)}")
                 if named.count(site) > 1:
                     raise ValueError(f"step {number} names site {site!r} twice; name every site once")
-            wanted = step.models if isinstance(step, EvaluateStep) else (getattr(step, "initial", None),)
+            wanted = step.models if isinstance(step, EvaluateStep) else (_initial(step),)
             for model in wanted:
                 if model is not None and model not in known:
                     raise ValueError(
                         f"step {number} needs model {model!r}, which no earlier step makes; "
                         f"made so far: {', '.join(sorted(known)) or 'none'}"
                     )
-            initial = getattr(step, "initial", None)
+            initial = _initial(step)
             if initial in bases:
                 raise ValueError(
                     f"step {number} starts from {initial!r}, which is one model a site; name one, such as "
                     f"'{initial}-{self.sites[0]}'"
                 )
-            if isinstance(step, TrainStep | LocalStep | FinetuneStep):
+            if isinstance(step, PooledStep) and step.model in self.sites:
+                raise ValueError(
+                    f"step {number} calls its model {step.model!r}, which is a site's name; call it otherwise: where "
+                    "it is trained goes by its name"
+                )
+            if isinstance(step, _Training):
                 results = self.results_of(step)
                 bases |= {step.model} - set(results)
                 if known & {step.model, *results}:
@@ -495,15 +599,144 @@ class Experiment(Frozen):
                 known |= {step.model, *results}
         return self
 
+    @model_validator(mode="after")
+    def _recipes_fit(self) -> Self:
+        for name, recipe in self.recipes.items():
+            for what in ("preprocess", "num_images"):
+                if getattr(recipe, what) != getattr(self.recipe, what):
+                    raise ValueError(
+                        f"recipes.{name}: {what} is not that of `recipe`; the models of an experiment share the grid, "
+                        "the images and their statistics; make it the same, or write another experiment"
+                    )
+        for number, step in enumerate(self.steps, 1):
+            named, initial = getattr(step, "recipe", None), _initial(step)
+            if named is not None and named not in self.recipes:
+                known = ", ".join(self.recipes) or "none"
+                raise ValueError(f"step {number} names recipe {named!r}; expected one of `recipes`: {known}")
+            if named and initial and self.recipes[named].stages != self.recipe_of(initial).stages:
+                raise ValueError(
+                    f"step {number} names recipe {named!r}, whose networks are not those of {initial!r}, which it "
+                    "starts from; leave `recipe` out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _folds_fit(self) -> Self:
+        if self.split.fold:
+            raise ValueError(f"split.fold: {self.split.fold}; expected 0, for steps go through the folds by themselves")
+        for number, step in enumerate(self.steps, 1):
+            if not isinstance(step, _Training):
+                continue
+            if FOLD_NAME.search(step.model):
+                raise ValueError(f"step {number} makes model {step.model!r}; a fold's model ends so; name it otherwise")
+            if step.folds and not self.split.folds:
+                raise ValueError(f"step {number} has `folds: true`, but split.folds is 0; set it, such as to 5")
+            initial = _initial(step)
+            seen = self._trained_at(initial) & set(self.sites_of(step)) if initial else set()
+            if step.folds and initial and not self.folds_of(initial) and seen:
+                raise ValueError(
+                    f"step {number} goes through the folds from {initial!r}, which has seen test cases of "
+                    f"{', '.join(sorted(seen))} in training; train that by folds too, or leave `folds` out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _compared_models_are_measured(self) -> Self:
+        for number, step in enumerate(self.steps, 1):
+            if isinstance(step, EvaluateStep):
+                measured = {*step.models, *(name for base in step.models for name in self.named(base))}
+                odd = [name for pair in step.compare for name in pair if name not in measured]
+                if odd:
+                    raise ValueError(
+                        f"step {number} compares model {odd[0]!r}, which it does not measure; add it to its models"
+                    )
+        return self
+
+    def named(self, base: str) -> tuple[str, ...]:
+        """The models that a name in an `evaluate` step stands for: itself, or those of a step, one a site."""
+        for step in self.steps:
+            if getattr(step, "model", None) == base:
+                return self.results_of(step)
+        return (base,)
+
     def sites_of(self, step: Any) -> tuple[str, ...]:
         """The sites a step runs on: its own list, or all."""
         return tuple(getattr(step, "sites", ()) or self.sites)
 
     def results_of(self, step: Any) -> tuple[str, ...]:
-        """Names of the models a training step makes."""
-        if isinstance(step, TrainStep):
-            return (step.model,)
-        return tuple(f"{step.model}-{site}" for site in self.sites_of(step))
+        """Names of the models a training step makes; of one that goes through the folds, without their endings."""
+        if isinstance(step, LocalStep | FinetuneStep):
+            return tuple(f"{step.model}-{site}" for site in self.sites_of(step))
+        return (step.model,)
+
+    def cohort_of(self, model: str) -> tuple[str, ...]:
+        """The sites whose cases a model of `results_of`, or its fold, is trained on: its step's, or its own one."""
+        step = self.maker_of(model)
+        results, sites = self.results_of(step), self.sites_of(step)
+        whole = FOLD_NAME.sub("", model)
+        return sites if whole == step.model else (sites[results.index(whole)],)
+
+    def maker_of(self, model: str) -> "_Training":
+        """The step that makes a model, named as `results_of` does, as its step, or as one of its folds."""
+        whole = FOLD_NAME.sub("", model)
+        for step in self.steps:
+            if isinstance(step, _Training) and whole in (step.model, *self.results_of(step)):
+                return step
+        raise ConfigError(f"{self.name}: no step makes model {model!r}; name one that a step makes")
+
+    def recipe_of(self, model: str) -> Recipe:
+        """What a model is: the recipe that its step names, else that of the model it starts from, else `recipe`."""
+        step = self.maker_of(model)
+        initial = _initial(step)
+        if step.recipe is not None:
+            return self.recipes[step.recipe]
+        return self.recipe_of(initial) if initial else self.recipe
+
+    def folds_of(self, model: str) -> tuple[int, ...]:
+        """The folds that a model is made for, from 1; none for a model of the plain split."""
+        step = self.maker_of(model)
+        initial = _initial(step)
+        folded = step.folds or (initial is not None and bool(self.folds_of(initial)))
+        return tuple(range(1, self.split.folds + 1)) if folded else ()
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """The folds that any step goes through; none where none does."""
+        made = (step.model for step in self.steps if isinstance(step, _Training))
+        return next((folds for folds in map(self.folds_of, made) if folds), ())
+
+    def split_of(self, fold: int) -> SplitConfig:
+        """The split of a fold; fold 0 is the plain one."""
+        return self.split.model_copy(update={"fold": fold})
+
+    def files_of(self, model: str) -> tuple[str, ...]:
+        """The names under which a model of `results_of` is kept: one a fold, or its own."""
+        return tuple(fold_model(model, fold) for fold in self.folds_of(model)) or (model,)
+
+    def _trained_at(self, model: str) -> set[str]:
+        """The sites that a model, and what it starts from, was trained at."""
+        step = self.maker_of(model)
+        initial = _initial(step)
+        return set(self.cohort_of(model)) | (self._trained_at(initial) if initial else set())
+
+
+FOLD_NAME = re.compile(r"\.fold-\d+$")
+"""How the name of a fold's model ends."""
+
+
+def fold_model(model: str, fold: int) -> str:
+    """Returns the name of a model's fold; fold 0 is the plain split's."""
+    return f"{model}.fold-{fold}" if fold else model
+
+
+def fold_of(model: str) -> int:
+    """Returns the fold in the name of a fold's model; 0 of any other."""
+    found = FOLD_NAME.search(model)
+    return int(found[0].rpartition("-")[2]) if found else 0
+
+
+def _initial(step: Any) -> str | None:
+    return getattr(step, "initial", None)
 
 
 _HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
@@ -523,7 +756,7 @@ class PolicyConfig(Frozen):
     share_pictures: bool = False
     """Overlays of single cases; only for phantoms or with the patients' consent."""
     share_case_metrics: bool = False
-    """Metrics of single cases: the DSC beside a picture."""
+    """Metrics of single cases: the DSC beside a picture; medians and quartiles of few cases."""
     clip_norm: float | None = Field(default=None, gt=0)
     """L2 norm to which an update (trained less received weights) is scaled down; null: not clipped."""
     noise_multiplier: float = Field(default=0.0, ge=0)
@@ -597,14 +830,22 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
 
 
 def load_experiment(path: Path) -> Experiment:
-    """Returns the experiment in `path`; its `recipe` may be the path of a recipe file, relative to it.
+    """Returns the experiment in `path`; its recipes may be paths of recipe files, relative to it.
 
     Raises:
         ConfigError: as `load_yaml`.
     """
     data = load_mapping(path)
-    if isinstance(data.get("recipe"), str):
-        data["recipe"] = load_yaml(Path(path).parent / data["recipe"], Recipe).model_dump(mode="json")
+
+    def read(recipe: Any) -> Any:
+        if not isinstance(recipe, str):
+            return recipe
+        return load_yaml(Path(path).parent / recipe, Recipe).model_dump(mode="json")
+
+    if "recipe" in data:
+        data["recipe"] = read(data["recipe"])
+    if isinstance(data.get("recipes"), dict):
+        data["recipes"] = {name: read(recipe) for name, recipe in data["recipes"].items()}
     return validate(data, Experiment, str(path))
 
 
@@ -682,7 +923,7 @@ def _in_words(kind: str, context: Mapping[str, Any]) -> str:
     return ""
 
 
-def fingerprint(*parts: Frozen | str | int | float | None) -> str:
+def fingerprint(*parts: Frozen | Mapping[str, Any] | Sequence[str] | str | int | float | None) -> str:
     """Returns 16 hex digits that change whenever any part does: the key of caches and ledgers."""
     plain = [part.model_dump(mode="json") if isinstance(part, Frozen) else part for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

@@ -110,7 +110,11 @@ def _check_files(entry: CaseEntry, path: Path) -> None:
 
 def split_cases(entries: Sequence[CaseEntry], config: SplitConfig, earlier: Mapping[str, Part] = NOBODY) -> Split:
     """Returns the cases as `assign_patients` parts their patients; those without a label are in no part."""
-    parts = assign_patients(entries, config, earlier)
+    return part_cases(entries, assign_patients(entries, config, earlier))
+
+
+def part_cases(entries: Sequence[CaseEntry], parts: Mapping[str, Part]) -> Split:
+    """Returns the cases by the part of their patient; those without a label are in none."""
     labelled = sorted((entry for entry in entries if entry.label is not None), key=lambda entry: entry.case_id)
 
     def of(part: Part) -> tuple[CaseEntry, ...]:
@@ -135,7 +139,7 @@ def assign_patients(
     """
     present = {entry.patient_id for entry in entries if entry.label is not None}
     known = [earlier[patient] for patient in present if patient in earlier]
-    new = sorted(present - earlier.keys(), key=lambda patient: _draw(config.seed, patient))
+    new = sorted(present - earlier.keys(), key=lambda patient: draw(config.seed, patient))
     num_test, num_validation = _part_sizes(len(present), config)
     free = len(new) - ("train" not in known)
     lacking_test = _within(num_test - known.count("test"), free)
@@ -150,20 +154,21 @@ def _within(wanted: int, available: int) -> int:
     return max(0, min(wanted, available))
 
 
-def _draw(seed: int, patient_id: str) -> str:
-    """A hash instead of a shuffle: a patient's draw does not depend on who else is in the cohort."""
+def draw(seed: int | str, patient_id: str) -> str:
+    """Returns a patient's place in a seeded order; a hash, for it may not depend on who else is in the cohort."""
     return hashlib.sha256(f"{seed}:{patient_id}".encode()).hexdigest()
 
 
 def _part_sizes(num_patients: int, config: SplitConfig) -> tuple[int, int]:
     """Numbers of test and validation patients; at least one is left for training."""
     wants_validation = config.validation_fraction > 0 and (num_patients >= 3 or config.test_fraction == 0)
-    num_test = _part_size(num_patients, config.test_fraction, num_patients - 1 - wants_validation)
+    num_test = part_size(num_patients, config.test_fraction, num_patients - 1 - wants_validation)
     rest = num_patients - num_test
-    return num_test, _part_size(rest, config.validation_fraction, rest - 1)
+    return num_test, part_size(rest, config.validation_fraction, rest - 1)
 
 
-def _part_size(num_patients: int, fraction: float, largest: int) -> int:
+def part_size(num_patients: int, fraction: float, largest: int) -> int:
+    """Returns a fraction of the patients, rounded to the nearest number, from 1 to `largest`; 0 of fraction 0."""
     if fraction == 0 or largest < 1:
         return 0
     return min(max(math.floor(fraction * num_patients + 0.5), 1), largest)

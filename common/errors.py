@@ -17,7 +17,8 @@ FedgtvError
     ├── DiskFullError     there is no room for what must be written
     ├── WorkerLostError   the process that did it has ended without an answer
     ├── LeftOffError      work that nobody waits for any more
-    └── NoCasesError      no case is left to train on
+    ├── NoCasesError      no case is left to train on
+    └── NoResultsError    what is to be compared was not measured here
 """
 
 from typing import ClassVar, Self
@@ -144,6 +145,12 @@ class NoCasesError(WorkError):
     code = "no-cases"
 
 
+class NoResultsError(WorkError):
+    """What is to be compared was not measured here, or was measured with other weights or cases."""
+
+    code = "no-results"
+
+
 class AuditError(FedgtvError):
     """The audit log cannot be written, or has been changed: a site that cannot prove what it does does nothing."""
 
@@ -159,7 +166,7 @@ CODES = frozenset(
     for kind in (
         FedgtvError, InputError, ConfigError, ImageError, LabelError, CheckpointError, SiteError, TaskError,
         ReleaseError, AuditError, WorkError, OutOfMemoryError, DiskFullError, WorkerLostError, LeftOffError,
-        NoCasesError,
+        NoCasesError, NoResultsError,
     )
 ) | ApprovalError.codes | PolicyError.codes | {INTERNAL, CRASHED}  # fmt: skip
 """All that a site says of its errors to the coordinator."""

@@ -1,12 +1,13 @@
 """What the coordinator asks of a site and what a site answers: plain records without Flower or torch."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from common import WIRE_VERSION
 from common.config import Frozen, Name, Recipe, SplitConfig
+from common.digest import DIGEST
 from common.errors import CODES
 from common.text import clean_text
 
@@ -19,6 +20,8 @@ def _known_code(code: str) -> str:
     return code
 
 
+NORM = "norm"
+"""The word in `local_layers` for all normalisation layers."""
 MAX_EPOCHS, MAX_SECONDS = 1_000_000, 1e8
 """What a site may tell of one task."""
 Count = Annotated[int, Field(ge=0)]
@@ -84,6 +87,8 @@ class TrainTask(_Task):
     """
     transport: Literal["fp32", "fp16"] = "fp32"
     """Number format of the weights in the reply."""
+    local_layers: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=100)] = ()
+    """Weights that stay at the site between rounds, named as in its policy and beside those that the policy keeps."""
 
 
 class EvaluateTask(_Task):
@@ -95,6 +100,44 @@ class EvaluateTask(_Task):
     pictures: Count = 0
 
 
+Part = tuple[Annotated[str, Field(pattern=DIGEST)], Count]
+"""The digest of a measured model (`common/digest.py`), and the fold whose part of the cases it was measured on."""
+
+
+class CompareTask(_Task):
+    """Tell how what was measured here is spread, and how models differ on the same cases; nothing is measured for it.
+
+    A row is one model on the plain split (fold 0), or the models of all folds, each on its own part: a choice of folds
+    could be made so that two answers differ by one patient.
+    """
+
+    rows: dict[Name, Annotated[tuple[Part, ...], Field(min_length=1)]] = Field(min_length=1)
+    """What was measured, by the name that the answer gives it."""
+    pairs: tuple[tuple[Name, Name], ...] = ()
+    """Rows that are compared: the first less the second, on the cases that both hold."""
+    part: Literal["validation", "test"]
+    metrics: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rows_are_whole(self) -> Self:
+        for name, parts in self.rows.items():
+            if sorted(fold for _, fold in parts) not in ([0], self._folds()):
+                raise ValueError(f"row {name!r}: expected the plain split, or every fold once")
+            if self.part != "test" and len(parts) > 1:
+                raise ValueError(f"row {name!r}: over folds a patient validates more than once; ask for part 'test'")
+        odd = sorted({name for pair in self.pairs for name in pair} - set(self.rows))
+        if odd:
+            raise ValueError(f"pairs name {odd[0]!r}; expected one of the rows")
+        return self
+
+    def of_fold(self, fold: int) -> Self:
+        """Returns the task with the split of one fold; 0: the plain one."""
+        return self.model_copy(update={"split": self.split.model_copy(update={"fold": fold})}) if fold else self
+
+    def _folds(self) -> list[int]:
+        return list(range(1, self.split.folds + 1))
+
+
 class SiteStatistics(Frozen):
     """Case counts of the split; the histogram travels beside it as an array."""
 
@@ -103,6 +146,9 @@ class SiteStatistics(Frozen):
     test: Count
     refused: Count = 0
     """Cases that the recipe's preprocessing refused (the site's own log names them)."""
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
+    """Of the content of all its cases, their parts, and what its policy does to updates: the same digest, the same
+    training. One number for all cases together, so it tells of no patient; None where the histogram is withheld."""
     seconds: float
 
 
@@ -171,6 +217,64 @@ class EvaluateResult(Frozen):
     summaries: dict[str, ModelSummary]
     withheld: SiteText | None = None
     """Why there are no summaries: the site's policy."""
+    seconds: float
+
+
+class MetricSpread(Frozen):
+    """How one metric is spread over the cases where it is defined; None: too few cases to tell."""
+
+    n: Count
+    mean: float | None = None
+    sd: float | None = None
+    """Sample SD; None for one case."""
+    median: float | None = None
+    low: float | None = None
+    """With `high` the 95 % interval of the mean, by the percentile bootstrap."""
+    high: float | None = None
+    q1: float | None = None
+    q3: float | None = None
+    whisker_low: float | None = None
+    whisker_high: float | None = None
+
+
+class RowSpread(Frozen):
+    """One row at one site."""
+
+    n: Count
+    num_undefined: Count
+    num_empty: Count
+    """Cases in which the model found nothing."""
+    metrics: dict[str, MetricSpread]
+
+
+class MetricDifference(Frozen):
+    """The first less the second over the cases where both are defined; None: too few cases to tell.
+
+    Of the t-test nothing travels: n, mean and SD tell it, here as over all sites.
+    """
+
+    n: Count
+    difference: float | None = None
+    sd: float | None = Field(default=None, ge=0)
+    ranks: float | None = None
+    """Of Wilcoxon's test, as `common.paired_tests.SignedRanks` has them."""
+    squares: float | None = Field(default=None, ge=0)
+    wilcoxon_p: float | None = Field(default=None, ge=0, le=1)
+
+
+class PairDifference(Frozen):
+    """Two rows at one site."""
+
+    first: Name
+    second: Name
+    metrics: dict[str, MetricDifference]
+
+
+class CompareResult(Frozen):
+    """Rows by name, and pairs in the task's order."""
+
+    rows: dict[Name, RowSpread]
+    pairs: tuple[PairDifference, ...]
     seconds: float
 
 

@@ -24,6 +24,8 @@ from common.config import Frozen
 from common.errors import CODES, INTERNAL, FedgtvError, ReleaseError, TaskError, WorkError
 from common.tasks import (
     OTHER_WIRE,
+    CompareResult,
+    CompareTask,
     EvaluateResult,
     EvaluateTask,
     Picture,
@@ -52,10 +54,13 @@ PROXIMAL_MU = "proximal-mu"
 TRAIN = "train"
 EVALUATE = "evaluate"
 STATISTICS = "query.statistics"
+COMPARE = "query.compare"
 PROGRESS = "query.progress"
 
-Task = StatisticsTask | TrainTask | EvaluateTask
-TASKS: dict[str, type[Task]] = {STATISTICS: StatisticsTask, TRAIN: TrainTask, EVALUATE: EvaluateTask}
+Task = StatisticsTask | TrainTask | EvaluateTask | CompareTask
+TASKS: dict[str, type[Task]] = {
+    STATISTICS: StatisticsTask, TRAIN: TrainTask, EVALUATE: EvaluateTask, COMPARE: CompareTask
+}  # fmt: skip
 """What a message of each type asks; `PROGRESS` asks for no work, and the node answers it itself."""
 UNREADABLE = (
     AttributeError, BadZipFile, EOFError, KeyError, MemoryError, OSError, OverflowError, TypeError, ValueError
@@ -250,6 +255,11 @@ def evaluate_reply(result: EvaluateResult, pictures: Sequence[Picture]) -> Recor
         known = [picture.dsc for picture in pictures if picture.dsc is not None]
         content |= {PICTURE_DSC: known} if len(known) == len(pictures) else {}
     return RecordDict({RESULT: ConfigRecord(content)})
+
+
+def compare_reply(result: CompareResult) -> RecordDict:
+    """Returns the answer to a `CompareTask`."""
+    return RecordDict({RESULT: ConfigRecord({JSON: result.model_dump_json()})})
 
 
 def code_of(error: Exception) -> str:

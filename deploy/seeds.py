@@ -1,6 +1,6 @@
 """One experiment at several seeds: what stays, and how much is noise."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isnan, nan
@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 from common.atomic import write_text_atomically
 from common.config import Experiment
-from server.conclusion import abroad, local_homes, model_origins
+from server.conclusion import abroad, local_homes, model_origins, pooled_like
 from server.matrix import Matrix, load_matrices
 
 
@@ -31,8 +31,9 @@ class Finding:
 def findings(experiment: Experiment, matrices: Sequence[Matrix]) -> tuple[Finding, ...]:
     """Returns, over the seeds, each model's mean DSC over sites and the differences that the experiment is about.
 
-    A fine-tuned model is set against the federated one at its own site; the federated one against each local-only model
-    over all sites, and against the mean of the local-only models on the sites that did not train them ("abroad").
+    A fine-tuned model is set against the federated one at its own site; the federated one against the pooled one and
+    each local-only model over all sites, and against the mean of the local-only models on the sites that did not train
+    them ("abroad").
     """
     origins = {m: origin for m, origin in model_origins(experiment).items() if m in matrices[0].models}
     federated = [model for model, origin in origins.items() if origin.kind == "federated"][:1]
@@ -41,19 +42,24 @@ def findings(experiment: Experiment, matrices: Sequence[Matrix]) -> tuple[Findin
         for model in matrices[0].models
     ]
     for base in federated:
+        found += _minus_each(matrices, base, pooled_like(origins, base))
         found += _against_local(matrices, base, local_homes(origins))
         found += _finetuned(matrices, base, {m: o.site or "" for m, o in origins.items() if o.kind == "finetuned"})
     return tuple(found)
 
 
-def _against_local(matrices: Sequence[Matrix], base: str, local: Mapping[str, str]) -> list[Finding]:
-    rows = [
+def _minus_each(matrices: Sequence[Matrix], base: str, others: Iterable[str]) -> list[Finding]:
+    return [
         Finding(
             f"{base} minus {model}, mean over sites",
             _over(matrices, partial(_gap, first=base, second=model, sites=())),
         )
-        for model in local
+        for model in others
     ]
+
+
+def _against_local(matrices: Sequence[Matrix], base: str, local: Mapping[str, str]) -> list[Finding]:
+    rows = _minus_each(matrices, base, local)
     if any(abroad(matrix, base, local) for matrix in matrices):
         values = _over(matrices, partial(_abroad, base=base, local=local))
         rows.append(Finding(f"{base} minus local-only models abroad, mean", values))

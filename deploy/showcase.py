@@ -35,7 +35,7 @@ from deploy.memory import PeakMemory
 from server.federation import FILE, Federation
 from server.gateway import nginx_path
 from server.launch import launch
-from server.matrix import matrix_text
+from server.matrix_text import matrix_text
 from server.progress import describe
 from server.provision import read_sites
 from server.report import write_report

@@ -3,12 +3,15 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from common.command import INTERRUPTED, command_line
 from common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from common.config import Experiment
 
 MAX_SEED = 2**31
 """As `Experiment.seed` allows."""
@@ -18,6 +21,9 @@ def simulate(
     experiment: Annotated[Path, typer.Argument(help="An experiment file, such as configs/experiments/demo.yaml.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")] = None,
     seeds: Annotated[str, typer.Option(help="Run once a seed, such as 1,2,3; default: the experiment's own.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the steps, rounds and expected time; begin nothing.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Run an experiment with all its sites on this machine, in one process; a stopped run goes on when run again."""
@@ -29,6 +35,9 @@ def simulate(
         raise ConfigError(f"--seeds: {experiment} has no `evaluate` step to compare seeds by; add one")
     folder = out or Path("runs") / config.name
 
+    if dry_run:
+        _print_plans(config, folder, numbers)
+        return
     from deploy.seeds import write_seeds
     from deploy.simulation import run_simulation
 
@@ -40,6 +49,15 @@ def simulate(
         run_simulation(config.model_copy(update={"seed": seed}), run, folder / "sites")
     typer.echo(write_seeds(config, runs, folder))
     typer.echo(f"seeds: {folder / 'seeds.md'}")
+
+
+def _print_plans(config: "Experiment", folder: Path, seeds: list[int]) -> None:
+    from server.plan import plan_lines
+
+    runs = {folder / f"seed-{seed}": config.model_copy(update={"seed": seed}) for seed in seeds} or {folder: config}
+    for run, experiment in runs.items():
+        for line in plan_lines(experiment, run):
+            typer.echo(line)
 
 
 def parse_seeds(text: str) -> list[int]:

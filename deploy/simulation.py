@@ -14,9 +14,10 @@ from common.card import NO_COORDINATOR
 from common.config import Experiment
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 from deploy.in_process import InProcessGrid
+from deploy.pooled import make_pools, with_pools
 from server.experiment import check_strategies, run_experiment
 from server.ledger import Ledger, end_of_run, hold_run
-from server.matrix import matrix_text
+from server.matrix_text import matrix_text
 from server.progress import describe
 from server.report import write_report
 from server.sites import Sites
@@ -60,13 +61,16 @@ def _run(experiment: Experiment, folder: Path, sites_folder: Path, console: Cons
     check_strategies(experiment)
     exports_folder(experiment, sites_folder)
     configs = prepare_sites(experiment, sites_folder, console)
+    pools = make_pools(experiment, configs, sites_folder)
     what = f"{experiment.name}: {len(experiment.sites)} sites in this process"
-    grid = InProcessGrid(guarded(client_app), configs)
+    workers = configs | {name: pool.config for name, pool in pools.items()}
+    grid = InProcessGrid(guarded(with_pools(client_app, pools)), workers)
     completed = False
     try:
         with hold_run(folder), _quiet_flower(), console.status(what):
             ledger = Ledger(folder, experiment, lambda record: _tell(console, record), held=True)
-            run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds), NO_COORDINATOR)
+            sites = Sites(grid, grid.node_ids, experiment.rounds)
+            run_experiment(experiment, ledger, sites, NO_COORDINATOR, folder.parent)
         completed = True
     finally:
         grid.close(wait=completed)

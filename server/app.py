@@ -40,7 +40,7 @@ def main(grid: Grid, context: Context) -> None:
             ledger = Ledger(folder, experiment, held=True)
             watch = Watch(ledger.folder, ledger.append)
             sites = Sites(grid, run["node_ids"], experiment.rounds, watch)
-            run_experiment(experiment, ledger, sites, run["coordinator"])
+            run_experiment(experiment, ledger, sites, run["coordinator"], folder.parent)
         except Exception as error:
             known = explained(error)
             if isinstance(known, FedgtvError):

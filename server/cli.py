@@ -174,6 +174,9 @@ def run(
     name: Annotated[
         str | None, typer.Option(help="The run's name; the same name continues. Default: the experiment's.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the steps, rounds and expected time; begin nothing.")
+    ] = False,
     folder: FolderOption = FEDERATION,
     debug: DebugOption = False,
 ) -> None:
@@ -186,7 +189,7 @@ def run(
     from common.config import load_experiment
     from server.federation import check_run_name
     from server.launch import launch
-    from server.matrix import matrix_text
+    from server.matrix_text import matrix_text
     from server.progress import describe
     from server.report import write_report
 
@@ -195,6 +198,12 @@ def run(
     run_name = check_run_name(config.name if name is None else name)
     federation = _open(folder)
     superlink = federation.superlink()
+    if dry_run:
+        from server.plan import plan_lines
+
+        for line in plan_lines(config, superlink.runs_folder / run_name):
+            typer.echo(line)
+        return
     _outlive_the_terminal()
 
     def tell(record: dict[str, Any]) -> None:
@@ -286,6 +295,26 @@ def report(
     if not (run_folder / "experiment.yaml").exists():
         raise ConfigError(f"{run_folder}: no run's folder; give one such as {FEDERATION}/superlink/runs/NAME")
     typer.echo(f"report: {write_report(run_folder)}")
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(help="A run's folder, of a federation or a simulation.")],
+    tensorboard: Annotated[Path | None, typer.Option(help="A new folder for TensorBoard's files.")] = None,
+    mlflow: Annotated[str | None, typer.Option(help="Address of an MLflow server, or of a store.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Give a run's curves to TensorBoard, or its parameters and metrics to MLflow."""
+    from server.export import to_mlflow, to_tensorboard
+    from server.run_record import read_run
+
+    if tensorboard is None and mlflow is None:
+        raise ConfigError("export: nowhere to export to; give --tensorboard DIR, --mlflow ADDRESS or both")
+    record = read_run(run_folder)
+    if tensorboard is not None:
+        typer.echo(f"TensorBoard: {to_tensorboard(record, tensorboard)} points in {tensorboard}")
+    if mlflow is not None:
+        typer.echo(f"MLflow: run {to_mlflow(record, mlflow)}")
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""What a run lets one say, in sentences: federated against local-only, fine-tuned against the model it came from.
+"""What a run lets one say, in sentences: federated against local-only and pooled, fine-tuned against what it came from.
 
-Per-case values stay at the sites, so no paired test is possible here. A difference is set against its unpaired standard
-error from the cases' SD: cautious, since the same cases stand on both sides. Where a
+Where the sites have compared two models on the same cases, a difference is that of these pairs, with interval and p of
+the paired t-test, corrected by Holm where the ledger has such a line. Where they have not, as in an older ledger, it
+stands beside its unpaired standard error from the cases' SD: cautious, for the same cases stand on both sides. Where a
 model is chosen by the very score it is compared with, the sentence says so.
 """
 
@@ -11,12 +12,19 @@ from functools import partial
 from math import sqrt
 from statistics import fmean
 
-from common.config import Experiment, FinetuneStep, LocalStep, TrainStep
+from common.config import Experiment, FinetuneStep, LocalStep, PooledStep, TrainStep
+from common.paired_tests import Moments, PairedT, paired_t, pooled
 from common.text import counted
+from server.comparison_tables import ALPHA, comparison_sentences, show_p
 from server.matrix import Matrix
 from server.metric import METRIC, NONE
+from server.run_record import ComparisonLine
 
 DSC = METRIC["dsc"]
+ONE_TRAINING = (
+    "The tests are about these trained models and further cases like these. What training with another seed gives, and "
+    "what holds at hospitals that were not measured, cannot be concluded from them."
+)
 
 
 @dataclass(frozen=True)
@@ -24,41 +32,101 @@ class ModelOrigin:
     """Where a model comes from."""
 
     kind: str
-    """`federated`, `local` (one site's cases only) or `finetuned`."""
+    """`federated`, `local` (one site's cases only), `finetuned`, or `pooled` (the sites' cases in one place)."""
     site: str | None
-    """The one site it was trained or fine-tuned on; None when federated."""
+    """The one site it was trained or fine-tuned on; None when federated or pooled."""
     initial: str | None
-    """The model it was fine-tuned from."""
+    """The model it was fine-tuned, or begun, from."""
     description: str
+    sites: tuple[str, ...] = ()
+    """Whose cases trained it, where it is of several sites."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What the paired t-test says of a difference, in per cent points."""
+
+    n: int
+    """Cases that both models were measured on."""
+    test: PairedT | None
+    """None: one pair, or differences that are all the same."""
+    holm_p: float | None = None
+    """None: there is no line of these very models and sites, so p is not corrected."""
+    wilcoxon_p: float | None = None
+    """Of the same line."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether p, corrected where it can be, is below 0.05, and the rank test's too where it is known."""
+        return self._is_clear_by_t and not self._ranks_disagree
+
+    @property
+    def _is_clear_by_t(self) -> bool:
+        if self.test is None:
+            return False
+        return (self.test.p if self.holm_p is None else self.holm_p) < ALPHA
+
+    @property
+    def _ranks_disagree(self) -> bool:
+        return self._is_clear_by_t and self.wilcoxon_p is not None and self.wilcoxon_p >= ALPHA
+
+    def verdict(self, decimals: int) -> str:
+        """One clause: interval, p, number of cases, and what can be said."""
+        if self.test is None:
+            return f"n = {self.n}: too few differing cases for a test, so no conclusion"
+        corrected = ", not corrected for other comparisons" if self.holm_p is None else f", by Holm {_p(self.holm_p)}"
+        told = (
+            f"95 % interval {_signed(self.test.low, decimals)} to {_signed(self.test.high, decimals)}, paired t-test "
+            f"{_p(self.test.p)}{corrected}, n = {self.n}"
+        )
+        ranks = f", Wilcoxon {_p(self.wilcoxon_p)}" if self.wilcoxon_p is not None and self._ranks_disagree else ""
+        return (
+            f"{told}{ranks}: {'more than chance explains' if self.is_clear else 'this run cannot tell the two apart'}"
+        )
+
+
+def _signed(points: float, decimals: int) -> str:
+    return f"{points:+.{decimals}f}".replace("-", "−")
+
+
+def _p(value: float) -> str:
+    shown = show_p(value)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean DSC difference over `sites`, in per cent points, with its unpaired standard error (None: not known)."""
+    """DSC difference over `sites`, in per cent points: paired, or of means with an unpaired standard error."""
 
     points: float
+    """Over paired cases; where they are not paired, over the sites' means, each site once."""
     standard_error: float | None
     sites: tuple[str, ...]
     decimals: int
     """With which it is shown."""
+    paired: Paired | None = None
 
     @property
     def is_clear(self) -> bool:
-        """Whether the difference is more than the cases' spread explains: more than two standard errors."""
+        """Whether the difference is more than chance explains: by the paired test, or more than two standard errors."""
+        if self.paired is not None:
+            return self.paired.is_clear
         return self.standard_error is not None and abs(self.points) > 2 * self.standard_error
 
     @property
     def verdict(self) -> str:
-        """One clause: is the difference more than the cases' spread explains?"""
+        """One clause: is the difference more than chance, or the cases' spread, explains?"""
+        if self.paired is not None:
+            return self.paired.verdict(self.decimals)
         if self.standard_error is None:
             return "too few cases for a standard error, so no conclusion"
         error = f"unpaired standard error {self.standard_error:.{self.decimals}f}"
         if self.is_clear:
             return f"{error}: more than twice what the spread between cases explains"
-        return f"{error}: this run cannot tell the two apart"
+        return f"{error}: unpaired, this run cannot tell the two apart"
 
     def __str__(self) -> str:
-        return f"{self.points:+.{self.decimals}f}"
+        return _signed(self.points, self.decimals)
 
 
 @dataclass(frozen=True)
@@ -93,30 +161,71 @@ def model_origins(experiment: Experiment) -> dict[str, ModelOrigin]:
             for site in experiment.sites_of(step):
                 text = f"{step.initial}, fine-tuned at {site}"
                 origins[f"{step.model}-{site}"] = ModelOrigin("finetuned", site, step.initial, text)
+        elif isinstance(step, PooledStep):
+            origins[step.model] = _pooled(step, experiment.sites_of(step))
     return origins
 
 
+def _pooled(step: PooledStep, sites: tuple[str, ...]) -> ModelOrigin:
+    text = f"trained on the cases of {', '.join(sites)} in one place{_begun(step.initial)}"
+    return ModelOrigin("pooled", None, step.initial, text, sites)
+
+
+def _begun(initial: str | None) -> str:
+    return f", begun from {initial}" if initial else ""
+
+
 def _trained(step: TrainStep, sites: tuple[str, ...]) -> ModelOrigin:
-    begun = f", begun from {step.initial}" if step.initial else ""
+    begun = (", normalisation layers left at each site" if step.strategy == "fedbn" else "") + _begun(step.initial)
     if len(sites) > 1:
-        return ModelOrigin("federated", None, step.initial, f"{step.strategy} over {', '.join(sites)}{begun}")
+        return ModelOrigin("federated", None, step.initial, f"{step.strategy} over {', '.join(sites)}{begun}", sites)
     kind = "finetuned" if step.initial else "local"
     return ModelOrigin(kind, sites[0], step.initial, f"trained at {sites[0]} alone{begun}")
 
 
 def difference(matrix: Matrix, first: list[tuple[str, str]], second: list[tuple[str, str]]) -> Difference:
-    """Returns the mean DSC of `first` minus that of `second`, (model, site) cells paired in order by site."""
+    """Returns the DSC of `first` minus that of `second`, (model, site) cells paired in order by site.
+
+    Case by case where every site has compared its pair, else of the means.
+    """
+    sites = tuple(site for _, site in first)
+    lines = [matrix.comparison(one, two, site, "dsc") for (one, site), (two, _) in zip(first, second, strict=True)]
+    told = [line for line in lines if line is not None and line.difference is not None]
+    if len(told) == len(first):
+        return _paired(matrix, told, sites)
     pairs = [(_dsc(matrix, *one), _dsc(matrix, *two)) for one, two in zip(first, second, strict=True)]
     variances = [_variance_of_mean(matrix, *cell) for cell in (*first, *second)]
     known = [variance for variance in variances if variance is not None]
     error = 100 * sqrt(sum(known)) / len(pairs) if len(known) == len(variances) else None
-    sites = tuple(site for _, site in first)
     return Difference(100 * fmean(one - two for one, two in pairs), error, sites, matrix.decimals(sites))
+
+
+def _paired(matrix: Matrix, lines: list[ComparisonLine], sites: tuple[str, ...]) -> Difference:
+    """Over all sites' cases, each counted once; the models may differ from site to site, as fine-tuned ones do."""
+    whole = pooled([Moments(line.n or 0, 100 * (line.difference or 0.0), 100 * (line.sd or 0.0)) for line in lines])
+    line = _line_of(matrix, lines, sites)
+    tests = (line.holm_p, line.wilcoxon_p) if line else ()
+    return Difference(whole.mean, None, sites, matrix.decimals(sites), Paired(whole.n, paired_t(whole), *tests))
+
+
+def _line_of(matrix: Matrix, lines: list[ComparisonLine], sites: tuple[str, ...]) -> ComparisonLine | None:
+    """The ledger's own line on this very pair over these very sites, or None."""
+    if len(lines) == 1:
+        return lines[0]
+    models = {(line.first, line.second) for line in lines}
+    over = matrix.comparison(*models.pop(), None, "dsc") if len(models) == 1 else None
+    return over if over is not None and set(over.sites) == set(sites) else None
 
 
 def local_homes(origins: Mapping[str, ModelOrigin]) -> dict[str, str]:
     """Returns the site that each local-only model was trained at."""
     return {model: origin.site for model, origin in origins.items() if origin.kind == "local" and origin.site}
+
+
+def pooled_like(origins: Mapping[str, ModelOrigin], federated: str) -> list[str]:
+    """Returns the pooled models of the very sites that trained `federated`."""
+    sites = set(origins[federated].sites)
+    return [model for model, origin in origins.items() if origin.kind == "pooled" and set(origin.sites) == sites]
 
 
 def abroad(matrix: Matrix, federated: str, homes: Mapping[str, str]) -> Abroad | None:
@@ -161,13 +270,24 @@ def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
     federated = [model for model, origin in origins.items() if origin.kind == "federated"]
     local = [model for model, origin in origins.items() if origin.kind == "local"]
     sentences = [_against_local(matrix, model, local) for model in federated[:1] if local]
-    sentences += [_alone(matrix, model) for model in (federated if not local else federated[1:])]
+    sentences += _means(matrix, federated if not local else federated[1:])
     if federated:
         sentences.append(_abroad(matrix, federated[0], origins))
         sentences.append(_against_own_local(matrix, federated[0], origins))
+        sentences += [_against_pooled(matrix, federated[0], model) for model in pooled_like(origins, federated[0])]
     sentences += _finetuned_sentences(matrix, origins)
+    sentences += comparison_sentences(_rivals(matrix, origins))
     kept = tuple(sentence for sentence in sentences if sentence)
+    if any(line.difference is not None for line in matrix.comparisons):
+        kept += (ONE_TRAINING,) if kept else ()
     return kept or ("The matrix below holds no pair of models that this report knows how to compare.",)
+
+
+def _rivals(matrix: Matrix, origins: Mapping[str, ModelOrigin]) -> list[ComparisonLine]:
+    """Pairs of models made of the same sites' cases in another way, as by another network: none of the above."""
+    cohorts = {model: (origin.kind, origin.site, origin.sites) for model, origin in origins.items()}
+    known = [line for line in matrix.comparisons if line.first in cohorts and line.second in cohorts]
+    return [line for line in known if cohorts[line.first] == cohorts[line.second]]
 
 
 def _against_local(matrix: Matrix, federated: str, local: list[str]) -> str:
@@ -203,10 +323,21 @@ def _sd_range(matrix: Matrix, model: str) -> str:
     return f" (SD between a site's cases {lowest} to {highest})"
 
 
-def _alone(matrix: Matrix, model: str) -> str:
-    sites = matrix.sites_with([model], "dsc")
-    mean = matrix.mean_over_sites(model, "dsc", sites)[0]
-    return f"{model}: mean DSC {_percent(mean, matrix.decimals(sites))} over {_cases(matrix, sites)}." if sites else ""
+def _means(matrix: Matrix, models: list[str]) -> list[str]:
+    """The mean DSC of each model; those over the same sites in one sentence."""
+    by_sites: dict[tuple[str, ...], list[str]] = {}
+    for model in models:
+        if sites := matrix.sites_with([model], "dsc"):
+            by_sites.setdefault(sites, []).append(model)
+    return [_means_over(matrix, sites, own) for sites, own in by_sites.items()]
+
+
+def _means_over(matrix: Matrix, sites: tuple[str, ...], models: list[str]) -> str:
+    means = [_percent(matrix.mean_over_sites(model, "dsc", sites)[0], matrix.decimals(sites)) for model in models]
+    if len(models) == 1:
+        return f"{models[0]}: mean DSC {means[0]} over {_cases(matrix, sites)}."
+    told = ", ".join(f"{model} {mean}" for model, mean in zip(models, means, strict=True))
+    return f"Mean DSC over {_cases(matrix, sites)}: {told}."
 
 
 def _abroad(matrix: Matrix, federated: str, origins: Mapping[str, ModelOrigin]) -> str:
@@ -236,6 +367,16 @@ def _against_own_local(matrix: Matrix, federated: str, origins: dict[str, ModelO
     return f"At each site, {federated} minus the site's own local-only model: {_by_site(matrix, gap, joint, own)}"
 
 
+def _against_pooled(matrix: Matrix, federated: str, pooled: str) -> str:
+    """The federated model against the one trained on all cases in one place: what keeping them apart costs."""
+    sites = matrix.sites_with([federated, pooled], "dsc")
+    if not sites:
+        return ""
+    gap = difference(matrix, [(federated, site) for site in sites], [(pooled, site) for site in sites])
+    first, second = dict.fromkeys(sites, federated), dict.fromkeys(sites, pooled)
+    return f"{federated} minus {pooled}, which saw the cases in one place: {_by_site(matrix, gap, first, second)}"
+
+
 def _finetuned_sentences(matrix: Matrix, origins: dict[str, ModelOrigin]) -> list[str]:
     """For every model that was fine-tuned: the results at their own sites against the model before."""
     by_initial: dict[str, dict[str, str]] = {}
@@ -259,7 +400,7 @@ def _by_site(matrix: Matrix, gap: Difference, first: dict[str, str], second: dic
     parts = []
     for site in gap.sites:
         here = difference(matrix, [(first[site], site)], [(second[site], site)])
-        parts.append(f"{site} {here} (n = {matrix.num_cases(site) or NONE})")
+        parts.append(f"{site} {here} (n = {matrix.num_cases(site) or NONE})".replace(" ", "\N{NO-BREAK SPACE}"))
     return f"{', '.join(parts)} points of DSC; mean {gap} ({gap.verdict})."
 
 

@@ -8,6 +8,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from matplotlib import rc_context
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from common.config import FinetuneStep, LocalStep, TrainStep
+from common.config import fold_of
 from server.run_record import RoundLine, RunRecord, concurrent_rounds, in_order
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -23,11 +24,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 STAGES = ("stage1", "stage2")
 GREY = "#444444"
+SVG = {"svg.fonttype": "path", "svg.hashsalt": "fedgtv", "font.size": 9}
+"""Text as outlines and fixed ids."""
 STEP_NAMES = {
     "statistics": "statistics",
     "train": "training",
     "local": "local-only training",
     "finetune": "fine-tuning",
+    "pooled": "pooled training",
     "evaluate": "evaluation",
 }
 
@@ -51,12 +55,13 @@ def site_style(sites: Sequence[str], site: str) -> dict[str, Any]:
 
 
 def learning_curves(record: RunRecord) -> tuple[Curves, ...]:
-    """Returns one figure for each training step that has a finished round, in the order of the steps."""
+    """Returns one figure for each training step, and fold of one, that has a finished round; in their order."""
     figures = []
-    for number, step in enumerate(record.experiment.steps):
+    for number in range(len(record.experiment.steps)):
         rounds = record.rounds_of(number)
-        if isinstance(step, TrainStep | LocalStep | FinetuneStep) and rounds:
-            figures.append(_step_curves(step_title(record, number), rounds, record))
+        for fold in sorted({fold_of(line.model) for line in rounds}):
+            title = step_title(record, number) + (f", fold {fold}" if fold else "")
+            figures.append(_step_curves(title, [line for line in rounds if fold_of(line.model) == fold], record))
     return tuple(figures)
 
 
@@ -68,16 +73,25 @@ def step_title(record: RunRecord, number: int) -> str:
 
 
 def losses(rounds: Sequence[RoundLine], site: str, stage: str) -> Points:
-    """Returns (epochs done, mean loss) of one site and stage, over all rounds; undefined losses left out."""
+    """Returns (epochs done, mean loss) of one site and stage, over all rounds, folds averaged; undefined left out."""
     epochs = [epoch for line in rounds if site in line.sites for epoch in line.sites[site].epochs]
     values = [(epoch.epoch + 1.0, getattr(epoch, stage)) for epoch in epochs]
-    return sorted((x, y) for x, y in values if y is not None)
+    return _mean_by_x(values)
 
 
 def validation(rounds: Sequence[RoundLine], site: str) -> Points:
     """Returns (rounds done, DSC in per cent) of one site: a round reports the model that it started from."""
     reports = [(line.round - 1.0, line.sites[site].validation_dsc) for line in rounds if site in line.sites]
-    return sorted((x, 100 * y) for x, y in reports if y is not None)
+    return _mean_by_x([(x, None if y is None else 100 * y) for x, y in reports])
+
+
+def _mean_by_x(values: Sequence[tuple[float, float | None]]) -> Points:
+    """One point an x: a model that is trained once a fold has several."""
+    by_x: dict[float, list[float]] = {}
+    for x, y in values:
+        if y is not None:
+            by_x.setdefault(x, []).append(y)
+    return [(x, fmean(by_x[x])) for x in sorted(by_x)]
 
 
 def _step_curves(title: str, rounds: Sequence[RoundLine], record: RunRecord) -> Curves:
@@ -86,40 +100,42 @@ def _step_curves(title: str, rounds: Sequence[RoundLine], record: RunRecord) -> 
     stages = [stage for stage in STAGES if any(by_stage[stage].values())]
     scores = {site: validation(rounds, site) for site in sites}
     panels = len(stages) + any(len(points) > 1 for points in scores.values())  # one point is no curve
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "fedgtv", "font.size": 9}):
+    with rc_context(SVG):
         figure = Figure(figsize=(3.6 * panels, 2.7))
-        _margins(figure, left=0.5, right=0.75 + 0.08 * max(map(len, sites)), bottom=0.5, top=0.3, between=0.22)
+        set_margins(figure, left=0.5, right=0.75 + 0.08 * max(map(len, sites)), bottom=0.5, top=0.3, between=0.22)
         axes = figure.subplots(1, panels, squeeze=False)[0]
         for axis, stage in zip(axes, stages, strict=False):
             name = f"{stage[:5]} {stage[5:]}: training loss"
-            _draw_lines(axis, name, "global epoch", by_stage[stage], record.experiment.sites)
+            draw_lines(axis, name, "global epoch", by_stage[stage], record.experiment.sites)
         if panels > len(stages):
-            _draw_lines(axes[-1], "validation DSC, %", "rounds done", scores, record.experiment.sites)
+            draw_lines(axes[-1], "validation DSC, %", "rounds done", scores, record.experiment.sites)
         _site_legend(figure, sites, record.experiment.sites)
-        return Curves(title, _svg_uri(figure), _describe(by_stage, scores))
+        return Curves(title, svg_uri(figure), _describe(by_stage, scores))
 
 
-def _margins(figure: Any, left: float, right: float, bottom: float, top: float, between: float = 0.0) -> None:
+def set_margins(figure: Any, left: float, right: float, bottom: float, top: float, between: float = 0.0) -> None:
     """Sets the margins in inches; half the time of matplotlib's own layout, which draws everything twice."""
     width, height = figure.get_size_inches()
     figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, wspace=between)
 
 
-def _draw_lines(axis: Any, title: str, label: str, lines: dict[str, Points], order: Sequence[str]) -> None:
+def draw_lines(axis: Any, title: str, label: str, lines: dict[str, Points], order: Sequence[str]) -> None:
+    """Draws one line a name, coloured by its place in `order`."""
     for site, points in lines.items():
         axis.plot([x for x, _ in points], [y for _, y in points], linewidth=1.4, label=site,
                   marker="o" if len(points) < 20 else None, markersize=3, **site_style(order, site))  # fmt: skip
     axis.set_title(title, fontsize=9.5, loc="left")
     axis.set_xlabel(label)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    _quiet(axis)
+    quiet(axis)
     if not any(lines.values()):
         axis.text(0.5, 0.5, "none reported", transform=axis.transAxes, ha="center", va="center", color=GREY)
         axis.set_yticks([])
 
 
-def _quiet(axis: Any) -> None:
-    axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+def quiet(axis: Any, along: str = "y") -> None:
+    """Leaves thin lines along one axis, and no frame at the top and the right."""
+    axis.grid(axis=along, color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(colors=GREY)
@@ -176,16 +192,16 @@ def timeline(record: RunRecord) -> Curves | None:
         return None
     unit_s, unit = next((pair for pair in ((3600.0, "hours"), (60.0, "minutes")) if end_s > 2 * pair[0]), (1.0, "s"))
     sites = in_order((span.site for span in work), record.experiment.sites)
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "fedgtv", "font.size": 9}):
+    with rc_context(SVG):
         figure = Figure(figsize=(10.8, 1.0 + 0.34 * len(sites)))
-        _margins(figure, left=0.15 + 0.08 * max(map(len, sites)), right=0.45, bottom=0.45, top=0.4)
+        set_margins(figure, left=0.15 + 0.08 * max(map(len, sites)), right=0.45, bottom=0.45, top=0.4)
         axis = figure.subplots()
         for row, site in enumerate(sites):
             _draw_site(axis, row, [span for span in work if span.site == site], unit_s, record.experiment.sites)
         labels = [(f"step {step + 1}", start_s / unit_s) for step, start_s in begins]
         _frame(axis, sites, labels, end_s / unit_s)
         axis.set_xlabel(f"working time, {unit}")
-        return Curves("Time line of rounds", _svg_uri(figure), _describe_work(sites, work))
+        return Curves("Time line of rounds", svg_uri(figure), _describe_work(sites, work))
 
 
 def _draw_site(axis: Any, row: int, own: list[Span], unit_s: float, order: Sequence[str]) -> None:
@@ -220,7 +236,8 @@ def _describe_work(sites: Sequence[str], work: Sequence[Span]) -> str:
     return "; ".join(parts)
 
 
-def _svg_uri(figure: Any) -> str:
+def svg_uri(figure: Any) -> str:
+    """Returns the figure as a data URI, the same bytes for the same drawing."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

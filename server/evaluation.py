@@ -9,11 +9,14 @@ from flwr.app import Message
 
 from common import wire
 from common.checkpoint import Weights
-from common.config import EvaluateStep, Experiment
+from common.config import EvaluateStep, Experiment, fingerprint, fold_of
+from common.digest import model_digest
 from common.errors import WorkError
 from common.tasks import EvaluateResult, EvaluateTask, Picture
 from server.card import refresh_cards
+from server.comparison import compare, comparison_lines, fill, pairs_of
 from server.evaluation_reply import refuse_picture, refuse_result
+from server.fold_results import over_folds
 from server.run import Run
 from server.sites import read_result
 
@@ -24,7 +27,7 @@ NO_ANSWER = "no answer while the quorum's were awaited"
 
 
 def evaluate(run: Run, number: int, step: EvaluateStep) -> None:
-    """Records how every model of the step does at every site of the step, and the pictures that sites let go.
+    """Records how every model of the step does at every site, how they compare, and the pictures that sites let go.
 
     The models' cards tell it from then on.
 
@@ -32,28 +35,59 @@ def evaluate(run: Run, number: int, step: EvaluateStep) -> None:
         WorkError: a site fails, keeps silent, or answers what cannot be.
     """
     started = time.monotonic()
-    names = [name for base in step.models for name in expand(run.experiment, base)]
+    expanded = {base: run.experiment.named(base) for base in step.models}
+    names = [name for base in step.models for name in expanded[base]]
     sites = run.experiment.sites_of(step)
-    matrix: dict[str, dict[str, Any]] = {name: {} for name in names}
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    digests: dict[str, str] = {}
+    answering = set(sites)
     saved: list[dict[str, Any]] = []
-    for chunk in _chunks(names, step.models_per_message):
+    for chunk in _messages(run.experiment, names, step.models_per_message):
         models = {name: run.ledger.load_model(name) for name in chunk}
-        wanted = step.pictures if chunk[0] == names[0] else 0
+        wanted = step.pictures if not cells else 0
         results, pictures = measure(run, models, sites, step.split, wanted)
-        for name in chunk:
-            matrix[name] = {site: _cell(results.get(site), name) for site in sites}
+        cells |= {name: {site: _cell(results.get(site), name) for site in sites} for name in chunk}
+        digests |= {name: digest(run, name, weights) for name, weights in models.items()}
+        answering &= {site for site, result in results.items() if fold_of(chunk[0]) or not result.withheld}
         saved += _save(run, chunk[0], pictures)
+    files = {name: run.experiment.files_of(name) for name in names}
+    rows = {name: tuple((digests[each], fold_of(each)) for each in files[name]) for name in names}
+    if step.split != "test":  # where a patient is in several folds' parts
+        rows = {name: parts for name, parts in rows.items() if len(parts) == 1}
+    pairs = [pair for pair in pairs_of(step, expanded) if set(pair) <= set(rows)]
+    compared = compare(run, rows, pairs, sorted(answering), step.split)
     run.ledger.append(
         {
             "kind": "evaluation",
             "step": number,
             "split": step.split,
-            "matrix": matrix,
+            "matrix": {
+                name: {
+                    site: fill(over_folds([cells[each][site] for each in files[name]]), compared, site, name)
+                    for site in sites
+                }
+                for name in names
+            },
+            "folds": {each: cells[each] for name in names for each in files[name] if each != name},
+            "comparisons": comparison_lines(compared, pairs, sites),
             "pictures": saved,
             "seconds": round(time.monotonic() - started, 1),
         }
     )
-    refresh_cards(run, names)
+    refresh_cards(run, cells)
+
+
+def _messages(experiment: Experiment, names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """Gives the models that travel together, in order: of one recipe and one fold, at most `size`.
+
+    Those of a fold are measured on that fold's cases, so over its folds a model is measured on every case once.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        for each in experiment.files_of(name):
+            groups.setdefault(fingerprint(experiment.recipe_of(name), fold_of(each)), []).append(each)
+    for group in groups.values():
+        yield from _chunks(group, size)
 
 
 def measure(
@@ -65,20 +99,22 @@ def measure(
 ) -> tuple[dict[str, EvaluateResult], Pictures]:
     """Returns each site's summaries of `models` on one part of its split, and its pictures of the first model.
 
+    All are of one recipe and one fold.
+
     Sites beyond the quorum that fail or keep silent are not there.
 
     Raises:
         WorkError: too many sites fail or keep silent, or one answers what cannot be: other models, an unknown metric, a
             value out of range, a picture that is none.
     """
-    experiment = run.experiment
+    experiment, first = run.experiment, next(iter(models))
     task = EvaluateTask(
         experiment=experiment.name,
-        recipe=experiment.recipe,
-        split=experiment.split,
+        recipe=experiment.recipe_of(first),
+        split=experiment.split_of(fold_of(first)),
         models=tuple(models),
         part=part,
-        normalisation=run.normalisation(),
+        normalisation=run.normalisation(fold_of(first)),
         pictures=num_pictures,
     )
     transport = experiment.rounds.transport
@@ -110,12 +146,10 @@ def _read_pictures(site: str, reply: Message, wanted: int) -> list[Picture]:
     return pictures
 
 
-def expand(experiment: Experiment, base: str) -> tuple[str, ...]:
-    """Returns the models that a name in an `evaluate` step stands for: itself, or those of a step, one a site."""
-    for step in experiment.steps:
-        if getattr(step, "model", None) == base:
-            return experiment.results_of(step)
-    return (base,)
+def digest(run: Run, model: str, weights: Weights) -> str:
+    """Returns what a site keeps its results of a model by, once its weights have come there."""
+    received = wire.record_to_weights(wire.pack_weights(weights, run.experiment.rounds.transport))
+    return model_digest(received, run.experiment.recipe_of(model), run.normalisation(fold_of(model)))
 
 
 def _chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:

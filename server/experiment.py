@@ -1,8 +1,10 @@
 """An experiment's steps, in order, each from where the ledger left it."""
 
 import time
+from pathlib import Path
 
-from common.config import EvaluateStep, Experiment, StatisticsStep, Step, TrainStep
+from common.config import EvaluateStep, Experiment, PooledStep, StatisticsStep, Step, TrainStep
+from common.errors import ConfigError
 from server.evaluation import evaluate
 from server.ledger import Ledger
 from server.run import Run
@@ -12,10 +14,17 @@ from server.strategy import Strategy
 from server.training import train
 
 
-def run_experiment(experiment: Experiment, ledger: Ledger, sites: Sites, coordinator: str | None = None) -> None:
+def run_experiment(
+    experiment: Experiment,
+    ledger: Ledger,
+    sites: Sites,
+    coordinator: str | None = None,
+    runs: Path | None = None,
+) -> None:
     """Does every step that the ledger does not show as done; every round is on disk before the next starts.
 
-    A run that came to its end asks no site, and its ledger stays as it is. `coordinator` is told on the models' cards.
+    A run that came to its end asks no site, and its ledger stays as it is. `coordinator` is told on the models' cards;
+    models of the runs in `runs` that are the same are copied.
 
     Raises:
         ConfigError: a strategy does not take its step's options; nothing was asked of a site.
@@ -29,7 +38,7 @@ def run_experiment(experiment: Experiment, ledger: Ledger, sites: Sites, coordin
     for sentence in cautions(experiment):
         if not ledger.find("note", text=sentence):
             sites.watch.note(sentence)
-    run = Run(experiment, ledger, sites, coordinator)
+    run = Run(experiment, ledger, sites, coordinator, runs)
     for number, step in enumerate(experiment.steps):
         if not _is_done(ledger, number, step):
             _do_step(run, number, step)
@@ -41,6 +50,16 @@ def check_strategies(experiment: Experiment) -> None:
     for step in experiment.steps:
         if isinstance(step, TrainStep):
             Strategy(step.strategy, step.strategy_options)
+
+
+def refuse_pooled(experiment: Experiment) -> None:
+    """Raises ConfigError if a step wants the cases of several sites in one place: over a federation none leaves."""
+    for number, step in enumerate(experiment.steps, 1):
+        if isinstance(step, PooledStep):
+            raise ConfigError(
+                f"step {number} is `pooled` and needs all sites' cases on one machine, but over a federation no case "
+                "leaves its site; run it with `fedgtv-simulate`, or take the step out"
+            )
 
 
 def cautions(experiment: Experiment) -> list[str]:

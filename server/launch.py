@@ -9,7 +9,7 @@ from typing import Any
 from common.config import Experiment, load_yaml
 from common.errors import FedgtvError, InputError, SiteError, WorkError
 from server.control import Control
-from server.experiment import check_strategies
+from server.experiment import check_strategies, refuse_pooled
 from server.ledger import EXPERIMENT, Ledger, end_of_run
 from server.provision import read_sites
 from server.remedies import DISK_FULL, remedy
@@ -44,13 +44,15 @@ def launch(
 
     Raises:
         SiteError: a named site is not enrolled, or did not connect.
-        ConfigError: the run's folder holds a run of another experiment, or a step's options are wrong.
+        ConfigError: the run's folder holds a run of another experiment, a step's options are wrong, or a step is
+            `pooled`.
         WorkError: the coordinator is not up; or the run failed, or was stopped: run it again to continue.
         TakenOverError: it is watched from elsewhere now, and goes on.
     """
     run_folder = folder / "runs" / name
     if _has_ended(run_folder, experiment, tell):
         return run_folder
+    refuse_pooled(experiment)
     check_strategies(experiment)
     _node_ids(folder, experiment)
     if wanted(run_folder) is None:

@@ -1,4 +1,4 @@
-"""The cross-site matrix as data: every model at every site, its means over sites, as Markdown, CSV and terminal table.
+"""The cross-site matrix as data: every model at every site, its means over sites, and how a cell is shown.
 
 Numbers are kept as the sites sent them (ratios 0-1, millimetres) and shown as the paper shows them (per cent with two
 decimals, millimetres with two), over few cases with one. What is missing, withheld or undefined is None, shown as an en
@@ -11,19 +11,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
-from common.atomic import write_text_atomically
 from common.errors import InputError
-from server.metric import METRIC, METRICS, NONE, Metric
-from server.run_record import EvaluationLine, RunRecord, SiteResult, Spread, in_order, read_run
+from server.metric import METRIC, METRICS, Metric
+from server.run_record import ComparisonLine, EvaluationLine, RunRecord, SiteResult, Spread, in_order, read_run
 
 MANY_CASES = 10
 """[C] From this many cases on, means have two decimals. With an SD of 10 points between cases, the mean of nine is
 known to 3 points: a second decimal would promise what nobody knows."""
 
-if TYPE_CHECKING:
-    from rich.table import Table
+PARTS = tuple(Spread.model_fields)
+"""Columns of a metric in the CSV."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,8 @@ class Matrix:
     sites: tuple[str, ...]
     results: dict[tuple[str, str], SiteResult]
     """By (model, site); a pair that was not asked, or that a site withheld, is absent."""
+    comparisons: tuple[ComparisonLine, ...] = ()
+    """Models on the same cases; none in an older ledger."""
 
     def spread(self, model: str, site: str, key: str) -> Spread | None:
         """Returns mean and SD over the site's cases, or None where there is no mean."""
@@ -60,6 +60,31 @@ class Matrix:
         """Returns how many cases of the cell have no distances."""
         result = self.results.get((model, site))
         return (result.num_undefined or 0) if result else 0
+
+    def worst_site(self, model: str, key: str) -> tuple[str, float] | None:
+        """Returns the site with the worst mean, and that mean: the lowest share, or the largest distance.
+
+        None where fewer than two sites have one.
+        """
+        means = self._means(model, key)
+        choose = max if METRIC[key].is_distance else min
+        return choose(means.items(), key=lambda each: each[1]) if len(means) > 1 else None
+
+    def range_of_sites(self, model: str, key: str) -> float | None:
+        """Returns the largest less the smallest mean of any site; None where fewer than two have one."""
+        means = self._means(model, key).values()
+        return max(means) - min(means) if len(means) > 1 else None
+
+    def _means(self, model: str, key: str) -> dict[str, float]:
+        means = {site: self.mean(model, site, key) for site in self.sites}
+        return {site: mean for site, mean in means.items() if mean is not None}
+
+    def comparison(self, first: str, second: str, site: str | None, key: str) -> ComparisonLine | None:
+        """Returns how two models differ at a site (None: over all), the first less the second, where that is told."""
+        for line in self.comparisons:
+            if (line.site, line.metric) == (site, key) and {line.first, line.second} == {first, second}:
+                return line if line.first == first else line.reversed()
+        return None
 
     def sites_with(self, models: Iterable[str], key: str) -> tuple[str, ...]:
         """Returns the sites at which every one of `models` has a value: where they can be compared."""
@@ -89,7 +114,11 @@ def _merge(split: str, lines: list[EvaluationLine], order: Sequence[str]) -> Mat
     cells = {(model, site): cell for line in lines for model, row in line.matrix.items() for site, cell in row.items()}
     models = tuple(dict.fromkeys(model for line in lines for model in line.matrix))
     sites = in_order((site for _, site in cells), order)
-    return Matrix(split, models, sites, {key: cell for key, cell in cells.items() if cell is not None})
+    comparisons = {
+        (each.first, each.second, each.site, each.metric): each for line in lines for each in line.comparisons
+    }
+    results = {key: cell for key, cell in cells.items() if cell is not None}
+    return Matrix(split, models, sites, results, tuple(comparisons.values()))
 
 
 def load_matrices(run_folder: Path) -> tuple[Matrix, ...]:
@@ -108,8 +137,8 @@ def to_csv(matrices: Iterable[Matrix]) -> str:
     """Returns one row for each split, model and site, in the ledger's units; what is missing is an empty field."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    columns = [f"{metric.key}_{part}" for metric in METRICS for part in ("mean", "sd")]
-    writer.writerow(["split", "model", "site", "n", "num_undefined", *columns])
+    columns = [f"{metric.key}_{part}" for metric in METRICS for part in PARTS]
+    writer.writerow(["split", "model", "site", "n", "num_undefined", "num_empty", *columns])
     for matrix in matrices:
         writer.writerows(_csv_row(matrix, model, site) for model in matrix.models for site in matrix.sites)
     return stream.getvalue()
@@ -118,24 +147,8 @@ def to_csv(matrices: Iterable[Matrix]) -> str:
 def _csv_row(matrix: Matrix, model: str, site: str) -> list[str | int | float | None]:
     result = matrix.results.get((model, site)) or SiteResult()
     spreads = [matrix.spread(model, site, metric.key) or Spread() for metric in METRICS]
-    numbers = [number for spread in spreads for number in (spread.mean, spread.sd)]
-    return [matrix.split, model, site, result.n, result.num_undefined, *numbers]
-
-
-def to_markdown(matrices: Iterable[Matrix]) -> str:
-    """Returns one table for each split and metric, as the report shows them."""
-    return "\n".join(_markdown_table(matrix, metric) for matrix in matrices for metric in METRICS)
-
-
-def _markdown_table(matrix: Matrix, metric: Metric) -> str:
-    header, *rows = [[_one_line(*cell) for cell in row] for row in text_rows(matrix, metric)]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"**{table_title(matrix, metric)}**\n\n{body}\n"
-
-
-def _one_line(text: str, note: str) -> str:
-    return (f"{text} ({note})" if note else text).replace("|", "\\|")
+    numbers = [getattr(spread, part) for spread in spreads for part in PARTS]
+    return [matrix.split, model, site, result.n, result.num_undefined, result.num_empty, *numbers]
 
 
 def table_title(matrix: Matrix, metric: Metric) -> str:
@@ -156,20 +169,17 @@ def cell_note(matrix: Matrix, metric: Metric, model: str, site: str) -> str:
     if result.withheld:
         return "withheld"
     undefined = f"{result.num_undefined} undefined" if metric.is_distance and result.num_undefined else ""
+    empty = f"{result.num_empty} empty" if metric.key == "dsc" and result.num_empty else ""
     other_n = f"n = {result.n}" if result.n != matrix.num_cases(site) and result.n is not None else ""
-    return ", ".join(filter(None, (other_n, undefined)))
+    return ", ".join(filter(None, (other_n, undefined, empty)))
 
 
-def text_rows(matrix: Matrix, metric: Metric) -> list[list[tuple[str, str]]]:
-    """Returns the header and one row a model, each cell as (text, note): a cell a site, then the mean over sites."""
-    sites = [(site, f"n = {matrix.num_cases(site) or NONE}") for site in matrix.sites]
-    header = [("model", ""), *sites, ("mean over sites", "")]
-    return [header, *(_text_row(matrix, model, metric) for model in matrix.models)]
-
-
-def _text_row(matrix: Matrix, model: str, metric: Metric) -> list[tuple[str, str]]:
-    cells = [(show_cell(matrix, metric, model, site), cell_note(matrix, metric, model, site)) for site in matrix.sites]
-    return [(model, ""), *cells, show_mean_over_sites(matrix, model, metric)]
+def cell_detail(matrix: Matrix, metric: Metric, model: str, site: str) -> str:
+    """Returns `median 74.2; 95 % 70.1 to 74.2` (the bootstrap's interval of the mean), as far as the site tells."""
+    spread, decimals = matrix.spread(model, site, metric.key) or Spread(), matrix.decimals([site])
+    median = f"median {metric.show(spread.median, decimals)}" if spread.median is not None else ""
+    interval = metric.show_interval(spread, decimals)
+    return "; ".join(filter(None, (median, f"95 % {interval}" if interval else "")))
 
 
 def show_mean_over_sites(matrix: Matrix, model: str, metric: Metric) -> tuple[str, str]:
@@ -179,42 +189,3 @@ def show_mean_over_sites(matrix: Matrix, model: str, metric: Metric) -> tuple[st
     return metric.show(mean, matrix.decimals(matrix.sites)), (
         f"{num_sites} of {len(matrix.sites)} sites" if partial else ""
     )
-
-
-def write_matrix(run_folder: Path) -> tuple[Path, Path]:
-    """Writes RUN/matrix.csv and RUN/matrix.md, each atomically, and returns their paths (errors: `load_matrices`)."""
-    matrices = load_matrices(run_folder)
-    csv_path, markdown_path = run_folder / "matrix.csv", run_folder / "matrix.md"
-    write_text_atomically(csv_path, to_csv(matrices))
-    write_text_atomically(markdown_path, to_markdown(matrices))
-    return csv_path, markdown_path
-
-
-def matrix_text(run_folder: Path, metric: str = "dsc") -> "Table | str":
-    """Returns the matrix of one metric as a rich table for the terminal, the test cases' if there is one.
-
-    A run without an evaluation gives a sentence that says so.
-
-    Raises:
-        InputError: the folder holds no readable run, or the metric is unknown.
-    """
-    from rich.table import Table
-
-    if metric not in METRIC:
-        raise InputError(f"metric: {metric!r} is unknown; expected one of {', '.join(METRIC)}")
-    matrices = build_matrices(read_run(run_folder))
-    if not matrices:
-        return "No matrix: nothing was evaluated yet."
-    header, *rows = [[_two_lines(*cell) for cell in row] for row in text_rows(matrices[0], METRIC[metric])]
-    table = Table(title=table_title(matrices[0], METRIC[metric]))
-    for number, column in enumerate(header):
-        table.add_column(column, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _two_lines(text: str, note: str) -> str:
-    from rich.markup import escape
-
-    return escape(f"{text}\n{note}" if note else text)

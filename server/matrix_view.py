@@ -1,14 +1,21 @@
-"""The cross-site matrix as shaded table cells: the heat map of DSC, a clear lead in a column, a model's own site."""
+"""The cross-site matrix as tables: the heat map of DSC, a clear lead in a column, a model's own site."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from math import ceil, floor
 from typing import Any
 
 from common.config import Experiment
 from server.conclusion import difference, model_origins
-from server.matrix import MANY_CASES, Matrix, cell_note, show_cell, show_mean_over_sites
+from server.matrix import (
+    MANY_CASES,
+    Matrix,
+    cell_detail,
+    cell_note,
+    show_cell,
+    show_mean_over_sites,
+    table_title,
+)
 from server.metric import METRIC, NONE, Metric
+from server.table import Cell, Table
 
 LIGHTEST, DARKEST = (255, 255, 255), (116, 173, 209)
 """Ends of the heat map: dark text on the darkest has a contrast of 8:1."""
@@ -16,34 +23,51 @@ ROWS = (("dsc",), ("ppv", "sen"), ("assd_mm", "hd95_mm"))
 """Which metrics' tables stand side by side where the page is wide enough."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a matrix table, ready to show."""
-
-    text: str
-    note: str = ""
-    shade: str = ""
-    best: bool = False
-    own: bool = False
-
-
 def matrix_view(matrix: Matrix, experiment: Experiment) -> dict[str, Any]:
     """Returns what the report's template shows of one matrix."""
     low, high = heat_range(matrix)
-    leaders = {site: leader(matrix, site) for site in matrix.sites}
+    spreads = [spread for result in matrix.results.values() for spread in result.metrics.values()]
     return {
         "split": matrix.split,
-        "sites": [(site, matrix.num_cases(site) or NONE) for site in matrix.sites],
-        "rows": [
-            [(METRIC[key], _table(matrix, METRIC[key], experiment, leaders, (low, high))) for key in row]
-            for row in ROWS
-        ],
+        "rows": [[(METRIC[key], matrix_table(matrix, METRIC[key], experiment)) for key in row] for row in ROWS],
         "scale": [(METRIC["dsc"].show(low + (high - low) * k / 4, 1), _shade(k / 4)) for k in range(5)],
         "missing": _missing(matrix),
-        "has_leader": any(leaders.values()),
+        "num_empty": sum(result.num_empty or 0 for result in matrix.results.values()),
+        "has_intervals": any(spread and spread.low is not None for spread in spreads),
+        "has_leader": any(leader(matrix, site) for site in matrix.sites),
         "has_rivals": len(matrix.models) > 1,
         "many_cases": MANY_CASES if matrix.decimals(matrix.sites) == 1 else None,
     }
+
+
+def matrix_table(matrix: Matrix, metric: Metric, experiment: Experiment) -> Table:
+    """Returns one row a model: a cell a site, then the mean over sites, the worst site and the spread between them."""
+    origins = model_origins(experiment)
+    leaders = {site: leader(matrix, site) if metric.key == "dsc" else None for site in matrix.sites}
+    columns = [Cell(site, f"n = {matrix.num_cases(site) or NONE}") for site in matrix.sites]
+    over_sites = [Cell("mean over sites"), Cell("worst site"), Cell("best to worst")][: 1 if len(columns) < 2 else 3]
+    rows = []
+    for model in matrix.models:
+        home = origins[model].site if model in origins else None
+        cells = [_cell(matrix, metric, model, site, leaders[site], home) for site in matrix.sites]
+        rows.append((Cell(model), *cells, *_over_sites(matrix, metric, model)[: len(over_sites)]))
+    return Table(
+        name=f"matrix-{matrix.split}-{metric.key.removesuffix('_mm')}",
+        title=table_title(matrix, metric),
+        header=(Cell("model"), *columns, *over_sites),
+        rows=tuple(rows),
+    )
+
+
+def _over_sites(matrix: Matrix, metric: Metric, model: str) -> list[Cell]:
+    site, mean = matrix.worst_site(model, metric.key) or ("", None)
+    decimals = matrix.decimals(matrix.sites)
+    apart = matrix.range_of_sites(model, metric.key)
+    return [
+        Cell(*show_mean_over_sites(matrix, model, metric)),
+        Cell(metric.show(mean, decimals), site),
+        Cell(metric.show(apart, decimals)),
+    ]
 
 
 def leader(matrix: Matrix, site: str) -> str | None:
@@ -70,39 +94,15 @@ def heat_range(matrix: Matrix) -> tuple[float, float]:
     return low, max(ceil(max(values) * 10) / 10, low + 0.1)
 
 
-def _table(
-    matrix: Matrix,
-    metric: Metric,
-    experiment: Experiment,
-    leaders: Mapping[str, str | None],
-    scale: tuple[float, float],
-) -> list[tuple[str, list[Cell]]]:
-    """One row a model: a cell a site, then the mean over sites."""
-    origins = model_origins(experiment)
-    rows = []
-    for model in matrix.models:
-        home = origins[model].site if model in origins else None
-        cells = [_cell(matrix, metric, model, site, leaders[site], home, scale) for site in matrix.sites]
-        rows.append((model, [*cells, Cell(*show_mean_over_sites(matrix, model, metric))]))
-    return rows
-
-
-def _cell(
-    matrix: Matrix,
-    metric: Metric,
-    model: str,
-    site: str,
-    leads: str | None,
-    home: str | None,
-    scale: tuple[float, float],
-) -> Cell:
+def _cell(matrix: Matrix, metric: Metric, model: str, site: str, leads: str | None, home: str | None) -> Cell:
     mean = matrix.mean(model, site, metric.key)
-    low, high = scale
+    low, high = heat_range(matrix)
     return Cell(
         text=show_cell(matrix, metric, model, site),
         note=cell_note(matrix, metric, model, site),
+        detail=cell_detail(matrix, metric, model, site),
         shade=_shade((mean - low) / (high - low)) if metric.key == "dsc" and mean is not None else "",
-        best=metric.key == "dsc" and model == leads,
+        best=model == leads,
         own=site == home,
     )
 

@@ -32,6 +32,17 @@ class Metric:
             return NONE
         return f"{self.show(spread.mean, decimals)} ± {self.show(spread.sd, decimals)}"
 
+    def show_interval(self, spread: Spread | None, decimals: int) -> str:
+        """Returns `70.1 to 74.2`, or nothing where there is no interval."""
+        if spread is None or spread.low is None or spread.high is None:
+            return ""
+        return f"{self.show(spread.low, decimals)} to {self.show(spread.high, decimals)}"
+
+    @property
+    def difference_unit(self) -> str:
+        """In which a difference is told: per cent points, or the metric's own unit."""
+        return self.unit if self.is_distance else "points"
+
 
 METRICS = (
     Metric("dsc", "DSC", "%", 100.0, "Dice similarity of prediction and contour; 100 is identity"),

@@ -63,7 +63,8 @@ def _restart(record: Mapping[str, Any]) -> str:
 
 def _model(record: Mapping[str, Any]) -> str:
     score = record.get("validation_dsc")
-    return f"  {record['model']}: round {record['round']} kept" + ("" if score is None else f", DSC {score:.3f}")
+    kept = f"copied from {record['reused']}" if record.get("reused") else f"round {record['round']} kept"
+    return f"  {record['model']}: {kept}" + ("" if score is None else f", DSC {score:.3f}")
 
 
 def _evaluation(record: Mapping[str, Any]) -> str:

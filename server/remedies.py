@@ -16,6 +16,7 @@ AT_THE_SITE: dict[str, str] = {
     DISK_FULL: "the disk is full; make room, then run again to go on",
     "left-off": "the site left work off that nobody waits for any more; nothing need be done",
     "no-cases": "no training case is left at the site; it imports cases, or is left out of the experiment",
+    "no-results": "the site has not measured what is to be compared, or its cases changed since; evaluate anew",
     "bad-input": "what was asked for cannot be done with what lies at the site; its log says why",
     "bad-config": "the site mends its `site.yaml`; `fedgtv-site check` names the field",
     "bad-image": "a CT at the site cannot be used; `fedgtv-site check` names the case",

@@ -5,6 +5,7 @@ content security policy in the page forbids the rest, so that it can be mailed a
 """
 
 import base64
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,30 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from common.atomic import write_text_atomically
 from common.config import EvaluateStep, StatisticsStep
 from common.errors import InputError
+from server.box_plots import box_plots
+from server.comparison_tables import comparison_tables, other_metrics_table
 from server.conclusion import conclusions
 from server.curves import learning_curves, timeline
 from server.evaluation_reply import PNG_SIGNATURE
 from server.ledger_file import LEDGER
-from server.matrix import build_matrices, write_matrix
+from server.matrix import Matrix, build_matrices
 from server.matrix_view import matrix_view
 from server.metric import METRIC
+from server.paper_tables import paper_table, reproduces_nothing
 from server.progress import describe
 from server.remedies import with_remedy
 from server.run_record import PictureLine, RunRecord, read_run
-from server.run_summary import case_counts, duration, model_rows, recipe_rows, site_rows, step_row
+from server.run_summary import case_counts, duration, model_rows, recipes_rows, site_rows, step_row
+from server.savings import saving_curves, savings, sentence
+from server.table import Table
+from server.tables import write_result_tables
+from server.truth_table import truth_tables
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(run_folder: Path) -> Path:
-    """Writes RUN/report.html (and RUN/matrix.csv, RUN/matrix.md once there is a matrix); returns the page's path.
+    """Writes RUN/report.html; returns its path. Once there is a matrix, the tables of results go beside it.
 
     A run that still goes on gives a page of what is known so far.
 
@@ -40,7 +48,7 @@ def write_report(run_folder: Path) -> Path:
     record = read_run(run_folder)
     page = run_folder / "report.html"
     if record.evaluations:
-        write_matrix(run_folder)
+        write_result_tables(record)
     write_text_atomically(page, render(record))
     return page
 
@@ -56,20 +64,31 @@ def render(record: RunRecord) -> str:
 
 def _context(record: RunRecord) -> dict[str, Any]:
     built = build_matrices(record)
+    found = savings(record)
     return {
         "experiment": record.experiment,
         "last_line": datetime.fromtimestamp((record.folder / LEDGER).stat().st_mtime, UTC),
-        "sentences": conclusions(built[0], record.experiment) if built else (_progress(record),),
+        "sentences": _sentences(record, built),
         "duration": duration(record.seconds),
         "case_counts": case_counts(record),
         "site_rows": site_rows(record),
         "step_rows": [step_row(record, number) for number in range(len(record.experiment.steps))],
-        "recipe_rows": recipe_rows(record.experiment.recipe),
+        "recipe_rows": recipes_rows(record.experiment),
         "statistics": record.statistics,
         "matrices": [matrix_view(matrix, record.experiment) for matrix in built],
+        "paper": paper_table(record, built[0]) if built else None,
+        "paper_absent": reproduces_nothing(record.experiment, paper_table(record, built[0])) if built else "",
+        "comparisons": _comparisons(record, built),
+        "folds": bool(record.experiment.folds),
         "model_rows": model_rows(record),
         "pictures": _pictures(record),
+        "box_plots": [plot for matrix in built if (plot := box_plots(matrix))],
+        "truth": [table for matrix in built for table in truth_tables(matrix)],
+        "figures": [],
+        "figures_withheld": [],
         "curves": learning_curves(record),
+        "savings": list(map(sentence, found)),
+        "saving_curves": saving_curves(found),
         "timeline": timeline(record),
         "dropped": [
             (line, site, with_remedy(reason)) for line in record.rounds for site, reason in line.dropped.items()
@@ -78,9 +97,25 @@ def _context(record: RunRecord) -> dict[str, Any]:
     }
 
 
+def _sentences(record: RunRecord, built: Sequence[Matrix]) -> tuple[str, ...]:
+    return conclusions(built[0], record.experiment) if built else (_progress(record),)
+
+
+def _comparisons(record: RunRecord, built: Sequence[Matrix]) -> list[tuple[str, list[Table]]]:
+    """By part of the split: DSC by site, then the other metrics over all sites."""
+    told = []
+    for matrix in built:
+        lines = matrix.comparisons
+        tables = [table for table in comparison_tables(lines, matrix.split) if table.name.endswith("-dsc")]
+        others = other_metrics_table(lines, matrix.split)
+        if lines:
+            told.append((matrix.split, tables + ([others] if others.rows else [])))
+    return told
+
+
 def _progress(record: RunRecord) -> str:
     planned = sum(
-        step.rounds * len(record.experiment.results_of(step))
+        step.rounds * sum(len(record.experiment.files_of(model)) for model in record.experiment.results_of(step))
         for step in record.experiment.steps
         if not isinstance(step, StatisticsStep | EvaluateStep)
     )

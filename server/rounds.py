@@ -108,7 +108,7 @@ class Round:
         task, sent = (late.task, late.sent) if late else (self.task, self.sent)
         told = accept(reply, sent, task, self._most_cases(site))
         if isinstance(told, str):
-            self._leave_out(site, told)
+            self.leave_out(site, told)
             self._note_quorum()
             return
         arrays, result = told
@@ -134,7 +134,8 @@ class Round:
             self._has_enough = not self.open_sites or len(self._judged()[0]) >= self.quorum
         self._patience.note(self._has_enough, self._hopeless)
 
-    def _leave_out(self, site: str, reason: str) -> None:
+    def leave_out(self, site: str, reason: str) -> None:
+        """Counts no longer on a site's reply."""
         self.dropped[site] = reason
         self.watch.event(site, "left-out", reason)
 
@@ -147,10 +148,10 @@ class Round:
         if self._hopeless:  # nobody else was waited for
             raise self._too_few(len(self._updates))
         for site in self.open_sites:
-            self._leave_out(site, "no-answer")
+            self.leave_out(site, "no-answer")
         updates, gram, reasons = self._judged()
         for site, reason in reasons.items():
-            self._leave_out(site, reason)
+            self.leave_out(site, reason)
             self.spool.remove(site)
         if len(updates) < self.quorum:
             raise self._too_few(len(updates))

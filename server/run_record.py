@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from common.config import Experiment, load_yaml
+from common.config import Experiment, fold_of, load_yaml
 from common.errors import InputError
 from server.ledger_file import LEDGER, decode
 
@@ -88,13 +88,26 @@ class ModelLine(Line):
     model: str
     round: int
     validation_dsc: float | None = None
+    key: str | None = None
+    """Of all that defines it; None: not known."""
+    reused: str | None = None
+    """The model that it is a copy of, after its run's name where that is another."""
 
 
 class Spread(Line):
-    """Mean and standard deviation over a site's cases."""
+    """How a metric is spread over a site's cases; an older ledger has mean and SD alone."""
 
     mean: float | None = None
     sd: float | None = None
+    median: float | None = None
+    low: float | None = None
+    """With `high` the bootstrap's 95 % interval of the mean."""
+    high: float | None = None
+    q1: float | None = None
+    """The box's lower edge; box and whiskers are told only where a site's policy lets them go."""
+    q3: float | None = None
+    whisker_low: float | None = None
+    whisker_high: float | None = None
 
 
 class SiteResult(Line):
@@ -105,7 +118,48 @@ class SiteResult(Line):
 
     n: int | None = None
     num_undefined: int | None = None
+    num_empty: int | None = None
+    """Cases in which the model found nothing."""
     metrics: dict[str, Spread | None] = {}
+    truth_metrics: dict[str, Spread | None] = {}
+    """The same metrics against the phantoms' true masks instead of the contours."""
+
+
+class ComparisonLine(Line):
+    """Two models on the same cases, the first less the second, in the matrix's units."""
+
+    first: str
+    second: str
+    site: str | None
+    """None: over the cases of all `sites`."""
+    metric: str
+    sites: tuple[str, ...] = ()
+    """Those whose cases these are."""
+    n: int | None = None
+    difference: float | None = None
+    sd: float | None = None
+    """Of the differences."""
+    low: float | None = None
+    """With `high` the t-test's 95 % interval of the difference."""
+    high: float | None = None
+    t: float | None = None
+    t_p: float | None = None
+    wilcoxon_p: float | None = None
+    holm_p: float | None = None
+    """`t_p` corrected for all pairs of the same metric and site in the table."""
+    withheld: str | None = None
+    """Why there is nothing."""
+
+    def reversed(self) -> "ComparisonLine":
+        """Returns the second less the first."""
+
+        def negative(value: float | None) -> float | None:
+            return None if value is None else -value
+
+        turned = {"first": self.second, "second": self.first, "difference": negative(self.difference)}
+        return self.model_copy(
+            update=turned | {"low": negative(self.high), "high": negative(self.low), "t": negative(self.t)}
+        )
 
 
 class PictureLine(Line):
@@ -125,6 +179,7 @@ class EvaluationLine(Line):
     step: int
     split: str = "test"
     matrix: dict[str, dict[str, SiteResult | None]] = {}
+    comparisons: tuple[ComparisonLine, ...] = ()
     pictures: tuple[PictureLine | str, ...] = ()
     """An older ledger names the files alone."""
     seconds: float | None = None
@@ -190,10 +245,10 @@ class RunRecord:
 
 
 def concurrent_rounds(rounds: Sequence[RoundLine]) -> list[list[RoundLine]]:
-    """Returns the rounds in groups that ran at the same time: the same round of the same step."""
-    groups: dict[tuple[int, int], list[RoundLine]] = {}
+    """Returns the rounds in groups that ran at the same time: the same round of the same step and fold."""
+    groups: dict[tuple[int, int, int], list[RoundLine]] = {}
     for line in rounds:
-        groups.setdefault((line.step, line.round), []).append(line)
+        groups.setdefault((line.step, fold_of(line.model), line.round), []).append(line)
     return list(groups.values())
 
 

@@ -1,9 +1,18 @@
 """What was run, in rows of text: the sites, the steps and the recipe."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from common.config import EvaluateStep, Recipe, StageConfig, StatisticsStep, TrainStep
+from common.config import (
+    EvaluateStep,
+    Experiment,
+    PooledStep,
+    Recipe,
+    StageConfig,
+    StatisticsStep,
+    TrainingStep,
+    TrainStep,
+)
 from common.networks import count_parameters
 from server.conclusion import model_origins
 from server.curves import step_title
@@ -64,18 +73,53 @@ def step_row(record: RunRecord, number: int) -> list[str]:
         spent = [line.seconds for line in record.evaluations if line.step == number and line.seconds is not None]
         title = f"{step_title(record, number)} of {', '.join(step.models)} on {step.split} cases"
         return [title, sites, *[NONE] * 4, duration(sum(spent) if spent else None)]
-    planned = step.rounds * len(experiment.results_of(step))
-    strategy = step.strategy if isinstance(step, TrainStep) else "each site alone"
+    planned = step.rounds * sum(len(experiment.files_of(model)) for model in experiment.results_of(step))
     origin = getattr(step, "initial", None)
     initial = f", from {origin}" if origin else ""
     epochs = f"{step.rounds} × {step.local_epochs} = {step.epochs}"
-    lr0 = step.lr0 if step.lr0 is not None else experiment.recipe.training.lr0
+    lr0 = step.lr0 if step.lr0 is not None else experiment.recipe_of(step.model).training.lr0
     title = step_title(record, number) + initial
-    return [title, sites, f"{len(rounds)} of {planned}", epochs, f"{lr0:g}", strategy, duration(training_s(rounds))]
+    return [
+        title,
+        sites,
+        f"{len(rounds)} of {planned}",
+        epochs,
+        f"{lr0:g}",
+        _together(step),
+        duration(training_s(rounds)),
+    ]
+
+
+def _together(step: TrainingStep) -> str:
+    """How the sites' cases come to one model."""
+    if isinstance(step, TrainStep):
+        return step.strategy
+    return "cases in one place" if isinstance(step, PooledStep) else "each site alone"
 
 
 def _seconds_of(line: Any) -> float | None:
     return line.seconds if line is not None else None
+
+
+def recipes_rows(experiment: Experiment) -> list[tuple[str, str]]:
+    """Returns the rows of every recipe that a model is made by: once what they share, else after the recipes' names."""
+    told = {name: dict(recipe_rows(recipe)) for name, recipe in _recipes(experiment).items()}
+    longest = max(told.values(), key=len)
+    return [row for title in longest for row in _row_of_recipes(title, {name: told[name].get(title) for name in told})]
+
+
+def _row_of_recipes(title: str, told: dict[str, str | None]) -> Iterator[tuple[str, str]]:
+    for text in dict.fromkeys(told.values()):
+        names = ", ".join(name for name in told if told[name] == text)
+        yield (title if len(set(told.values())) == 1 else f"{title}, {names}"), text or "none"
+
+
+def _recipes(experiment: Experiment) -> dict[str, Recipe]:
+    """By name in the experiment; one that has none is the default."""
+    made = [step.model for step in experiment.steps if isinstance(step, TrainingStep)]
+    used = [experiment.recipe_of(model) for model in made] or [experiment.recipe]
+    names = {name: recipe for name, recipe in experiment.recipes.items() if recipe in used}
+    return names if all(recipe in names.values() for recipe in used) else {"default": experiment.recipe} | names
 
 
 def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
@@ -114,8 +158,9 @@ def recipe_rows(recipe: Recipe) -> list[tuple[str, str]]:
 def _stage(config: StageConfig) -> str:
     widths = ", ".join(map(str, config.network.widths))
     aspp = f"ASPP {config.network.aspp.rates}" if config.network.aspp else "no ASPP"
+    layers = aspp if config.network.kind == "mdr-unet" else config.network.kind
     parameters = f"{count_parameters(config.network, config.patch_size):,} parameters"
-    return f"patch {_triple(config.patch_size)}; widths {widths}; {aspp}; {parameters}"
+    return f"patch {_triple(config.patch_size)}; widths {widths}; {layers}; {parameters}"
 
 
 def _range(ends: tuple[float, float]) -> str:
@@ -127,11 +172,12 @@ def _triple(values: Sequence[float]) -> str:
 
 
 def model_rows(record: RunRecord) -> list[tuple[str, str]]:
-    """Returns every model with where it comes from and which round's weights were kept."""
+    """Returns every model, and fold of one, with where it comes from and which round's weights were kept."""
     kept = {line.model: line for line in record.models}
     rows = []
     for model, origin in model_origins(record.experiment).items():
-        rows.append((model, f"{origin.description}; {_kept(kept.get(model))}"))
+        for name in record.experiment.files_of(model):
+            rows.append((name, f"{origin.description}; {_kept(kept.get(name))}"))
     return rows
 
 
@@ -139,4 +185,5 @@ def _kept(line: ModelLine | None) -> str:
     if line is None:
         return "not finished"
     score = METRIC["dsc"].show(line.validation_dsc, 1)
-    return f"weights of round {line.round}" + (f", validation DSC {score} %" if score != NONE else "")
+    copied = f"copied from {line.reused}, " if line.reused else ""
+    return f"{copied}weights of round {line.round}" + (f", validation DSC {score} %" if score != NONE else "")

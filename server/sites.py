@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, Message, RecordDict
@@ -127,10 +127,10 @@ class Sites:
             WorkError: too few did; every one that did not is named with its reason. Or `read` could not read a reply
                 without which there are too few.
         """
-        quorum = min(self._config.quorum or len(messages), len(messages))
-        patience = Patience(self._config)
+        quorum = self._quorum(messages)
         answers: dict[str, Answer] = {}
         faults: dict[str, str] = {}
+        patience = Patience(self._config)
         for site, reply in arrivals(self.send(messages), lambda: patience.deadline):
             error = wire.read_error(reply)
             if error is None:
@@ -145,13 +145,46 @@ class Sites:
                 faults[site] = error
             patience.note(len(answers) >= quorum, len(messages) - len(faults) < quorum)
         if len(messages) - len(faults) >= quorum:  # otherwise the others were not waited for
-            faults |= {site: "no-answer" for site in messages if site not in answers and site not in faults}
+            faults |= _silent(messages, answers, faults)
         if len(answers) < quorum:
             at_fault = ", ".join(f"{site} ({reason})" for site, reason in sorted(faults.items()))
             raise WorkError(f"no result from site {at_fault}; its own log says why; run again to go on")
         for site, reason in sorted(faults.items()):
             self.watch.event(site, "left-out", reason)
         return {site: answers[site] for site in sorted(answers)}
+
+    def hear(
+        self, messages: Mapping[str, Message], read: Callable[[str, Message], Answer]
+    ) -> tuple[dict[str, Answer], dict[str, str]]:
+        """As `ask`, of what a run can do without: returns the good answers, and why each other site gave none.
+
+        Nothing is raised. Once the quorum has answered, well or not, the others have as long as in `ask`.
+        """
+        quorum, patience = self._quorum(messages), Patience(self._config)
+        answers: dict[str, Answer] = {}
+        faults: dict[str, str] = {}
+        for site, reply in arrivals(self.send(messages), lambda: patience.deadline):
+            error = wire.read_error(reply)
+            if error is None:
+                try:
+                    answers[site] = read(site, reply)
+                except WorkError as fault:
+                    log.warning("%s", fault)
+                    error = "other-result"
+            if error is not None:
+                faults[site] = error
+            patience.note(len(answers) + len(faults) >= quorum, False)
+        faults |= _silent(messages, answers, faults)
+        for site, reason in sorted(faults.items()):
+            self.watch.event(site, "left-out", reason)
+        return {site: answers[site] for site in sorted(answers)}, faults
+
+    def _quorum(self, messages: Mapping[str, Message]) -> int:
+        return min(self._config.quorum or len(messages), len(messages))
+
+
+def _silent(messages: Collection[str], answers: Collection[str], faults: Collection[str]) -> dict[str, str]:
+    return {site: "no-answer" for site in messages if site not in answers and site not in faults}
 
 
 def arrivals(waiting: Waiting, deadline: Callable[[], float]) -> Iterator[tuple[str, Message]]:

@@ -21,6 +21,8 @@ from common.checkpoint import Weights
 from common.config import Frozen
 from common.tasks import TrainResult
 
+SCORES = ".scores.json"
+"""No site's name begins with a dot."""
 CHUNK_BYTES = 1 << 24
 """Read at a time to check a file."""
 
@@ -56,6 +58,13 @@ class _Note(Frozen):
     """Name and size of each array, in order."""
     crc32: int
     result: TrainResult
+
+
+class _Scores(Frozen):
+    """What the sites measured of the weights that were sent out."""
+
+    key: str
+    scores: dict[str, float]
 
 
 class Spool:
@@ -95,6 +104,20 @@ class Spool:
         except (OSError, ValidationError):
             return None
         return _update(site, note, path)
+
+    def put_scores(self, scores: Mapping[str, float]) -> None:
+        """Keeps the validation DSC, by site, of the weights that were sent out."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        told = _Scores(key=self._key, scores=dict(scores))
+        write_text_atomically(self._folder / SCORES, told.model_dump_json(), durable=False)
+
+    def scores(self) -> Mapping[str, float] | None:
+        """Returns what `put_scores` kept for this very task; None where it did not, or it is not whole."""
+        try:
+            told = _Scores.model_validate_json((self._folder / SCORES).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return told.scores if told.key == self._key else None
 
     def remove(self, site: str) -> None:
         """Removes a site's reply: it is asked anew then."""

@@ -17,26 +17,37 @@ from server.sites import read_result
 def gather_statistics(run: Run, number: int) -> None:
     """Records case counts by site, and mean and SD over the training cases of all sites as if they were in one place.
 
+    Of the plain split, and where steps go through its folds, of each fold: a fold's test cases are in no statistics
+    that its models are made with.
+
     Raises:
         WorkError: a site fails or sends what is no histogram, or no site may send one.
         InputError: all voxels have one value.
     """
     started = time.monotonic()
-    experiment = run.experiment
-    task = StatisticsTask(experiment=experiment.name, recipe=experiment.recipe, split=experiment.split)
-    messages = {site: run.sites.message(site, wire.STATISTICS, task) for site in experiment.sites}
-    told = run.sites.ask(messages, _read)
-    normalisation = _pooled({site: histogram for site, (_, histogram) in told.items()})
+    plain = _gather(run, 0)
+    folds = {str(fold): _gather(run, fold) for fold in run.experiment.folds}
     run.ledger.append(
         {
             "kind": "statistics",
             "step": number,
-            "sites": {site: _told(result, histogram) for site, (result, histogram) in told.items()},
-            "mean": normalisation.mean,
-            "sd": normalisation.sd,
+            "sites": plain["sites"],
+            "mean": plain["mean"],
+            "sd": plain["sd"],
+            "folds": folds,
             "seconds": round(time.monotonic() - started, 1),
         }
     )
+
+
+def _gather(run: Run, fold: int) -> dict[str, Any]:
+    experiment = run.experiment
+    task = StatisticsTask(experiment=experiment.name, recipe=experiment.recipe, split=experiment.split_of(fold))
+    messages = {site: run.sites.message(site, wire.STATISTICS, task) for site in experiment.sites}
+    told = run.sites.ask(messages, _read)
+    normalisation = _pooled({site: histogram for site, (_, histogram) in told.items()})
+    sites = {site: _told(result, histogram) for site, (result, histogram) in told.items()}
+    return {"sites": sites, "mean": normalisation.mean, "sd": normalisation.sd}
 
 
 def _read(site: str, reply: Message) -> tuple[SiteStatistics, HuHistogram | None]:

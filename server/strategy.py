@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from common import wire
 from common.checkpoint import Weights
 from common.errors import ConfigError, WorkError
+from common.tasks import NORM
 from server.combine import combined, krum_order, mean, median, num_trimmed, trimmed_mean
 from server.spool import Update
 
@@ -36,6 +37,8 @@ OPTIONS = {
     "fedprox": ("proximal_mu",),
     "fedadam": ADAPTIVE,
     "fedyogi": ADAPTIVE,
+    "fedbn": (),
+    "cyclic": (),
     "trimmed-mean": ("beta",),
     "median": (),
     "krum": ("num_malicious",),
@@ -74,6 +77,16 @@ class Strategy:
     def _optimises(self) -> bool:
         """Whether a server optimiser makes the model of the mean."""
         return isinstance(self.flower, flower.FedAvgM) or hasattr(self.flower, MOMENTS[0])
+
+    @property
+    def local_layers(self) -> tuple[str, ...]:
+        """What stays at each site between rounds: with FedBN the normalisation layers (arXiv 2102.07623)."""
+        return (NORM,) if self.name == "fedbn" else ()
+
+    @property
+    def goes_round(self) -> bool:
+        """Whether the model goes from site to site, instead of to all at once (server/relay.py)."""
+        return self.name == "cyclic"
 
     @property
     def keeps_state(self) -> bool:

@@ -22,6 +22,7 @@ from common.config import Recipe, SplitConfig
 from common.errors import ImageError
 from common.model import build_model, model_weights
 from common.tasks import (
+    CompareTask,
     EvaluateResult,
     EvaluateTask,
     NormalisationRecord,
@@ -144,7 +145,7 @@ def raises(error: BaseException) -> Callable[..., Any]:
         (torch.OutOfMemoryError(SECRET), "out-of-memory"),
     ],
 )
-@pytest.mark.parametrize("kind", [wire.STATISTICS, wire.TRAIN, wire.EVALUATE])
+@pytest.mark.parametrize("kind", [wire.STATISTICS, wire.TRAIN, wire.EVALUATE, wire.COMPARE])
 def test_a_patient_s_name_in_an_exception_stays_here(
     context: Context,
     tiny_recipe: Recipe,
@@ -160,6 +161,9 @@ def test_a_patient_s_name_in_an_exception_stays_here(
         wire.TRAIN: train_content(tiny_recipe, model_weights(build_model(tiny_recipe, 1))),
         wire.EVALUATE: wire.task_record(
             EvaluateTask(**fields(tiny_recipe), models=("m",), part="test", normalisation=NORMALISATION)
+        ),
+        wire.COMPARE: wire.task_record(
+            CompareTask(**fields(tiny_recipe), rows={"m": (("0" * 64, 0),)}, part="test", metrics=("dsc",))
         ),
     }
     with caplog.at_level(logging.ERROR, "fedgtv.site"):
@@ -208,7 +212,7 @@ def test_a_node_that_was_started_without_a_configuration(tiny_recipe: Recipe) ->
     assert wire.read_error(reply) == "internal"
 
 
-@pytest.mark.parametrize("kind", [wire.STATISTICS, wire.TRAIN, wire.EVALUATE])
+@pytest.mark.parametrize("kind", [wire.STATISTICS, wire.TRAIN, wire.EVALUATE, wire.COMPARE])
 def test_a_message_without_a_task(context: Context, kind: str) -> None:
     assert wire.read_error(send(RecordDict(), kind, context)[0]) == "bad-task"
 

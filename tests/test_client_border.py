@@ -19,13 +19,17 @@ from common.config import Recipe, SplitConfig
 from common.errors import AuditError, PolicyError, ReleaseError, TaskError
 from common.statistics import HuHistogram
 from common.tasks import (
+    CompareResult,
+    CompareTask,
     EvaluateResult,
     EvaluateTask,
+    MetricSpread,
     MetricSummary,
     ModelSummary,
     NormalisationRecord,
     Picture,
     ProgressTask,
+    RowSpread,
     SiteProgress,
     SiteStatistics,
     StatisticsTask,
@@ -53,8 +57,8 @@ def site(folder: Path, **policy: Any) -> Path:
     return folder / "site.yaml"
 
 
-def statistics_message() -> Message:
-    return Message(wire.task_record(StatisticsTask(**BASE)), 7, wire.STATISTICS)
+def statistics_message(split: SplitConfig = SplitConfig()) -> Message:
+    return Message(wire.task_record(StatisticsTask(**BASE | {"split": split})), 7, wire.STATISTICS)
 
 
 def train_message(**fields: Any) -> Message:
@@ -238,9 +242,42 @@ def test_statistics_over_few_cases_stay(tmp_path: Path) -> None:
     assert wire.read_histogram(reply) is not None
 
 
+def test_a_fold_s_statistics_stay_where_few_test_and_the_digest_stays_with_the_histogram(tmp_path: Path) -> None:
+    told = SiteStatistics(train=8, validation=0, test=2, digest="a" * 32, seconds=1.0)
+    content = wire.statistics_reply(told, HuHistogram.empty().to_array())
+    plain = through(site(tmp_path), statistics_message(), content)
+    assert wire.read_result(plain, SiteStatistics) == told
+    fold = through(site(tmp_path), statistics_message(SplitConfig(folds=5, fold=1)), content)
+    assert wire.read_histogram(fold) is None
+    assert wire.read_result(fold, SiteStatistics).digest is None
+    assert lines(tmp_path / "site.yaml")[-1]["withheld"] == ["histogram of 2 cases"]
+
+
 def evaluated(n: int = 4) -> RecordDict:
     told = {"m": ModelSummary(n=n, num_undefined=0, metrics={"dsc": MetricSummary(mean=0.5, sd=0.1)})}
     return wire.evaluate_reply(EvaluateResult(summaries=told, seconds=1.0), [Picture(PNG, 0.4), Picture(PNG, 0.6)])
+
+
+def compared(n: int, name: str = "m") -> RecordDict:
+    spread = MetricSpread(n=n, mean=0.5, sd=0.1, median=0.5, low=0.4, high=0.6, q1=0.4, q3=0.6)
+    row = RowSpread(n=n, num_undefined=0, num_empty=0, metrics={"dsc": spread})
+    return wire.compare_reply(CompareResult(rows={name: row}, pairs=(), seconds=1.0))
+
+
+def test_a_comparison_leaves_by_the_number_of_cases_and_is_in_the_log(tmp_path: Path) -> None:
+    """Whatever the work replies: twelve cases for quartiles, six for a median, three for a mean, by default."""
+    task = CompareTask(**BASE, rows={"m": (("0" * 64, 0),)}, part="test", metrics=("dsc",))
+    message = Message(wire.task_record(task), 7, wire.COMPARE)
+    expected = {12: (0.5, 0.5, 0.4), 6: (0.5, 0.5, None), 3: (0.5, None, None), 2: (None, None, None)}
+    for n, numbers in expected.items():
+        told = wire.read_result(through(site(tmp_path), message, compared(n)), CompareResult).rows["m"].metrics["dsc"]
+        assert (told.mean, told.median, told.q1) == numbers
+    *_, decision, outgoing = lines(tmp_path / "site.yaml")
+    assert (decision["models"], decision["part"], decision["decision"]) == (["m"], "test", "admitted")
+    assert (outgoing["cases"], outgoing["models"], outgoing["withheld"]) == (2, 1, ["spread of 2 cases"])
+    assert wire.read_error(through(site(tmp_path), message, compared(9, "Mustermann"))) == "policy-reply"
+    with pytest.raises(PolicyError):
+        Border.open(site(tmp_path, tasks=["train"])).enter(message)
 
 
 @pytest.mark.parametrize(

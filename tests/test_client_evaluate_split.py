@@ -9,7 +9,7 @@ from client import cli, model_package
 from client.model_package import read_model
 from client.site import Site
 from common.checkpoint import save_weights
-from common.config import Experiment, Recipe, SplitConfig, StatisticsStep
+from common.config import Experiment, Recipe, SplitConfig, StatisticsStep, TrainStep
 from common.statistics import Normalisation
 from common.tasks import EvaluateResult, NormalisationRecord
 from server.run import Run
@@ -18,7 +18,8 @@ SPLIT = SplitConfig(test_fraction=0.5, validation_fraction=0.0, seed=7)
 
 
 def test_a_model_file_carries_its_runs_split(tmp_path):
-    experiment = Experiment(name="e", sites=("A",), split=SPLIT, steps=(StatisticsStep(kind="statistics"),))
+    steps = (StatisticsStep(kind="statistics"), TrainStep(kind="train", model="m"))
+    experiment = Experiment(name="e", sites=("A",), split=SPLIT, steps=steps)
     statistics = NormalisationRecord(mean=1.0, sd=2.0)
     ledger = SimpleNamespace(
         find=lambda kind, **_: [statistics.model_dump() | {"sites": {}}] if kind == "statistics" else []

@@ -12,6 +12,7 @@ from client.policy import (
     admit,
     admit_disk,
     epsilon,
+    keeping,
     limit_evaluation,
     limit_training,
     limit_update,
@@ -164,6 +165,14 @@ def test_layers_that_stay_are_named_by_pattern_or_as_norms():
     heads = local_names(PolicyConfig(local_layers=("stage?.head.*",)), weights)
     assert heads == ("stage1.head.weight", "stage1.head.bias", "stage2.head.weight", "stage2.head.bias")
     assert local_names(PolicyConfig(), weights) == ()
+
+
+def test_what_a_task_leaves_at_the_site_stays_beside_what_the_policy_keeps():
+    """No task can make a site send what its policy keeps."""
+    policy = PolicyConfig(local_layers=("stage1.head.*",), min_cases=7)
+    assert keeping(policy, TRAIN) == policy
+    both = keeping(policy, TRAIN.model_copy(update={"local_layers": ("norm",)}))
+    assert both == policy.model_copy(update={"local_layers": ("stage1.head.*", "norm")})
 
 
 def test_the_norms_found_by_shape_are_torch_s():

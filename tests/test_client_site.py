@@ -131,6 +131,37 @@ def test_statistics_under_min_cases_hold_the_histogram_back(make_site: MakeSite,
     assert result.train == 4
 
 
+def test_a_digest_is_of_the_cases_content_their_parts_and_what_the_policy_does_to_updates(
+    make_site: MakeSite, tiny_recipe: Recipe, tiny_cases: Path, tmp_path: Path
+) -> None:
+    """Not of names, places or file times: the same export imported anew is known again."""
+    task = statistics_task(tiny_recipe)
+    digest = make_site().statistics(task)[0].digest
+    assert digest is not None
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_cases, copy, copy_function=shutil.copyfile)
+    config = SiteConfig(site="C", cases=copy, work=Path("other"), state=Path("C"), device="cpu", num_threads=1)
+    anew = Site(config, tmp_path)
+    assert anew.statistics(task)[0].digest == digest
+    assert make_site(share_pictures=True).statistics(task)[0].digest == digest
+    assert make_site(clip_norm=1.0).statistics(task)[0].digest != digest
+    assert make_site(min_cases=5).statistics(task)[0].digest is None
+    other = SplitConfig(test_fraction=0.3, validation_fraction=0.4, seed=8)
+    assert make_site().statistics(statistics_task(tiny_recipe, other))[0].digest != digest
+    write_index(copy, read_index(copy)[1:])
+    assert anew.statistics(task)[0].digest != digest
+
+
+def test_a_fold_in_which_few_test_has_no_histogram_for_it_and_the_whole_differ_by_those(
+    make_site: MakeSite, tiny_recipe: Recipe
+) -> None:
+    """Ten patients in five folds: two test in each."""
+    task = statistics_task(tiny_recipe, SplitConfig(validation_fraction=0.0, folds=5, fold=1))
+    result, histogram = make_site(min_cases=3).statistics(task)
+    assert (result.train, result.test, histogram, result.digest) == (8, 2, None, None)
+    assert make_site(min_cases=2).statistics(task)[1] is not None
+
+
 def test_a_refused_case_is_logged_here_and_counted(
     make_site: MakeSite, tiny_recipe: Recipe, tiny_cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,12 +3,13 @@
 import json
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from client.splits import keep_split, kept_parts
-from common.config import SplitConfig
+from client.splits import adopt_split, keep_split, kept_parts
+from common.config import SplitConfig, fingerprint
 from common.dataset import CaseEntry, split_cases
 from common.errors import InputError
 
@@ -89,3 +90,56 @@ def test_draws_at_the_same_time_agree_on_every_patient(tmp_path: Path) -> None:
         assert {parts[case.patient_id] for case in split.train} <= {"train"}
         assert {parts[case.patient_id] for case in split.test} <= {"test"}
         assert {parts[case.patient_id] for case in split.validation} <= {"validation"}
+
+
+def fold(number: int) -> SplitConfig:
+    return SplitConfig(folds=3, fold=number)
+
+
+def test_over_the_folds_every_case_tests_once_also_after_more_came(tmp_path: Path) -> None:
+    first = [keep_split(cases(*range(9)), fold(number), tmp_path) for number in (1, 2, 3)]
+    assert [len(split.test) for split in first] == [3, 3, 3]
+    grown = [keep_split(cases(*range(20)), fold(number), tmp_path) for number in (1, 2, 3)]
+    tested = [case.case_id for split in grown for case in split.test]
+    assert sorted(tested) == [case.case_id for case in cases(*range(20))]
+    for before, after in zip(first, grown, strict=True):
+        assert set(before.test) <= set(after.test)
+        assert set(before.train) <= set(after.train)
+        assert set(before.validation) <= set(after.validation)
+
+
+def test_asking_for_folds_moves_nobody_in_the_plain_split(tmp_path: Path) -> None:
+    """Its file has the name that it had before there were folds."""
+    plain = keep_split(cases(*range(10)), CONFIG, tmp_path)
+    (path,) = files(tmp_path)
+    assert path.stem == fingerprint({"test_fraction": 0.3, "validation_fraction": 0.1, "seed": 0})
+    assert keep_split(cases(*range(10)), SplitConfig(folds=5), tmp_path) == plain
+    assert files(tmp_path) == [path]
+
+
+def test_the_deal_is_adopted_with_the_split(tmp_path: Path) -> None:
+    keep_split(cases(*range(6)), fold(1), tmp_path / "node")
+    grown = keep_split(cases(*range(12)), fold(1), tmp_path / "node")
+    adopt_split(fold(1), tmp_path / "node", tmp_path / "own")
+    assert keep_split(cases(*range(12)), fold(1), tmp_path / "own") == grown
+
+
+def test_the_parts_of_several_sites_are_adopted_side_by_side(tmp_path: Path) -> None:
+    """Under names with the site's before them; in every fold the union tests who tests at their own site."""
+    together = [replace(case, case_id=f"{site}-{case.case_id}", patient_id=f"{site}/{case.patient_id}")
+                for site in ("A", "B") for case in cases(*range(7))]  # fmt: skip
+    for config in (CONFIG, fold(1), fold(2)):
+        tests = []
+        for site, num_first in (("A", 3), ("B", 7)):
+            keep_split(cases(*range(num_first)), config, tmp_path / site)
+            tests += [f"{site}-{case.case_id}" for case in keep_split(cases(*range(7)), config, tmp_path / site).test]
+            adopt_split(config, tmp_path / site, tmp_path / "pool", prefix=f"{site}/")
+        assert [case.case_id for case in keep_split(together, config, tmp_path / "pool").test] == tests
+
+
+def test_a_damaged_deal_is_named(tmp_path: Path) -> None:
+    keep_split(cases(1, 2, 3), fold(1), tmp_path)
+    (path,) = (tmp_path / "splits").glob("folds-*.json")
+    path.write_text("{}")
+    with pytest.raises(InputError, match=rf"{path.name}: damaged"):
+        keep_split(cases(1, 2, 3), fold(2), tmp_path)

@@ -46,14 +46,14 @@ def test_a_log_that_cannot_be_read_is_an_error(tmp_path):
     [
         (
             {},
-            "weights, without noise; losses and counts; histogram and mean metrics over 3 cases or more; "
+            "weights, without noise; losses and counts; histogram, mean metrics and comparisons over 3 cases or more; "
             "of single cases nothing",
         ),
         (
             {"local_layers": ["norm"], "clip_norm": 2, "noise_multiplier": 1.5, "min_cases": 10, "share_pictures": True,
              "share_case_metrics": True},
-            "weights but for norm, changes clipped to 2 with noise of 1.5 times that; losses and counts; histogram and "
-            "mean metrics over 10 cases or more; of single cases pictures and metrics",
+            "weights but for norm, changes clipped to 2 with noise of 1.5 times that; losses and counts; histogram, "
+            "mean metrics and comparisons over 10 cases or more; of single cases pictures and metrics",
         ),
     ],
 )  # fmt: skip

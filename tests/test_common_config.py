@@ -114,6 +114,7 @@ def test_names_become_file_names(name: str) -> None:
         {"kind": "evaluate", "models": ["federated", "other"]},
         {"kind": "finetune", "model": "tuned", "initial": "other"},
         {"kind": "train", "model": "second", "initial": "other"},
+        {"kind": "pooled", "model": "together", "initial": "other"},
     ],
 )
 def test_a_model_that_no_earlier_step_makes(step: dict[str, Any]) -> None:
@@ -134,6 +135,12 @@ def test_a_model_that_is_made_twice() -> None:
     refused({"name": "demo", "sites": ["A"], "steps": [local, same]}, Experiment, "'alone-A'", "already")
 
 
+def test_a_pooled_model_with_a_sites_name() -> None:
+    """Where it is trained goes by its name, beside the sites."""
+    data = {"name": "demo", "sites": ["A"], "steps": [{"kind": "pooled", "model": "A"}]}
+    refused(data, Experiment, "step 1", "'A'", "a site's name")
+
+
 def test_a_step_over_an_unknown_site() -> None:
     data = {"name": "demo", "sites": ["A", "B"], "steps": [TRAIN | {"sites": ["A", "C"]}]}
     refused(data, Experiment, "step 1 names site 'C'", "expected one of A, B")
@@ -141,7 +148,7 @@ def test_a_step_over_an_unknown_site() -> None:
 
 def test_a_step_of_unknown_kind() -> None:
     data = {"name": "demo", "sites": ["A"], "steps": [{"kind": "trian"}]}
-    refused(data, Experiment, "steps.0", "'trian'", "'statistics', 'train', 'local', 'finetune', 'evaluate'")
+    refused(data, Experiment, "steps.0", "'trian'", "'train', 'local', 'finetune', 'pooled', 'evaluate'")
 
 
 @pytest.mark.parametrize(("axis", "size"), [("z", (60, 128, 128)), ("y", (64, 100, 128)), ("x", (64, 128, 127))])
@@ -189,6 +196,83 @@ def test_sites_models_and_epochs_of_steps() -> None:
     assert getattr(train, "epochs") == 6  # noqa: B009 (a union's member)
     assert isinstance(finetune, FinetuneStep)
     assert isinstance(evaluate, EvaluateStep)
+
+
+RES = {"stage1": {"network": {"aspp": None}}, "stage2": None}
+
+
+def test_a_model_s_recipe_is_its_step_s_or_that_of_what_it_starts_from() -> None:
+    made = experiment(
+        {"kind": "train", "model": "plain"},
+        {"kind": "train", "model": "res", "recipe": "res"},
+        {"kind": "finetune", "model": "tuned", "initial": "res"},
+        {"kind": "local", "model": "own", "recipe": "res"},
+        recipes={"res": RES},
+    )
+    assert made.recipe_of("plain") == made.recipe
+    for model in ("res", "tuned-A", "own", "own-B"):
+        assert made.recipe_of(model) == made.recipes["res"] != made.recipe
+
+
+@pytest.mark.parametrize(
+    ("step", "fields", "words"),
+    [
+        (
+            {"kind": "local", "model": "m", "recipe": "other"},
+            {},
+            "recipe 'other'; expected one of `recipes`: res",
+        ),
+        ({"kind": "finetune", "model": "m", "initial": "base", "recipe": "res"}, {}, "whose networks are not those of"),
+        ({"kind": "local", "model": "m", "folds": True}, {}, "split.folds is 0"),
+        ({"kind": "local", "model": "m.fold-1"}, {"split": {"folds": 2}}, "a fold's model ends so"),
+        (
+            {"kind": "finetune", "model": "m", "initial": "base", "folds": True},
+            {"split": {"folds": 2}},
+            "has seen test cases of A, B",
+        ),
+        ({"kind": "local", "model": "m"}, {"split": {"folds": 2, "fold": 1}}, "split.fold: 1; expected 0"),
+        ({"kind": "local", "model": "m"}, {"split": {"folds": 1}}, "folds: 1; expected 0 (none) or at least 2"),
+        (
+            {"kind": "local", "model": "m"},
+            {"recipes": {"coarse": {"preprocess": {"spacing_mm": [6, 3, 3]}}}},
+            "recipes.coarse: preprocess is not that of `recipe`",
+        ),
+    ],
+)
+def test_recipes_and_folds_that_do_not_fit(step: dict[str, Any], fields: dict[str, Any], words: str) -> None:
+    data = {
+        "name": "e",
+        "sites": ["A", "B"],
+        "recipes": {"res": RES},
+        "steps": [{"kind": "train", "model": "base"}, step],
+    }
+    refused(data | fields, Experiment, words)
+
+
+def test_folds_of_a_step_and_of_what_goes_on_from_it() -> None:
+    made = experiment(
+        {"kind": "train", "model": "base", "folds": True, "sites": ["A"]},
+        {"kind": "train", "model": "plain", "sites": ["A"]},
+        {"kind": "finetune", "model": "tuned", "initial": "base"},
+        {"kind": "finetune", "model": "moved", "initial": "plain", "sites": ["B"], "folds": True},
+        split={"folds": 3},
+    )
+    assert made.folds == (1, 2, 3)
+    assert [made.folds_of(model) for model in ("base", "plain", "tuned-B")] == [(1, 2, 3), (), (1, 2, 3)]
+    assert made.files_of("moved-B") == ("moved-B.fold-1", "moved-B.fold-2", "moved-B.fold-3")
+    assert made.files_of("plain") == ("plain",)
+    assert [made.cohort_of(model) for model in ("base.fold-2", "tuned-B.fold-1")] == [("A",), ("B",)]
+    assert made.split_of(2) == SplitConfig(folds=3, fold=2)
+
+
+def test_an_experiment_names_recipes_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "res.yaml").write_text("{stage1: {network: {aspp: null}}, stage2: null}\n")
+    path = tmp_path / "e.yaml"
+    path.write_text(
+        "{name: e, sites: [A], recipes: {res: res.yaml, own: {stage2: null}}, steps: [{kind: statistics}]}\n"
+    )
+    made = load_experiment(path)
+    assert made.recipes == {"res": Recipe.model_validate(RES), "own": Recipe(stage2=None)}
 
 
 def test_configuration_is_immutable() -> None:

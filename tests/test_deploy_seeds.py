@@ -16,18 +16,25 @@ STEPS = [
     {"kind": "train", "model": "fed"},
     {"kind": "local", "model": "loc"},
     {"kind": "finetune", "model": "fin", "initial": "fed"},
-    {"kind": "evaluate", "models": ["fed", "loc", "fin"]},
+    {"kind": "pooled", "model": "pool"},
+    {"kind": "pooled", "model": "other", "sites": ["A"]},
+    {"kind": "evaluate", "models": ["fed", "loc", "fin", "pool", "other"]},
 ]
 DSC = {  # model: at A, at B, in per cent; seed 1 and seed 2
-    1: {"fed": (70, 60), "loc-A": (80, 20), "loc-B": (30, 50), "fin-A": (74, 58), "fin-B": (66, 66)},
-    2: {"fed": (60, 60), "loc-A": (70, 40), "loc-B": (10, 50), "fin-A": (68, 50), "fin-B": (60, 62)},
-}
+    1: {"fed": (70, 60), "loc-A": (80, 20), "loc-B": (30, 50), "fin-A": (74, 58), "fin-B": (66, 66),
+        "pool": (72, 64), "other": (1, 1)},
+    2: {"fed": (60, 60), "loc-A": (70, 40), "loc-B": (10, 50), "fin-A": (68, 50), "fin-B": (60, 62),
+        "pool": (60, 64), "other": (1, 1)},
+}  # fmt: skip
 BY_HAND = {
     "fed, mean over sites": (65, 60),
     "loc-A, mean over sites": (50, 55),
     "loc-B, mean over sites": (40, 30),
     "fin-A, mean over sites": (66, 59),
     "fin-B, mean over sites": (66, 61),
+    "pool, mean over sites": (68, 62),
+    "other, mean over sites": (1, 1),
+    "fed minus pool, mean over sites": (-3, -2),  # `other` is of other sites
     "fed minus loc-A, mean over sites": (15, 5),
     "fed minus loc-B, mean over sites": (25, 30),
     "fed minus local-only models abroad, mean": (40, 35),  # loc-A at B: 40, 20; loc-B at A: 40, 50
@@ -47,7 +54,7 @@ def write_run(folder, told, config):
     matrix = {
         model: {site: cell(value) for site, value in zip(config.sites, row, strict=True)} for model, row in told.items()
     }
-    (folder / "ledger.jsonl").write_text(json.dumps({"kind": "evaluation", "step": 4, "matrix": matrix}) + "\n")
+    (folder / "ledger.jsonl").write_text(json.dumps({"kind": "evaluation", "step": 6, "matrix": matrix}) + "\n")
     return folder
 
 

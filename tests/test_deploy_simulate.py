@@ -61,3 +61,11 @@ def test_seeds_that_could_not_be_compared_start_nothing(tmp_path, simulate, star
     assert (ended.code, ended.out, started) == (2, "", [])
     assert ended.err.startswith("error: --seeds: ")
     assert [path.name for path in tmp_path.iterdir()] == ["e.yaml"]
+
+
+def test_a_dry_run_prints_a_plan_for_every_seed_and_begins_nothing(tmp_path, simulate, started):
+    ended = simulate("--dry-run", "--seeds", "5,6", "--out", "o")
+    assert (ended.code, started) == (0, [])
+    assert ended.out.count("2. train m (fedavg) at A: 1 round of 1 epoch; not known\n") == 2
+    assert "run o/seed-6" in ended.out
+    assert [path.name for path in tmp_path.iterdir()] == ["e.yaml"]

@@ -47,7 +47,7 @@ def test_a_simulations_models_say_that_there_was_no_coordinator(tmp_path, run_fo
     told = []
 
     def recorded(*arguments):
-        told.append(arguments[-1])
+        told.append(arguments[3])
         raise WorkError("far enough")
 
     monkeypatch.setattr("deploy.simulation.run_experiment", recorded)

@@ -50,8 +50,8 @@ def never(*_):
 
 
 def test_the_experiment_is_run_with_the_lock_held(folder, serve):
-    def experiment(told, ledger, sites, coordinator):
-        assert (told, ledger.folder, coordinator) == (EXPERIMENT, folder, None)
+    def experiment(told, ledger, sites, coordinator, runs):
+        assert (told, ledger.folder, coordinator, runs) == (EXPERIMENT, folder, None, folder.parent)
         assert is_held(folder / "lock")
         ledger.append({"kind": "end"})
 

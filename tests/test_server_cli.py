@@ -266,6 +266,16 @@ def test_run_prints_the_matrix_and_writes_the_report(tmp_path, enrolled, coordin
     assert (enrolled / "superlink" / "runs" / "second" / "report.html").is_file()
 
 
+def test_a_dry_run_prints_the_plan_and_launches_nothing(tmp_path, enrolled, coordinator, monkeypatch):
+    experiment = tmp_path / "e.yaml"
+    experiment.write_text("{name: e, sites: [A], steps: [{kind: statistics}, {kind: local, model: own, rounds: 2}]}")
+    monkeypatch.setattr("server.launch.launch", lambda *_, **__: pytest.fail("launched"))
+    ended = coordinator("run", experiment, "--dry-run", "--folder", enrolled)
+    assert ended.code == 0
+    assert "2. local own at A: 2 rounds of 1 epoch; not known" in ended.out
+    assert not (enrolled / "superlink" / "runs" / "e").exists()
+
+
 def test_a_failed_run_is_code_1(tmp_path, enrolled, coordinator, monkeypatch):
     experiment = tmp_path / "e.yaml"
     experiment.write_text("{name: e, sites: [A], steps: [{kind: statistics}]}")

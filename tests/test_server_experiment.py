@@ -3,24 +3,35 @@
 import contextlib
 import shutil
 import threading
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message
 
 from common import wire
-from common.config import Experiment, NetworkConfig, Recipe, RoundConfig, StageConfig
-from common.errors import ConfigError, DiskFullError, InputError, SiteError, WorkError
+from common.card import read_card
+from common.checkpoint import load_weights
+from common.config import Experiment, NetworkConfig, Recipe, RoundConfig, SplitConfig, StageConfig
+from common.digest import model_digest
+from common.errors import ConfigError, DiskFullError, InputError, NoResultsError, PolicyError, SiteError, WorkError
 from common.shortage import explained
 from common.statistics import HuHistogram
 from common.tasks import (
+    CompareResult,
+    CompareTask,
     EpochRecord,
     EvaluateResult,
     EvaluateTask,
+    MetricDifference,
+    MetricSpread,
     MetricSummary,
     ModelSummary,
+    PairDifference,
     Picture,
+    RowSpread,
     SiteStatistics,
     StatisticsTask,
     TrainResult,
@@ -28,11 +39,11 @@ from common.tasks import (
 )
 from deploy.in_process import InProcessGrid
 from server import sites as server_sites
-from server.evaluation import NO_ANSWER, expand
+from server.evaluation import NO_ANSWER
 from server.evaluation_reply import PNG_SIGNATURE
 from server.experiment import cautions, run_experiment
 from server.ledger import Ledger
-from server.run_record import read_run
+from server.run_record import concurrent_rounds, read_run
 from server.sites import Sites
 from server.spool import Spool
 from server.watch import Watch
@@ -90,6 +101,10 @@ class Hospitals:
         self.faults = {}
         """Site -> what a message type is answered with, instead of work: an exception, or a RecordDict's maker."""
         self.withheld = {}
+        self.kept = {}
+        """DSC by (site, digest of the model as it came there)."""
+        self.compared = []
+        """(site, task) of every comparison."""
 
     def __call__(self, message: Message, context) -> Message:
         site = context.node_config["site"]
@@ -97,7 +112,8 @@ class Hospitals:
         fault = self.faults.get((site, kind))
         if isinstance(fault, Exception):
             return Message(wire.error_reply(fault), reply_to=message)
-        work = {wire.STATISTICS: self.statistics, wire.TRAIN: self.train, wire.EVALUATE: self.evaluate}[kind]
+        work = {wire.STATISTICS: self.statistics, wire.TRAIN: self.train, wire.EVALUATE: self.evaluate,
+                wire.COMPARE: self.compare}[kind]  # fmt: skip
         return Message(work(site, message) if fault is None else fault(), reply_to=message)
 
     def number(self, site):
@@ -139,12 +155,31 @@ class Hospitals:
         if self.withheld.get(site):
             return wire.evaluate_reply(EvaluateResult(summaries={}, withheld=self.withheld[site], seconds=0.0), [])
         summaries = {name: self.summary(task.part, models[name]) for name in task.models}
+        digests = {name: model_digest(models[name], task.recipe, task.normalisation) for name in task.models}
+        self.kept |= {(site, digests[name]): told.metrics["dsc"].mean for name, told in summaries.items()}
         pictures = [picture(f"{site} {task.models[0]}")] * task.pictures
         return wire.evaluate_reply(EvaluateResult(summaries=summaries, seconds=0.0), pictures)
 
     def summary(self, part, weights):
         dsc = MetricSummary(mean=self.score(part, level(weights)), sd=None)
         return ModelSummary(n=4, num_undefined=1, metrics={"dsc": dsc})
+
+    def compare(self, site, message):
+        """Four cases a row and fold, three a pair: the second model is below the first by the site's number."""
+        task, _ = wire.read_task(message, CompareTask)
+        self.compared.append((site, task))
+        known = self.kept if (site, wire.EVALUATE) not in self.faults else defaultdict(lambda: 0.5)
+        rows = {}
+        for name, parts in task.rows.items():
+            mean, num = fmean(known[site, digest] for digest, _ in parts), len(parts)
+            spread = MetricSpread(n=4 * num, mean=mean, sd=0.1, median=mean, low=mean, high=mean)
+            metrics = dict.fromkeys(task.metrics, spread)
+            rows[name] = RowSpread(n=4 * num, num_undefined=num, num_empty=num, metrics=metrics)
+        by = self.number(site) / 100
+        told = MetricDifference(n=3, difference=by, sd=by / 2, ranks=6.0, squares=14.0, wilcoxon_p=0.25)
+        pairs = [PairDifference(first=a, second=b, metrics=dict.fromkeys(task.metrics, told)) for a, b in task.pairs]
+        result = CompareResult(rows=rows, pairs=tuple(pairs), seconds=0.0)
+        return wire.compare_reply(result)
 
 
 class Stop(Exception):  # noqa: N818 (it is no error)
@@ -228,7 +263,10 @@ def test_statistics_are_those_of_all_cases_together(go):
     together = np.array([-10, 30, -10, 60])
     assert line["mean"] == together.mean()
     assert line["sd"] == pytest.approx(together.std(), rel=1e-15)
-    assert line["sites"]["B"] == {"train": 2, "validation": 1, "test": 1, "refused": 0, "voxels": 2}
+    assert line["sites"]["B"] == {
+        **{"train": 2, "validation": 1, "test": 1, "refused": 0, "voxels": 2},
+        "digest": None,
+    }
 
 
 def test_a_withheld_histogram_is_left_out_and_null(go):
@@ -339,7 +377,7 @@ BY_LEVEL = {0.0: 0.9, 1.0: 0.2, 2.0: 0.6, 3.0: 0.4}
 
 def chosen(go, step, score, site="A"):
     hospitals = Hospitals(score)
-    ledger = go(hospitals, experiment(STATISTICS, step, sites=(site,)))
+    ledger = go(hospitals, experiment(STATISTICS, step, sites=("A",)))
     assert not [asked for asked in hospitals.asked if asked[0] == "evaluate" and asked[2] == "test"]
     (line,) = ledger.find("model")
     return line["round"], line["validation_dsc"], level(ledger.load_model(line["model"]))
@@ -401,6 +439,81 @@ def test_best_where_no_site_may_tell_is_the_last(go):
     assert (line["round"], line["validation_dsc"]) == (3, None)
 
 
+CYCLIC = {**TRAIN, "strategy": "cyclic"}
+
+
+def trainings(hospitals):
+    return [(site, number, at) for what, site, _, number, at in hospitals.asked if what == "train"]
+
+
+def test_a_cyclic_model_goes_from_site_to_site_in_the_steps_order(go):
+    """B adds 2 to what it gets, then A adds 1 to what B made."""
+    hospitals = Hospitals()
+    ledger = go(hospitals, experiment(STATISTICS, {**CYCLIC, "sites": ("B", "A")}), num_workers=2)
+    assert trainings(hospitals) == [(site, k, 3.0 * (k - 1) + (site == "A") * 2) for k in (1, 2, 3) for site in "BA"]
+    assert levels(ledger, "m") == {"m": 9.0}
+    tasks = [task for task in hospitals.tasks if isinstance(task, TrainTask)]
+    assert [(task.epochs_done, task.epochs_total) for task in tasks] == [(k, 6) for k in (0, 0, 2, 2, 4, 4)]
+    norms = [line["sites"] for line in ledger.find("round")]
+    size = sum(array.size for array in START.values())
+    assert norms[0]["A"]["norm"] == pytest.approx(size**0.5, rel=1e-5)
+    assert norms[0]["B"]["norm"] == pytest.approx(2 * size**0.5, rel=1e-5)
+
+
+def test_a_cyclic_round_goes_on_after_the_last_site_that_answered(go):
+    hospitals = Hospitals()
+    config = experiment(STATISTICS, {**CYCLIC, "rounds": 2, "select": "best"}, sites=("A", "B", "C"))
+    unbroken = go(Hospitals(), config, "unbroken")
+    with pytest.raises(Stop):
+        go(hospitals, config, stop_after=5)  # after the first round
+    hospitals.faults["C", wire.TRAIN] = InputError("bad")
+    with pytest.raises(WorkError, match=r"round 2: the model must go through 3 of 3 sites; at fault: C \(bad-input\)"):
+        go(hospitals, config)
+    del hospitals.faults["C", wire.TRAIN]
+    before = len(hospitals.asked)
+    ledger = go(hospitals, config)
+    again = hospitals.asked[before:]
+    assert [(what, site) for what, site, *_ in again] == [("train", "C"), *[("evaluate", site) for site in "ABC"]]
+    assert levels(ledger, "m") == levels(unbroken, "m") == {"m": 12.0}
+
+
+def test_a_cyclic_round_passes_over_a_site_if_the_quorum_allows(go):
+    hospitals = Hospitals()
+    hospitals.faults["B", wire.TRAIN] = InputError("Secret^Name")
+    config = experiment(STATISTICS, CYCLIC, sites=("A", "B", "C"), quorum=2)
+    ledger = go(hospitals, config)
+    assert levels(ledger, "m") == {"m": 12.0}
+    assert [line["dropped"] for line in ledger.find("round")] == [{"B": "bad-input"}] * 3
+    hospitals.faults["A", wire.TRAIN] = InputError("bad")
+    with pytest.raises(WorkError, match=r"through 2 of 3 sites; at fault: A \(bad-input\), B \(bad-input\)"):
+        go(hospitals, config, "two")
+
+
+def test_who_was_passed_over_before_the_run_was_stopped_stays_so(go):
+    """A failed and B went on without it; A, well again, would make B's work useless."""
+    hospitals = Hospitals()
+    config = experiment(STATISTICS, {**CYCLIC, "rounds": 1}, sites=("A", "B", "C"), quorum=2)
+    for site in "AC":
+        hospitals.faults[site, wire.TRAIN] = InputError("bad")
+    with pytest.raises(WorkError, match=r"at fault: A \(bad-input\), C \(bad-input\)"):
+        go(hospitals, config)
+    hospitals.faults.clear()
+    ledger = go(hospitals, config)
+    assert [site for site, *_ in trainings(hospitals)] == ["B", "C"]
+    assert ledger.find("round")[0]["dropped"] == {"A": "passed-over"}
+    assert levels(ledger, "m") == {"m": 5.0}
+
+
+def test_of_cyclic_rounds_the_best_is_by_what_all_sites_measured_of_their_result(go):
+    scores = {0.0: 0.1, 3.0: 0.7, 6.0: 0.9, 9.0: 0.2}  # a level on the way has none
+    hospitals = Hospitals(lambda part, at: scores[at])
+    ledger = go(hospitals, experiment(STATISTICS, {**CYCLIC, "select": "best"}))
+    (line,) = ledger.find("model")
+    assert (line["round"], line["validation_dsc"]) == (2, pytest.approx(0.9))
+    told = [[site["validation_dsc"] for site in line["sites"].values()] for line in ledger.find("round")]
+    assert told == [[None, None], [0.7, 0.7], [0.9, 0.9]]
+
+
 def test_the_matrix_holds_every_model_at_every_site(go):
     hospitals = Hospitals(lambda part, at: at / 10)
     ledger = go(hospitals, experiment())
@@ -409,8 +522,12 @@ def test_the_matrix_holds_every_model_at_every_site(go):
     for model, row in line["matrix"].items():
         assert list(row) == ["A", "B"]
         dsc = pytest.approx(level(ledger.load_model(model)) / 10, abs=1e-3)
-        cell = {"n": 4, "num_undefined": 1, "metrics": {"dsc": {"mean": dsc, "sd": None}}}
-        assert all(told == cell for told in row.values())
+        for told in row.values():
+            assert (told["n"], told["num_undefined"], told["num_empty"]) == (4, 1, 1)
+            assert (told["metrics"]["dsc"]["mean"], told["metrics"]["dsc"]["median"]) == (dsc, dsc)
+    assert [(site, task.pairs) for site, task in hospitals.compared] == [
+        (site, (("m", "own-A"), ("m", "own-B"), ("m", "tuned-B"))) for site in "AB"
+    ]
     asked = [task.models for task in hospitals.tasks if isinstance(task, EvaluateTask) and task.part == "test"]
     assert asked == [("m", "own-A")] * 2 + [("own-B", "tuned-B")] * 2
     common = {"model": "m", "case": 1, "dsc": 0.5}
@@ -493,6 +610,61 @@ def test_what_a_site_withholds_is_null(go):
     assert read_run(ledger.folder).evaluations[0].matrix["m"]["B"].withheld == hospitals.withheld["B"]
 
 
+TWO = (STATISTICS, TRAIN, {"kind": "local", "model": "own", "sites": ("A",)})
+COMPARED = {"kind": "evaluate", "models": ("m", "own")}
+
+
+@pytest.mark.parametrize("transport", ["fp32", "fp16"])
+def test_models_are_compared_by_what_came_to_the_sites(go, transport):
+    """Scripted sites keep results by the digest of what they received: another one would be a KeyError."""
+    hospitals = Hospitals()
+    (line,) = go(hospitals, experiment(*TWO, COMPARED, transport=transport)).find("evaluation")
+    told = {each["site"]: each for each in line["comparisons"] if each["metric"] == "dsc"}
+    assert (told["A"]["first"], told["A"]["second"], told["A"]["n"]) == ("m", "own-A", 3)
+    assert (told["A"]["difference"], told["B"]["difference"]) == pytest.approx((0.01, 0.02))
+    assert (told[None]["n"], told[None]["difference"]) == (6, pytest.approx(0.015))
+    assert told[None]["t_p"] == told[None]["holm_p"]
+    assert len(line["comparisons"]) == 5 * 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (NoResultsError("case A-0001 of Mustermann"), "no-results"),
+        (PolicyError.of("policy-hours", "07:00-18:00"), "policy-hours"),
+        (lambda: wire.compare_reply(CompareResult(rows={}, pairs=(), seconds=0.0)), "other-result"),
+    ],
+)
+def test_a_site_that_does_not_compare_is_named_and_what_it_measured_stays(go, fault, why):
+    hospitals = Hospitals()
+    hospitals.faults["B", wire.COMPARE] = fault
+    ledger = go(hospitals, experiment(*TWO, COMPARED))
+    (line,) = ledger.find("evaluation")
+    assert line["matrix"]["m"]["B"] == {"n": 4, "num_undefined": 1, "metrics": {"dsc": {"mean": 0.5, "sd": None}}}
+    told = {each["site"]: each for each in line["comparisons"] if each["metric"] == "dsc"}
+    assert (told["B"]["withheld"], told["B"]["difference"]) == (why, None)
+    assert (told[None]["sites"], told[None]["n"]) == (["A"], 3)
+    assert "Mustermann" not in (ledger.folder / "ledger.jsonl").read_text()
+
+
+def test_a_run_that_dies_before_comparing_asks_again_and_ends_alike(go, monkeypatch):
+    whole = go(Hospitals(), experiment(*TWO, COMPARED), "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr("server.evaluation.compare", lambda *_: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            go(Hospitals(), experiment(*TWO, COMPARED), "broken")
+    resumed = go(Hospitals(), experiment(*TWO, COMPARED), "broken")
+    (one,), (two,) = resumed.find("evaluation"), whole.find("evaluation")
+    assert (one["matrix"], one["comparisons"]) == (two["matrix"], two["comparisons"])
+
+
+def test_only_measured_models_are_compared():
+    with pytest.raises(ValueError, match="step 4 compares model 'own-B', which it does not measure; add it"):
+        experiment(*TWO, {**COMPARED, "compare": (("own-B", "m"),)})
+    with pytest.raises(ValueError, match="'m' with itself"):
+        experiment(*TWO, {**COMPARED, "compare": (("m", "m"),)})
+
+
 def test_a_name_stands_for_its_steps_models_or_for_itself():
     config = experiment(
         STATISTICS,
@@ -502,7 +674,7 @@ def test_a_name_stands_for_its_steps_models_or_for_itself():
     )
     names = {"own-C": ("own-C",), "own": ("own-A", "own-B"), "own-A": ("own-A",), "own-C-t": ("own-C-t-B",)}
     for name, models in {**names, "own-C-t-B": ("own-C-t-B",)}.items():
-        assert expand(config, name) == models
+        assert config.named(name) == models
 
 
 def test_a_step_cannot_start_from_a_name_of_several_models():
@@ -819,3 +991,123 @@ def test_a_line_taken_out_of_the_ledger_costs_no_round_whose_file_is_whole(go, f
     again = go(hospitals, config)
     assert {asked[3] for asked in hospitals.asked} == {5}
     assert final(again) == final(whole)
+
+
+PLAIN = Recipe(stage1=StageConfig(network=RECIPE.stage1.network, patch_size=(4, 4, 4)), stage2=None)
+
+
+def test_each_model_is_trained_and_measured_by_its_own_recipe(go):
+    """Models of one recipe travel together; `models_per_message` would let all three."""
+    steps = (
+        STATISTICS,
+        TRAIN,
+        {"kind": "train", "model": "plain", "recipe": "plain"},
+        {"kind": "finetune", "model": "tuned", "initial": "plain", "sites": ["A"]},
+        {"kind": "evaluate", "models": ["m", "plain", "tuned"], "models_per_message": 7, "sites": ["A"]},
+    )
+    config = Experiment(name="tiny", seed=5, sites=("A", "B"), recipe=RECIPE, recipes={"plain": PLAIN}, steps=steps)
+    hospitals = Hospitals()
+    ledger = go(hospitals, config)
+    trained = {task.model: task.recipe for task in hospitals.tasks if isinstance(task, TrainTask)}
+    assert trained == {"m": RECIPE, "plain": PLAIN, "tuned-A": PLAIN}
+    measured = [(task.models, task.recipe) for task in hospitals.tasks if isinstance(task, EvaluateTask)]
+    assert measured == [(("m",), RECIPE), (("plain", "tuned-A"), PLAIN)]
+    assert list(ledger.find("evaluation")[0]["matrix"]) == ["m", "plain", "tuned-A"]
+    _, metadata = load_weights(ledger.model_path("tuned-A"))
+    assert Recipe.model_validate_json(metadata["recipe"]) == PLAIN
+
+
+FOLDED = (
+    STATISTICS,
+    {**TRAIN, "rounds": 2, "folds": True},
+    {"kind": "finetune", "model": "tuned", "initial": "m", "sites": ("B",)},
+    {"kind": "evaluate", "models": ("m", "tuned")},
+)
+
+
+def folded(*steps):
+    split = SplitConfig(folds=2)
+    return Experiment(name="tiny", seed=5, sites=("A", "B"), recipe=RECIPE, split=split, steps=steps or FOLDED)
+
+
+class FoldedHospitals(Hospitals):
+    """In fold 1 the body is at 10 and 20 HU, in fold 2 at 10 and 40, in the plain split at 10 and 30."""
+
+    def statistics(self, site, message):
+        task, _ = wire.read_task(message, StatisticsTask)
+        self.asked.append(("statistics", site, task.split.fold, None, None))
+        told = SiteStatistics(train=self.number(site), validation=1, test=1, seconds=0.0)
+        return wire.statistics_reply(told, HuHistogram.from_values([10, (30, 20, 40)[task.split.fold]]).to_array())
+
+
+def test_a_step_goes_through_its_folds_each_with_its_own_statistics(go):
+    hospitals = FoldedHospitals()
+    ledger = go(hospitals, folded())
+    assert [fold for what, site, fold, *_ in hospitals.asked if (what, site) == ("statistics", "A")] == [0, 1, 2]
+    tasks = [task for task in hospitals.tasks if isinstance(task, TrainTask)]
+    assert {(task.model, task.split.fold, task.normalisation.mean) for task in tasks} == {
+        ("m.fold-1", 1, 15.0),
+        ("m.fold-2", 2, 25.0),
+        ("tuned-B.fold-1", 1, 15.0),
+        ("tuned-B.fold-2", 2, 25.0),
+    }
+    expected = {"m.fold-1": 10 / 3, "m.fold-2": 10 / 3, "tuned-B.fold-1": 16 / 3, "tuned-B.fold-2": 16 / 3}
+    assert levels(ledger, *expected) == pytest.approx(expected, abs=1e-2)
+
+
+def test_each_fold_s_model_is_measured_on_its_own_cases_and_a_row_is_over_all(go):
+    hospitals = FoldedHospitals()
+    ledger = go(hospitals, folded())
+    asked = {(task.models, task.split.fold) for task in hospitals.tasks if isinstance(task, EvaluateTask)}
+    assert asked == {((f"{model}.fold-{fold}",), fold) for model in ("m", "tuned-B") for fold in (1, 2)}
+    (line,) = ledger.find("evaluation")
+    assert list(line["matrix"]) == ["m", "tuned-B"]
+    assert line["matrix"]["m"]["A"]["n"] == 8
+    assert line["folds"]["m.fold-2"]["A"]["n"] == 4
+    assert (line["matrix"]["m"]["A"]["num_empty"], line["comparisons"][0]["second"]) == (2, "tuned-B")
+    (_, compared) = hospitals.compared[0]
+    assert [fold for _, fold in compared.rows["m"]] == [1, 2]
+    assert len({digest for row in compared.rows.values() for digest, _ in row}) == 4
+    card = read_card(load_weights(ledger.model_path("tuned-B.fold-2"))[1], "file")
+    assert (card.initial, card.origin) == ("m.fold-2", "m, fine-tuned at B; fold 2 of 2")
+    assert [(result.site, result.num_cases) for result in card.results] == [("A", 4), ("B", 4)]
+
+
+def test_a_fold_that_is_finished_is_not_trained_again(go):
+    """Line 8 is fold 2's first round: step, statistics, done, step, two rounds, model."""
+    hospitals = FoldedHospitals()
+    with pytest.raises(Stop):
+        go(hospitals, folded(*FOLDED[:2]), stop_after=8)
+    ledger = go(hospitals, folded(*FOLDED[:2]))
+    trained = [(model, number) for what, site, model, number, _ in hospitals.asked if (what, site) == ("train", "A")]
+    assert trained == [("m.fold-1", 1), ("m.fold-1", 2), ("m.fold-2", 1), ("m.fold-2", 2)]
+    assert [line["model"] for line in ledger.find("model")] == ["m.fold-1", "m.fold-2"]
+
+
+def test_rounds_of_different_folds_do_not_run_at_the_same_time(go):
+    record = read_run(go(FoldedHospitals(), folded()).folder)
+    assert [len(each) for each in concurrent_rounds(record.rounds_of(1))] == [1, 1, 1, 1]
+
+
+class TellingHospitals(Hospitals):
+    """They tell the digest of their cases."""
+
+    def statistics(self, site, message):
+        self.asked.append(("statistics", site, None, None, None))
+        told = SiteStatistics(train=self.number(site), validation=1, test=1, digest=site.lower() * 32, seconds=0.0)
+        return wire.statistics_reply(told, HuHistogram.from_values([-10, 30]).to_array())
+
+
+def test_the_same_training_is_done_once_in_a_run(go):
+    hospitals = TellingHospitals()
+    local = {"kind": "local", "model": "own", "rounds": 2}
+    alone = {"kind": "train", "model": "alone", "rounds": 2}
+    tuned = {"kind": "finetune", "model": "tuned", "initial": "alone"}
+    again = {"kind": "finetune", "model": "again", "initial": "own-A"}
+    ledger = go(hospitals, experiment(STATISTICS, local, alone, tuned, again, sites=("A",)))
+    trained = [model for what, _, model, *_ in hospitals.asked if what == "train"]
+    assert trained == ["own-A", "own-A", "tuned-A"]
+    told = [(line["model"], line["reused"], line["round"]) for line in ledger.find("model")]
+    assert told == [("own-A", None, 2), ("alone", "own-A", 2), ("tuned-A", None, 1), ("again-A", "tuned-A", 1)]
+    assert levels(ledger, "alone", "again-A") == {"alone": 2.0, "again-A": 3.0}
+    assert load_weights(ledger.model_path("alone"))[1]["model"] == "alone"

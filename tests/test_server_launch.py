@@ -177,6 +177,17 @@ def test_a_run_is_handed_over_watched_and_ends_well(folder, run_folder):
     assert not is_held(run_folder / "watched")
 
 
+def test_a_pooled_step_is_refused_before_anything_is_asked(folder, run_folder):
+    experiment = Experiment(name="tiny", sites=("A", "B"), steps=(STATISTICS, {"kind": "pooled", "model": "together"}))
+    superlink = ScriptedSuperlink(run_folder)
+    superlink.up = False  # which would be told, if it came so far
+    heard, error = told_by(superlink, folder, experiment)
+    assert isinstance(error, ConfigError)
+    assert str(error).startswith("step 2 is `pooled` and needs all sites' cases on one machine")
+    assert heard == []
+    assert not run_folder.exists()
+
+
 def test_it_is_wanted_and_watched_while_it_is_under_way(folder, run_folder):
     seen = []
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,14 @@ from rich.console import Console
 
 from common.config import Experiment
 from common.errors import InputError
+from server.comparison_tables import NOTE
 from server.conclusion import abroad, conclusions, difference
-from server.matrix import Matrix, load_matrices, matrix_text, to_csv, to_markdown, write_matrix
+from server.matrix import Matrix, load_matrices, to_csv
+from server.matrix_text import matrix_text
 from server.metric import METRIC
-from server.run_record import SiteResult, Spread, read_run
+from server.run_record import ComparisonLine, SiteResult, Spread, read_run
+from server.table import to_markdown
+from server.tables import matrix_tables, write_result_tables
 
 FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"
 
@@ -37,6 +42,11 @@ def cell(dsc, sd=0.1, n=4, num_undefined=0):
 def matrix_of(cells):
     models, sites = dict.fromkeys(model for model, _ in cells), dict.fromkeys(site for _, site in cells)
     return Matrix("test", tuple(models), tuple(sites), cells)
+
+
+def markdown_of(matrix, experiment=None):
+    tables = matrix_tables(matrix, experiment or Experiment.model_validate(FEDERATED))
+    return "\n".join(map(to_markdown, tables))
 
 
 def lines_of(run_folder):
@@ -71,7 +81,98 @@ def test_difference_and_its_standard_error_by_hand():
     assert gap.verdict == "unpaired standard error 14.1: more than twice what the spread between cases explains"
     nearer = difference(matrix_of({("m", "A"): cell(0.78, 0.2, 4), ("k", "A"): cell(0.5, 0.3, 9)}), *CELLS)
     assert not nearer.is_clear
-    assert nearer.verdict == "unpaired standard error 14.1: this run cannot tell the two apart"
+    assert nearer.verdict == "unpaired standard error 14.1: unpaired, this run cannot tell the two apart"
+
+
+def paired(site, difference, sd, n, first="m", second="k", **more):
+    """A line of DSC as the coordinator writes it, but for t and its interval, which are computed anew."""
+    return ComparisonLine(
+        first=first, second=second, site=site, metric="dsc", n=n, difference=difference, sd=sd, low=difference - 0.1,
+        high=difference + 0.2, t=1.5, t_p=0.1, **more,
+    )  # fmt: skip
+
+
+def test_a_paired_difference_takes_the_place_of_the_unpaired_one():
+    """Mean 10, SD 10 over 4 cases: t is 2, and 3.182 standard errors of 5 reach from -5.9 to 25.9; p is 0.139."""
+    matrix = matrix_of({("m", "A"): cell(0.8), ("k", "A"): cell(0.7)})
+    compared = replace(matrix, comparisons=(paired("A", 0.1, 0.1, 4, holm_p=0.278),))
+    gap = difference(compared, *CELLS)
+    assert (gap.points, gap.is_clear) == (pytest.approx(10.0), False)
+    assert gap.verdict == (
+        "95 % interval −5.9 to +25.9, paired t-test p = 0.14, by Holm p = 0.28, n = 4: "
+        "this run cannot tell the two apart"
+    )
+    turned = difference(compared, CELLS[1], CELLS[0])
+    assert turned.points == pytest.approx(-10.0)
+    assert turned.verdict.startswith("95 % interval −25.9 to +5.9, ")
+
+
+def test_a_difference_is_clear_only_where_the_rank_test_agrees():
+    """Mean 10, SD 5 over 10 cases: t is 6.3."""
+    matrix = matrix_of({("m", "A"): cell(0.8), ("k", "A"): cell(0.7)})
+    for rank_p, is_clear in ((0.04, True), (0.05, False)):
+        lines = (paired("A", 0.1, 0.05, 10, holm_p=0.001, wilcoxon_p=rank_p),)
+        gap = difference(replace(matrix, comparisons=lines), *CELLS)
+        assert gap.is_clear == is_clear
+    assert gap.verdict.endswith("n = 10, Wilcoxon p = 0.050: this run cannot tell the two apart")
+
+
+def test_conclusions_tell_each_pair_once():
+    """What federated, local, pooled and fine-tuned models say of each other has its sentence; rivals share one."""
+    steps = [
+        {"kind": "train", "model": "fed"},
+        {"kind": "train", "model": "prox", "strategy": "fedprox"},
+        {"kind": "pooled", "model": "pool"},
+    ]
+    experiment = Experiment.model_validate({"name": "e", "sites": ["A", "B"], "steps": steps})
+    cells = {(model, site): cell(0.7) for model in ("fed", "prox", "pool") for site in "AB"}
+    lines = tuple(paired(site, 0.02, 0.01, 20, "fed", other) for other in ("prox", "pool") for site in ("A", "B", None))
+    told = conclusions(replace(matrix_of(cells), comparisons=lines), experiment)
+    assert [text for text in told if "fed against" in text] == [
+        "fed against 1 other on the same 20 cases (points of DSC, 95 % interval): "
+        "not tested against prox (+2.00; −8.00 to +22.00)."
+    ]
+    assert sum("pool" in text for text in told) == 1
+
+
+def test_over_sites_the_cases_of_all_are_paired():
+    """10 at A and 20 at B, two cases each without spread: mean 15, SD 5.77, t = 5.196."""
+    cells = {("m", "A"): cell(0.8), ("k", "A"): cell(0.7), ("m", "B"): cell(0.8), ("k", "B"): cell(0.6)}
+    lines = (paired("A", 0.1, 0.0, 2), paired("B", 0.2, 0.0, 2))
+    pairs = ([("m", "A"), ("m", "B")], [("k", "A"), ("k", "B")])
+    gap = difference(replace(matrix_of(cells), comparisons=lines), *pairs)
+    assert (gap.points, gap.paired.n, gap.is_clear) == (pytest.approx(15.0), 4, True)
+    assert gap.paired.test.t == pytest.approx(5.196, abs=1e-3)
+    assert "not corrected for other comparisons" in gap.verdict
+    over = paired(None, 0.15, 0.0577, 4, holm_p=0.06, sites=("A", "B"))
+    corrected = difference(replace(matrix_of(cells), comparisons=(*lines, over)), *pairs)
+    assert (corrected.paired.holm_p, corrected.is_clear) == (0.06, False)
+
+
+def test_differences_that_are_all_the_same_give_no_test():
+    matrix = replace(matrix_of({("m", "A"): cell(0.8), ("k", "A"): cell(0.8)}), comparisons=(paired("A", 0.0, 0.0, 4),))
+    assert difference(matrix, *CELLS).verdict == "n = 4: too few differing cases for a test, so no conclusion"
+
+
+def test_comparisons_are_written_beside(run_folder):
+    record = {
+        "kind": "evaluation", "step": 9, "split": "test", "matrix": {}, "comparisons": [
+            paired("A", 0.1, 0.1, 12, holm_p=0.0004, wilcoxon_p=0.2).model_dump(mode="json"),
+            {"first": "m", "second": "k", "site": "B", "metric": "dsc", "n": None, "withheld": "policy-task"},
+        ],
+    }  # fmt: skip
+    append(run_folder, record)
+    write_result_tables(read_run(run_folder))
+    rows = list(csv.DictReader(io.StringIO((run_folder / "comparisons.csv").read_text())))
+    assert [(row["site"], row["difference"], row["t"], row["withheld"]) for row in rows] == [
+        ("A", "0.1", "1.5", ""),
+        ("B", "", "", "policy-task"),
+    ]
+    text = (run_folder / "comparisons.md").read_text()
+    shown = "not shown: rank test disagrees"
+    assert f"| m − k | A | {shown} | 12 | +10.00 | +0.00 to +30.00 | 0.10 | < 0.001 | 0.20 |" in text
+    assert "| m − k | B | withheld (policy-task) | – | – | – | – | – | – |" in text
+    assert text.endswith(f"{NOTE}\n")
 
 
 def test_a_single_case_gives_no_standard_error_and_no_conclusion():
@@ -100,8 +201,8 @@ def test_csv_holds_the_ledgers_units_and_leaves_out_what_is_missing(run_folder):
 
 
 def test_markdown_shows_per_cent_and_counts_what_is_missing(run_folder):
-    text = to_markdown(load_matrices(run_folder))
-    assert "| model | A (n = 9) | B (n = 5) | C (n = 4) | mean over sites |" in text
+    text = markdown_of(*load_matrices(run_folder), read_run(run_folder).experiment)
+    assert "| model | A (n = 9) | B (n = 5) | C (n = 4) | mean over sites | worst site | best to worst |" in text
     assert "| federated | 72.1 ± 13.8 | 68.5 ± " in text
     assert "| tuned-C | – (withheld) | 62.1 ± " in text
     assert "(2 of 3 sites)" in text
@@ -110,9 +211,11 @@ def test_markdown_shows_per_cent_and_counts_what_is_missing(run_folder):
 
 
 def test_files_are_written_beside_the_ledger(run_folder):
-    csv_path, markdown_path = write_matrix(run_folder)
+    csv_path, markdown_path = write_result_tables(read_run(run_folder))
     assert csv_path == run_folder / "matrix.csv"
-    assert markdown_path.read_text(encoding="utf-8") == to_markdown(load_matrices(run_folder))
+    assert markdown_path.read_text(encoding="utf-8") == markdown_of(
+        *load_matrices(run_folder), read_run(run_folder).experiment
+    )
     assert not list(run_folder.glob("*.part"))
 
 
@@ -132,7 +235,7 @@ def test_run_without_evaluation(run_folder):
     (run_folder / "ledger.jsonl").write_text("\n".join(kept))
     assert matrix_text(run_folder) == "No matrix: nothing was evaluated yet."
     with pytest.raises(InputError, match="reach its `evaluate` step"):
-        write_matrix(run_folder)
+        write_result_tables(read_run(run_folder))
 
 
 def test_later_evaluations_add_cells_and_other_splits_stand_apart(run_folder):
@@ -194,6 +297,25 @@ def test_abroad_says_what_it_left_out_and_which_of_several_federated_models_is_m
     assert "reach 40.0 % (mean of 1 cell; 1 more without a value); fed reaches 70.0 % on the same cells." in told
 
 
+def test_the_federated_model_is_set_against_the_pooled_one_of_the_same_sites():
+    steps = [
+        {"kind": "train", "model": "fed"},
+        {"kind": "pooled", "model": "pool"},
+        {"kind": "pooled", "model": "two", "sites": ["A", "B"]},
+    ]
+    experiment = Experiment.model_validate({"name": "e", "sites": ["A", "B", "C"], "steps": steps})
+    scores = {"fed": (0.70, 0.60, 0.50), "pool": (0.72, 0.59, 0.55), "two": (0.9, 0.9, 0.9)}
+    matrix = matrix_of(
+        {(model, site): cell(dsc) for model, row in scores.items() for site, dsc in zip("ABC", row, strict=True)}
+    )
+    against = [text for text in conclusions(matrix, experiment) if "in one place" in text]
+    assert len(against) == 1
+    assert against[0].startswith("fed minus pool, which saw the cases in one place: A\xa0−2.0\xa0")
+    assert "B\xa0+1.0\xa0" in against[0]
+    assert "C\xa0−5.0\xa0" in against[0]
+    assert "mean −2.0 (" in against[0]
+
+
 def test_headline_without_comparable_models_says_so(run_folder):
     sentences = conclusions(matrix_of({("other", "A"): cell(0.5)}), read_run(run_folder).experiment)
     assert len(sentences) == 1
@@ -218,12 +340,43 @@ def test_metrics_are_shown_in_their_units():
 def test_few_cases_get_one_decimal(n, shown, mean):
     """Site B has many: its own column keeps two, the mean over sites is as coarse as its coarsest part."""
     matrix = matrix_of({("m", "A"): cell(0.8123, 0.1234, n), ("m", "B"): cell(0.6123, 0.1234, 99)})
-    text = to_markdown([matrix])
-    assert f"| m | {shown} | 61.23 ± 12.34 | {mean} |" in text
+    text = markdown_of(matrix)
+    assert f"| m | {shown} | 61.23 ± 12.34 | {mean} | 61.2{'3' if n == 10 else ''} (B) |" in text
     (sentence,) = conclusions(matrix, Experiment.model_validate(FEDERATED))
     assert f"m: mean DSC {mean}\xa0% over 2 sites" in sentence
 
 
 def test_a_withheld_column_does_not_coarsen_the_others():
     matrix = matrix_of({("m", "A"): cell(0.8123, 0.1234, 10), ("m", "B"): SiteResult(withheld="too few")})
-    assert "| m | 81.23 ± 12.34 | – (withheld) | 81.23 (1 of 2 sites) |" in to_markdown([matrix])
+    assert "| m | 81.23 ± 12.34 | – (withheld) | 81.23 (1 of 2 sites) | – | – |" in markdown_of(matrix)
+
+
+def test_worst_site_and_the_distance_between_sites():
+    metrics = {"A": (0.8, 1.0), "B": (0.5, 4.5), "C": (0.6, None)}
+    cells = {
+        ("m", site): SiteResult(n=20, metrics={"dsc": Spread(mean=dsc), "assd_mm": Spread(mean=assd)})
+        for site, (dsc, assd) in metrics.items()
+    }
+    matrix = matrix_of(cells)
+    assert (matrix.worst_site("m", "dsc"), matrix.range_of_sites("m", "dsc")) == (("B", 0.5), pytest.approx(0.3))
+    assert (matrix.worst_site("m", "assd_mm"), matrix.range_of_sites("m", "assd_mm")) == (("B", 4.5), 3.5)
+    assert (matrix.worst_site("m", "ppv"), matrix.range_of_sites("m", "ppv")) == (None, None)
+    assert "| 63.33 | 50.00 (B) | 30.00 |" in markdown_of(matrix)
+
+
+def test_median_interval_and_empty_predictions_stand_in_the_cell():
+    spread = Spread(mean=0.7, sd=0.1, median=0.75, low=0.65, high=0.74)
+    told = SiteResult(n=20, num_empty=2, metrics={"dsc": spread, "ppv": Spread(mean=0.5, sd=0.2)})
+    text = markdown_of(matrix_of({("m", "A"): told}))
+    assert "| m | 70.00 ± 10.00 (median 75.00; 95 % 65.00 to 74.00; 2 empty) | 70.00 |" in text
+    assert "| m | 50.00 ± 20.00 | 50.00 |" in text
+    (row,) = csv.DictReader(io.StringIO(to_csv([matrix_of({("m", "A"): told})])))
+    assert (row["num_empty"], row["dsc_median"], row["dsc_low"], row["ppv_high"]) == ("2", "0.75", "0.65", "")
+
+
+def test_several_federated_models_share_a_sentence():
+    steps = [{"kind": "train", "model": name} for name in ("m", "k")]
+    experiment = Experiment.model_validate({"name": "e", "sites": ["A", "B"], "steps": steps})
+    cells = {(model, site): cell(mean) for model, mean in (("m", 0.7), ("k", 0.6)) for site in "AB"}
+    (sentence,) = conclusions(matrix_of(cells), experiment)
+    assert sentence.replace("\xa0", " ") == "Mean DSC over 2 sites (A, B; 8 test cases): m 70.0 %, k 60.0 %."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from invented_run import write_run
 
 from common.config import Experiment, parse_yaml
 from common.errors import ConfigError, InputError
@@ -19,7 +20,7 @@ from server.matrix_view import heat_range, leader
 from server.remedies import remedy
 from server.report import write_report
 from server.run_record import RoundLine, SiteResult, Spread, read_run, training_s
-from server.run_summary import duration
+from server.run_summary import duration, recipe_rows, recipes_rows
 
 FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"
 
@@ -33,6 +34,8 @@ def run_folder(tmp_path):
 def no_curves(monkeypatch):
     """For tests that look elsewhere: drawing takes most of a report's time."""
     monkeypatch.setattr("server.report.learning_curves", lambda record: ())
+    monkeypatch.setattr("server.report.box_plots", lambda matrix: None)
+    monkeypatch.setattr("server.report.saving_curves", lambda found: None)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def rewrite(folder, records):
 
 def test_every_mean_and_sd_of_the_ledger_stands_in_its_cell(page):
     evaluation = next(record for record in ledger_of(FINISHED_RUN) if record["kind"] == "evaluation")
-    rows = [row for row in Reader(page).rows if row and row[0] in evaluation["matrix"] and len(row) == 5]
+    rows = [row for row in Reader(page).rows if row and row[0] in evaluation["matrix"] and len(row) == 7]
     shown = iter(rows)
     for key, factor in (("dsc", 100), ("ppv", 100), ("sen", 100), ("assd_mm", 1), ("hd95_mm", 1)):
         for model, told in evaluation["matrix"].items():
@@ -131,7 +134,7 @@ def test_page_needs_nothing_from_outside(page):
 
 def test_curves_hold_no_reference_either(page):
     drawings = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', page)
-    assert len(drawings) == 4  # three training steps and the time line
+    assert len(drawings) == 6  # boxes, three training steps, what fine-tuning saves, and the time line
     for drawing in drawings:
         svg = base64.b64decode(drawing).decode()
         assert not re.search(r'href="(?!#)', svg)
@@ -363,3 +366,36 @@ def test_not_a_number_is_a_dash(run_folder):
 
 def test_fixture_is_a_valid_experiment():
     parse_yaml((FINISHED_RUN / "experiment.yaml").read_text(), Experiment, "fixture")
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_page_of_six_networks_at_three_sites(tmp_path):
+    folder = write_run(tmp_path / "run", reproduces="table3")
+    page = write_report(folder).read_text(encoding="utf-8").replace("\xa0", " ")
+    assert "Table 3 of the paper: networks tested at A" in page
+    assert "Against the phantoms' true masks" in page.replace("&#39;", "'")
+    assert "Not shown is not equal" in page
+    rows = [row for row in Reader(page).rows if row and row[0].startswith("voxresnet − ")]
+    assert len(rows) == 5 * (1 + 3)
+    assert next(row for row in rows if row[0] == "voxresnet − cmdr-unet")[1] == "all sites"
+    names = {path.name for path in (folder / "tables").iterdir()}
+    assert {"paper-table3.tex", "matrix-test-dsc.csv", "comparisons-test-hd95.md", "truth-test-assd.csv"} <= names
+
+
+def test_every_recipe_that_a_model_is_made_by_has_its_rows():
+    recipes = {
+        "small": {"stage2": None, "stage1": {"network": {"widths": [8, 16], "strides": [[2, 2, 2]]}}},
+        "vox": {"stage2": None, "stage1": {"network": {"kind": "voxresnet"}}},
+        "unused": {"training": {"lr0": 0.5}},
+    }
+    steps = [{"kind": "train", "model": name, "recipe": name} for name in ("small", "vox")]
+    told = {"name": "e", "sites": ["A"], "recipes": recipes, "steps": [*steps, {"kind": "train", "model": "whole"}]}
+    rows = dict(recipes_rows(Experiment.model_validate(told)))
+    stages = [row for row in rows if row.startswith("stage")]
+    assert stages == ["stage 1, default", "stage 1, small", "stage 1, vox", "stage 2, default", "stage 2, small, vox"]
+    assert "widths 8, 16; ASPP" in rows["stage 1, small"]
+    assert "; voxresnet; " in rows["stage 1, vox"]
+    assert rows["stage 2, small, vox"] == "none"
+    assert "batches" in rows  # the same of all
+    untrained = Experiment.model_validate({"name": "e", "sites": ["A"], "steps": [{"kind": "statistics"}]})
+    assert recipes_rows(untrained) == recipe_rows(untrained.recipe)

@@ -1,14 +1,25 @@
 """The networks: built from a configuration, initialised from a seed, counted."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from common.config import NetworkConfig, Triple
+from common.networks.comparison import AttentionUNet, UNetPlusPlus
 from common.networks.dropout import seed_dropout
 from common.networks.initialisation import initialise
 from common.networks.mdr_unet import MdrUNet
+from common.networks.voxresnet import VoxResNet
 
-__all__ = ["build_network", "count_parameters", "initialise", "seed_dropout"]
+__all__ = ["NETWORKS", "build_network", "count_parameters", "initialise", "seed_dropout"]
+NETWORKS: dict[str, Callable[[NetworkConfig, Triple], nn.Module]] = {
+    "mdr-unet": MdrUNet,
+    "voxresnet": VoxResNet,
+    "attention-unet": AttentionUNet,
+    "unet++": UNetPlusPlus,
+}
+"""By `NetworkConfig.kind`."""
 
 
 def build_network(config: NetworkConfig, patch_size: Triple) -> nn.Module:
@@ -17,7 +28,7 @@ def build_network(config: NetworkConfig, patch_size: Triple) -> nn.Module:
     It maps (b, in_channels, z, y, x) to logits (b, 1, z, y, x). The multiple that `patch_size` must be of is checked
     by `StageConfig`.
     """
-    return MdrUNet(config, patch_size)
+    return NETWORKS[config.kind](config, patch_size)
 
 
 def count_parameters(config: NetworkConfig, patch_size: Triple) -> int:

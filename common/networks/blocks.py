@@ -1,4 +1,4 @@
-"""Building blocks of the MDR-UNet: Conv-block, Res-block and atrous pyramid (paper, section 2.D).
+"""Building blocks of the networks: Conv-block, Res-block and atrous pyramid (paper, section 2.D).
 
 Shapes: b batch, c channels, (z, y, x) space. A level's `map_size` is the size of its feature maps when the network
 sees a whole patch; norms and dilation rates depend on it.
@@ -18,6 +18,16 @@ LEAK = 0.01
 CUBE: Triple = (3, 3, 3)
 POINT: Triple = (1, 1, 1)
 UNIT: Triple = (1, 1, 1)
+
+
+def times(a: Triple, b: Triple) -> Triple:
+    """Returns the product along each axis."""
+    return (a[0] * b[0], a[1] * b[1], a[2] * b[2])
+
+
+def divided(a: Triple, b: Triple) -> Triple:
+    """Returns the whole quotient along each axis."""
+    return (a[0] // b[0], a[1] // b[1], a[2] // b[2])
 
 
 def activation() -> nn.Module:

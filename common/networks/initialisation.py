@@ -23,8 +23,7 @@ def initialise(module: nn.Module, seed: int) -> None:
             layer.bias.zero_()
 
 
-def _fan_in(layer: nn.Conv3d | nn.ConvTranspose3d) -> int:
-    """Inputs of one output voxel; where a transposed kernel equals its stride, that is one voxel's channels."""
-    if isinstance(layer, nn.ConvTranspose3d):
-        return layer.in_channels
-    return layer.in_channels * math.prod(layer.kernel_size)
+def _fan_in(layer: nn.Conv3d | nn.ConvTranspose3d) -> float:
+    """Inputs of one output voxel; of a transposed kernel, their mean: the channels where it equals its stride."""
+    num_inputs = layer.in_channels * math.prod(layer.kernel_size)
+    return num_inputs / math.prod(layer.stride) if isinstance(layer, nn.ConvTranspose3d) else num_inputs

@@ -9,16 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from common.config import NetworkConfig, Triple
-from common.networks.blocks import CUBE, POINT, UNIT, Aspp, ConvBlock, ResBlock, dilation_rates
+from common.networks.blocks import CUBE, POINT, UNIT, Aspp, ConvBlock, ResBlock, dilation_rates, divided, times
 from common.networks.dropout import Dropout
-
-
-def _times(a: Triple, b: Triple) -> Triple:
-    return (a[0] * b[0], a[1] * b[1], a[2] * b[2])
-
-
-def _divided(a: Triple, b: Triple) -> Triple:
-    return (a[0] // b[0], a[1] // b[1], a[2] // b[2])
 
 
 class MdrUNet(nn.Module):
@@ -31,8 +23,8 @@ class MdrUNet(nn.Module):
         super().__init__()
         widths = config.widths
         num_levels = len(widths)
-        downsampling = list(accumulate(config.strides, _times, initial=UNIT))
-        sizes = [_divided(patch_size, factor) for factor in downsampling]
+        downsampling = list(accumulate(config.strides, times, initial=UNIT))
+        sizes = [divided(patch_size, factor) for factor in downsampling]
         kernels = [config.first_kernel, *[CUBE] * (num_levels - 1)]
         inputs = [config.in_channels, *widths[:-1]]
         strides = [UNIT, *config.strides]
@@ -45,7 +37,7 @@ class MdrUNet(nn.Module):
         )
         self.dropout = Dropout(config.encoder_dropout)
         self.skips = nn.ModuleList(
-            _skip(config, widths[i], _divided(downsampling[-1], downsampling[i]), sizes[i])
+            _skip(config, widths[i], divided(downsampling[-1], downsampling[i]), sizes[i])
             for i in range(num_levels - 1)
         )
         self.ups = nn.ModuleList(

@@ -24,7 +24,9 @@ def quick(tiny_recipe: Recipe) -> Callable[..., Experiment]:
         )
         split = SplitConfig(test_fraction=0.3, validation_fraction=0.2)
         config = RoundConfig(**rounds)
-        return Experiment(name=name, sites=SITES, recipe=tiny_recipe, split=split, steps=steps, rounds=config)
+        return Experiment(
+            reuse=False, name=name, sites=SITES, recipe=tiny_recipe, split=split, steps=steps, rounds=config
+        )
 
     return make
 

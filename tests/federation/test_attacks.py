@@ -425,6 +425,7 @@ def test_a_thousand_recorded_calls_are_refused_when_they_come_again(https, feder
 def test_the_federation_works_as_before(federation, tiny_recipe):
     """After all of this: both sites are online, and train."""
     experiment = Experiment(
+        reuse=False,
         name="after",
         sites=("A", "B"),
         recipe=tiny_recipe,

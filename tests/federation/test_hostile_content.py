@@ -213,7 +213,7 @@ def lying_site(federation, number, folder):
 
 def rounds_of(federation, recipe, sites, name, rounds=1, quorum=0):
     """Runs an experiment and returns the records of its rounds."""
-    plan = Experiment(
+    plan = Experiment(reuse=False,
         name=name, sites=tuple(sites), recipe=recipe, split=SPLIT,
         rounds=RoundConfig(quorum=quorum, timeout_s=60.0),
         steps=(

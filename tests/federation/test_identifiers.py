@@ -120,7 +120,7 @@ def hospital(tmp_path, write_ct, write_structures):
 @pytest.fixture
 def experiment(tiny_recipe):
     def make(*steps: object) -> Experiment:
-        return Experiment(name="tiny", sites=("A",), recipe=tiny_recipe, steps=steps or STEPS,
+        return Experiment(reuse=False, name="tiny", sites=("A",), recipe=tiny_recipe, steps=steps or STEPS,
                           split=SplitConfig(test_fraction=0.3, validation_fraction=0.2))  # fmt: skip
 
     return make
@@ -165,7 +165,7 @@ def test_no_reply_of_a_whole_experiment_holds_one(
                 run_experiment(experiment(), ledger, sites)
             assert found(str(told.value).encode()) == []
             assert found(caplog.text.encode())  # the site's own log does tell it
-    assert len(replies) == (3 if error is None else 1)
+    assert len(replies) == (4 if error is None else 1)  # statistics, training, evaluation, comparison
     assert [found(reply) for reply in replies] == [[]] * len(replies)
     assert stored(tmp_path / "coordinator") == {}
     assert found((config.parent / "state" / "audit.jsonl").read_bytes()) == []

@@ -16,8 +16,10 @@ from client.audit import AuditLog
 from client.border import guarded
 from client.cases import open_cases
 from client.ingest import import_folder
+from client.splits import kept_parts
 from common import wire
-from common.checkpoint import load_weights
+from common.card import read_card
+from common.checkpoint import load_metadata, load_weights
 from common.config import (
     Experiment,
     IngestConfig,
@@ -34,6 +36,7 @@ from common.model import build_model, model_weights
 from common.tasks import TrainResult
 from common.volume import Geometry, Volume, write_nifti
 from deploy.in_process import InProcessGrid
+from deploy.pooled import make_pools, with_pools
 from server import sites as server_sites
 from server.experiment import run_experiment
 from server.ledger import Ledger
@@ -119,11 +122,11 @@ def experiment(*steps, recipe=RECIPE, split=SPLIT, sites=tuple(CASES), seed=1, *
     )
 
 
-def run(config, configs, folder, on_record=None, num_workers=1, app=client_app):
-    """Runs or resumes in `folder` and returns the ledger."""
+def run(config, configs, folder, on_record=None, num_workers=1, app=client_app, runs=None):
+    """Runs or resumes in `folder` and returns the ledger; models of the runs in `runs` may be copied."""
     ledger = Ledger(folder, config, on_record)
     with closing(InProcessGrid(app, configs, num_workers)) as grid:
-        run_experiment(config, ledger, Sites(grid, grid.node_ids, config.rounds))
+        run_experiment(config, ledger, Sites(grid, grid.node_ids, config.rounds), runs=runs)
     return ledger
 
 
@@ -366,6 +369,73 @@ def test_a_site_with_too_few_cases_withholds_its_results(make_sites, tmp_path):
     assert "fewer than" in row["B"]["withheld"]
 
 
+def run_with_pools(config, configs, folder, on_record=None):
+    """As `run`, with what a simulation puts beside the sites; returns the ledger and the pools by model."""
+    pools = make_pools(config, configs, next(iter(configs.values())).parents[1])
+    workers = configs | {name: pool.config for name, pool in pools.items()}
+    return run(config, workers, folder, on_record, app=guarded(with_pools(client_app, pools))), pools
+
+
+POOLED = {"kind": "pooled", "model": "pooled", "rounds": 2, "select": "best"}
+
+
+def test_a_pool_of_one_site_is_that_site_bit_for_bit(sites, tmp_path):
+    alone = {**POOLED, "kind": "local", "model": "own", "sites": ("A",)}
+    own = run(experiment(STATISTICS, alone), sites, tmp_path / "own")
+    pooled, _ = run_with_pools(experiment(STATISTICS, {**POOLED, "sites": ("A",)}), sites, tmp_path / "pooled")
+    assert files(pooled)["pooled", "round-0001"] == files(own)["own-A", "round-0001"]
+    assert files(pooled)[("pooled",)] == files(own)[("own-A",)]
+
+
+def test_a_pool_holds_every_sites_cases_in_the_part_that_the_site_gave_them(make_sites, tmp_path):
+    configs = make_sites(CASES)
+    config = experiment(STATISTICS, POOLED, {"kind": "evaluate", "models": ("pooled",)})
+    ledger, pools = run_with_pools(config, configs, tmp_path)
+    pool = pools["pooled"].config.parent
+    together = open_cases(pool / "cases", pool / "work", RECIPE, SPLIT)
+    for part in ("train", "validation", "test"):
+        apart = [case for path in configs.values() for case in
+                 getattr(open_cases(path.parent / "cases", path.parent / "work", RECIPE, SPLIT), part)]  # fmt: skip
+        found = getattr(together, part)
+        assert [case.cached.case_id for case in found] == [case.cached.case_id for case in apart]
+        for one, other in zip(found, apart, strict=True):  # no pixel is written twice
+            assert one.cached.folder.samefile(other.cached.folder)
+            assert (one.folder / one.cached.entry.images[0]).samefile(other.folder / other.cached.entry.images[0])
+    assert {line["sites"]["pooled"]["cases"] for line in ledger.find("round")} == {6}
+    assert list(ledger.find("evaluation")[0]["matrix"]["pooled"]) == ["A", "B", "C"]
+    card = read_card(load_metadata(ledger.model_path("pooled")), "pooled")
+    assert card.origin == "trained on the cases of A, B, C in one place"
+    assert [(each.site, each.num_cases) for each in card.trained_on] == [("A", 2), ("B", 2), ("C", 2)]
+
+
+def test_patients_of_two_sites_with_one_name_stay_two(make_sites, tmp_path):
+    """Both sites call their patients X-0001 and so on; their cases have names of their own."""
+    configs = make_sites({"A": range(0, 4), "B": range(4, 8)})
+    for path in configs.values():
+        index = path.parent / "cases" / "cases.json"
+        told = json.loads(index.read_text())
+        for number, case in enumerate(told["cases"]):
+            case["patient_id"] = f"X-{number:04d}"
+        index.write_text(json.dumps(told))
+    config = experiment(STATISTICS, POOLED, sites=("A", "B"))
+    ledger, pools = run_with_pools(config, configs, tmp_path)
+    assert ledger.find("round")[-1]["sites"]["pooled"]["cases"] == 4
+    parts = kept_parts(SPLIT, pools["pooled"].config.parent / "work")
+    assert sorted(parts) == [f"{site}/X-{number:04d}" for site in "AB" for number in range(4)]
+
+
+def test_a_pool_without_a_sites_cases_fails_and_the_log_says_why(make_sites, tmp_path, caplog):
+    configs = make_sites({"A": range(0, 3), "B": range(3, 6)})
+
+    def loses_its_cases(record):
+        if record["kind"] == "statistics":
+            (configs["B"].parent / "cases" / "cases.json").unlink()
+
+    with pytest.raises(WorkError, match=r"pooled \(bad-input\)"):
+        run_with_pools(experiment(STATISTICS, POOLED, sites=("A", "B")), configs, tmp_path, loses_its_cases)
+    assert "cases.json" in caplog.text
+
+
 def with_policy(configs, **policies):
     """Gives each named site a policy of its own."""
     for site, policy in policies.items():
@@ -402,6 +472,22 @@ def test_norm_layers_that_all_sites_keep_never_leave(make_sites, tmp_path):
     assert len({path.read_bytes() for path in kept}) == len(kept)
 
 
+def test_fedbn_is_what_the_policy_of_every_site_would_do(make_sites, tmp_path):
+    """The same bits in the models and in the matrix: sites that trained it measure it with their own layers."""
+    keep = {"local_layers": ["norm"]}
+    configs = with_policy(make_sites(CASES), A=keep, B=keep, C=keep)
+    evaluate = {"kind": "evaluate", "models": ("federated",)}
+    by_policy = run(experiment(STATISTICS, TRAIN, evaluate), configs, tmp_path / "policy", app=guarded(client_app))
+    step = {**TRAIN, "strategy": "fedbn"}
+    by_task = run(experiment(STATISTICS, step, evaluate), make_sites(CASES), tmp_path / "task", app=guarded(client_app))
+    assert files(by_task) == files(by_policy)
+    assert by_task.find("evaluation")[0]["matrix"] == by_policy.find("evaluation")[0]["matrix"]
+    start, end = model_weights(build_model(RECIPE, 1)), by_task.load_model("federated")
+    norms, others = norms_and_others(start)
+    assert all(np.array_equal(start[name], end[name]) for name in norms)
+    assert not any(np.array_equal(start[name], end[name]) for name in others if start[name].size > 10)
+
+
 def test_a_layer_that_one_site_keeps_comes_from_the_others(make_sites, tmp_path):
     """As if that site had no part in it; `without` it is dropped by its own policy, and a quorum goes on."""
     config = experiment(STATISTICS, {**TRAIN, "rounds": 1}, quorum=2)
@@ -433,3 +519,53 @@ def test_a_run_has_no_more_rounds_than_a_site_gives_it(make_sites, tmp_path):
     configs = with_policy(make_sites({"A": CASES["A"]}), A={"max_rounds": 1})
     with pytest.raises(WorkError, match=r"round 2: .*A \(policy-rounds\)"):
         run(experiment(STATISTICS, TRAIN, sites=("A",)), configs, tmp_path, app=guarded(client_app))
+
+
+def alone(patch_size, **network):
+    """A recipe of one stage."""
+    stage = StageConfig(network=NetworkConfig.model_validate(network), patch_size=patch_size)
+    return RECIPE.model_copy(update={"stage1": stage, "stage2": None})
+
+
+COMPARED = {
+    "voxresnet": alone((8, 8, 8), kind="voxresnet", widths=(2, 4), strides=((2, 2, 2),)),
+    "attention": alone((8, 8, 8), kind="attention-unet", widths=(4, 8), strides=((2, 2, 2),)),
+    "nested": alone((16, 16, 32), kind="unet++", widths=(2, 2, 2, 2, 4)),
+}
+
+
+def test_the_compared_networks_go_through_folds_and_every_case_is_measured_once(sites, tmp_path):
+    """A has four patients: two test in each of two folds, so that a row of the matrix is over all four."""
+    steps = [{"kind": "train", "model": name, "recipe": name, "sites": ["A"], "folds": True} for name in COMPARED]
+    measured = {"kind": "evaluate", "models": [*COMPARED], "models_per_message": 7, "sites": ["A"]}
+    config = Experiment(
+        name="tiny",
+        sites=("A",),
+        recipe=RECIPE,
+        recipes=COMPARED,
+        split=SplitConfig(folds=2, validation_fraction=0.0),
+        steps=(STATISTICS, *steps, measured),
+    )
+    ledger = run(config, {"A": sites["A"]}, tmp_path)
+    (line,) = ledger.find("evaluation")
+    assert {model: row["A"]["n"] for model, row in line["matrix"].items()} == dict.fromkeys(COMPARED, 4)
+    assert [cell["A"]["n"] for cell in line["folds"].values()] == [2] * 6
+    for name, recipe in COMPARED.items():
+        start = model_weights(build_model(recipe, config.seed))
+        first, second = (ledger.load_model(f"{name}.fold-{fold}") for fold in (1, 2))
+        assert first.keys() == second.keys() == start.keys()
+        moved = [key for key in start if not np.array_equal(start[key], first[key])]
+        assert len(moved) == len(start)
+        assert any(not np.array_equal(first[key], second[key]) for key in start)
+
+
+def test_another_run_copies_what_was_trained_on_the_same_data_and_measures_it_alike(sites, tmp_path, make_sites):
+    config = experiment(STATISTICS, {"kind": "local", "model": "own"}, {"kind": "evaluate", "models": ["own"]})
+    first = run(config, sites, tmp_path / "first", runs=tmp_path)
+    second = run(config, sites, tmp_path / "second", runs=tmp_path)
+    assert [line["reused"] for line in second.find("model")] == ["first/own-A", "first/own-B", "first/own-C"]
+    assert second.find("round") == []
+    assert first.find("evaluation")[0]["matrix"] == second.find("evaluation")[0]["matrix"]
+    assert all(first.load_model(name).keys() == second.load_model(name).keys() for name in ("own-A", "own-B"))
+    fewer = run(config, make_sites({**CASES, "A": range(1, 4)}), tmp_path / "fewer", runs=tmp_path)
+    assert next(line["reused"] for line in fewer.find("model") if line["model"] == "own-A") is None

@@ -46,6 +46,7 @@ def site_config(tmp_path, tiny_cases):
 
 def experiment(recipe, sites, rounds=1, quorum=0, timeout_s=600.0, epochs=1):
     return Experiment(
+        reuse=False,
         name="net",
         sites=tuple(sites),
         recipe=recipe,

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.tls, pytest.mark.timeout(300)]
 @pytest.fixture
 def experiment(tiny_recipe):
     return Experiment(
+        reuse=False,
         name="tls",
         sites=("A", "B", "C"),
         recipe=tiny_recipe,

@@ -33,6 +33,7 @@ class LeavesError(Exception):
 @pytest.fixture
 def experiment(tiny_recipe):
     return Experiment(
+        reuse=False,
         name="restarts",
         sites=("A", "B"),
         recipe=tiny_recipe,

@@ -91,7 +91,7 @@ def two_rounds(recipe):
         TrainStep(kind="train", model="federated", rounds=2, local_epochs=1),
     )
     split = SplitConfig(test_fraction=0.3, validation_fraction=0.2)
-    return Experiment(name="apart", sites=("A",), recipe=recipe, split=split, steps=steps)
+    return Experiment(reuse=False, name="apart", sites=("A",), recipe=recipe, split=split, steps=steps)
 
 
 def as_worker(*command):

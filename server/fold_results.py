@@ -1,0 +1,49 @@
+"""One cell of the matrix for all folds of a model: what would stand there had its cases been measured together."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from server.metric import METRIC
+
+Cell = Mapping[str, Any]
+
+
+def over_folds(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Returns the cell over the cases of all folds, each of which tests once: exact from n, mean and sample SD.
+
+    A metric that one of the folds withheld is null. Of a single cell, that one; where a fold is withheld as a whole, so
+    is the result.
+    """
+    if len(cells) == 1:
+        return dict(cells[0])
+    withheld = next((cell["withheld"] for cell in cells if cell.get("withheld")), None)
+    if withheld:
+        return {"n": None, "num_undefined": None, "metrics": {}, "withheld": f"a fold: {withheld}"}
+    known = [cell for cell in cells if cell["n"]]
+    names = dict.fromkeys(name for cell in known for name in cell["metrics"])
+    return {
+        "n": sum(cell["n"] for cell in cells),
+        "num_undefined": sum(cell["num_undefined"] for cell in cells),
+        "metrics": {name: _spread(known, name) for name in names},
+    }
+
+
+def _spread(cells: Sequence[Cell], name: str) -> dict[str, float | None]:
+    """Mean and sample SD over all cases; both null where a fold with defined values has no mean."""
+    parts = [(_num_defined(cell, name), cell["metrics"].get(name) or {}) for cell in cells]
+    parts = [(number, spread) for number, spread in parts if number]
+    if not parts or any(spread.get("mean") is None for _, spread in parts):
+        return {"mean": None, "sd": None}
+    total = sum(number for number, _ in parts)
+    mean = sum(number * spread["mean"] for number, spread in parts) / total
+    if total < 2 or any(number > 1 and spread.get("sd") is None for number, spread in parts):
+        return {"mean": mean, "sd": None}
+    squares = sum((number - 1) * (spread.get("sd") or 0.0) ** 2 for number, spread in parts)
+    squares += sum(number * (spread["mean"] - mean) ** 2 for number, spread in parts)
+    return {"mean": mean, "sd": math.sqrt(squares / (total - 1))}
+
+
+def _num_defined(cell: Cell, name: str) -> int:
+    """Cases that the metric has a value for: distances have none where one of the two masks is empty."""
+    return int(cell["n"]) - (int(cell["num_undefined"]) if METRIC[name].is_distance else 0)
