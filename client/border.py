@@ -32,6 +32,7 @@ from common.statistics import HuHistogram
 from common.tasks import (
     EvaluateResult,
     EvaluateTask,
+    PictureTask,
     SiteProgress,
     SiteStatistics,
     StatisticsTask,
@@ -191,6 +192,8 @@ class Border:
                     return self._training(entry.task, entry.received, reply)
                 case EvaluateTask():
                     return self._evaluation(entry.task, reply)
+                case PictureTask():
+                    return self._pictures(entry.task, reply)
         except (WorkError, *wire.UNREADABLE) as error:
             if isinstance(error, FedgtvError) and not isinstance(error, WorkError):
                 raise
@@ -247,6 +250,13 @@ class Border:
         counts = {"cases": cases, "models": len(result.summaries), "pictures": len(pictures)}
         return _Leaving(wire.evaluate_reply(result, pictures), counts, withheld)
 
+    def _pictures(self, task: PictureTask, reply: Message) -> _Leaving:
+        withheld, (told, files) = policy.Withheld(), wire.read_drawings(reply)
+        result = policy.limit_pictures(self.policy, task, told, withheld)
+        files = [pixels_alone(file) for file in files] if result.drawings else []
+        counts = {"cases": result.n, "models": len(task.models), "pictures": len(files)}
+        return _Leaving(wire.drawings_reply(result, files), counts, withheld)
+
 
 def guarded(app: Callable[[Message, Context], Message]) -> Callable[[Message, Context], Message]:
     """Returns `app` behind the border of the site in its context: what a node does, in one process."""
@@ -285,6 +295,8 @@ def _told(task: wire.Task) -> dict[str, Any]:
         told |= {"model": task.model, "round": task.round, "epochs": task.local_epochs}
     if isinstance(task, EvaluateTask):
         told |= {"models": list(task.models), "part": task.part}
+    if isinstance(task, PictureTask):
+        told |= {"models": list(task.models), "pictures": list(task.what)}
     return told
 
 

@@ -15,9 +15,9 @@ from common.config import Recipe
 from common.metrics import CaseMetrics, case_metrics, summarise
 from common.model import load_model
 from common.pictures import overlay_png
-from common.segmentation import segment
+from common.segmentation import Segmentation, segment
 from common.statistics import Normalisation
-from common.tasks import EvaluateTask, MetricSummary, ModelSummary, Picture, TrainTask
+from common.tasks import EvaluateTask, MetricSummary, ModelSummary, Picture, PictureTask, TrainTask
 from common.volume import Volume, to_lps
 
 log = logging.getLogger("fedgtv.site")
@@ -33,14 +33,14 @@ class LoadedModel:
     device: torch.device
 
     @classmethod
-    def of(cls, task: TrainTask | EvaluateTask, weights: Weights, device: torch.device) -> "LoadedModel":
+    def of(cls, task: TrainTask | EvaluateTask | PictureTask, weights: Weights, device: torch.device) -> "LoadedModel":
         """Returns the task's recipe with `weights` (CheckpointError: they are another network's)."""
         normalisation = Normalisation(task.normalisation.mean, task.normalisation.sd)
         return cls(load_model(task.recipe, weights, device), task.recipe, normalisation, device)
 
-    def mask(self, case: OpenCase) -> NDArray[np.bool_]:
-        """Returns the predicted mask (z, y, x) on the case's original grid."""
-        return segment(case.cached, self.networks, self.recipe, self.normalisation, self.device).mask
+    def segmentation(self, case: OpenCase) -> Segmentation:
+        """Returns the predicted mask (z, y, x) on the case's original grid, and what it came from."""
+        return segment(case.cached, self.networks, self.recipe, self.normalisation, self.device)
 
 
 def measure(
@@ -50,7 +50,7 @@ def measure(
     measured: list[CaseMetrics] = []
     pictures: list[Picture] = []
     for number, case in enumerate(cases, 1):
-        mask, truth = model.mask(case), case.label()
+        mask, truth = model.segmentation(case).mask, case.label()
         measured.append(case_metrics(mask, truth, case.cached.record.geometry.spacing_mm))
         log.info("%s: DSC %.3f", case.cached.case_id, measured[-1].dsc)
         if number <= num_pictures:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from client.case_guard import check_still_here, on_cases_that_stay
 from client.cases import OWN, Cases, OpenCase, open_cases
+from client.drawing import draw
 from client.local_layers import last_layers, load_layers, save_layers
 from client.measuring import LoadedModel, measure, summary
-from client.policy import local_names
+from client.policy import NO_PICTURES, local_names
 from client.progress import Progress
 from client.round_checkpoint import RoundCheckpoint, round_key
 from client.site_round import SiteRound, where
@@ -29,7 +30,10 @@ from common.tasks import (
     EvaluateTask,
     ModelSummary,
     Picture,
+    PictureResult,
+    PictureTask,
     SiteStatistics,
+    SiteTask,
     StatisticsTask,
     TrainResult,
     TrainTask,
@@ -77,7 +81,7 @@ class Site:
             torch.set_num_threads(self.config.num_threads)
         return choose_device(self.config.device)
 
-    def open_cases(self, task: StatisticsTask | TrainTask | EvaluateTask) -> Cases:
+    def open_cases(self, task: SiteTask) -> Cases:
         """Returns the cases as the task's recipe prepares and its split parts them."""
         if self.prepared_folder != self.work_folder:
             adopt_split(task.split, self.work_folder, self.prepared_folder)
@@ -244,3 +248,36 @@ class Site:
             summaries[name] = summary(measured, policy.min_cases)
             pictures += drawn
         return EvaluateResult(summaries=summaries, seconds=progress.seconds()), pictures
+
+    def draw(self, task: PictureTask, models: Mapping[str, Weights]) -> tuple[PictureResult, list[bytes]]:
+        """Draws the test cases that the task asks for, where the policy lets pictures leave; else says why not."""
+        progress, device = Progress(self.told_folder, task), self.device()
+
+        def load(name: str) -> LoadedModel:
+            weights = models[name] | last_layers(self.work_folder, task.experiment, name, models[name])
+            return LoadedModel.of(task.of(name), weights, device)
+
+        def work(cases: Cases) -> tuple[PictureResult, list[bytes]]:
+            withheld, num_cases = self._why_no_pictures(len(cases.test)), len(cases.test)
+            if withheld:
+                log.info("pictures: none, %s", withheld)
+                return PictureResult(n=num_cases, withheld=withheld, seconds=progress.seconds()), []
+            progress.say("evaluating")
+            tells_dsc = self.config.policy.share_case_metrics
+            drawn = list(draw(self.config.site, task, cases.test, load, tells_dsc))
+            check_still_here(self.cases_folder, cases.test)
+            log.info("pictures: %d drawn of %d test cases, by %s", len(drawn), num_cases, ", ".join(task.models))
+            told = tuple(each for each, _ in drawn)
+            return PictureResult(n=num_cases, drawings=told, seconds=progress.seconds()), [png for _, png in drawn]
+
+        done = on_cases_that_stay(self.cases_folder, lambda: self.open_cases(task), work)
+        progress.say("sending")
+        return done
+
+    def _why_no_pictures(self, num_cases: int) -> str | None:
+        policy = self.config.policy
+        if not policy.share_pictures:
+            return NO_PICTURES
+        if num_cases < policy.min_cases:
+            return f"{counted(num_cases, 'case')}, fewer than the site's min_cases {policy.min_cases}"
+        return None

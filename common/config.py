@@ -343,7 +343,27 @@ class EvaluateStep(Frozen):
     """Overlays asked of each site for the first model; a site sends them only if its policy allows."""
 
 
-Step = Annotated[StatisticsStep | TrainStep | LocalStep | FinetuneStep | EvaluateStep, Field(discriminator="kind")]
+What = Literal["planes", "features", "boundary"]
+Rank = Literal["best", "median", "worst"]
+
+
+class PicturesStep(Frozen):
+    """Pictures of single test cases at the sites whose policy lets them go (paper, figures 3, 5 and 6)."""
+
+    kind: Literal["pictures"]
+    models: tuple[Name, ...] = Field(min_length=1)
+    """Models of earlier steps, a row each; the first one's DSC chooses the cases."""
+    what: tuple[What, ...] = Field(default=("planes", "features", "boundary"), min_length=1)
+    """`planes`: contour and prediction; `features`: maps of the finest skip connection; `boundary`: probabilities."""
+    sites: tuple[Name, ...] = ()
+    """Whose cases are drawn; empty: all of the experiment's sites."""
+    cases: tuple[Rank, ...] = Field(default=("best", "median", "worst"), min_length=1)
+    """Which of a site's test cases are drawn."""
+
+
+Step = Annotated[
+    StatisticsStep | TrainStep | LocalStep | FinetuneStep | EvaluateStep | PicturesStep, Field(discriminator="kind")
+]
 
 
 class RoundConfig(Frozen):
@@ -474,7 +494,7 @@ class Experiment(Frozen):
                     raise ValueError(f"step {number} names site {site!r}; expected one of {', '.join(self.sites)}")
                 if named.count(site) > 1:
                     raise ValueError(f"step {number} names site {site!r} twice; name every site once")
-            wanted = step.models if isinstance(step, EvaluateStep) else (getattr(step, "initial", None),)
+            wanted = getattr(step, "models", ()) or (getattr(step, "initial", None),)
             for model in wanted:
                 if model is not None and model not in known:
                     raise ValueError(
@@ -521,9 +541,9 @@ class PolicyConfig(Frozen):
     min_cases: int = Field(default=3, ge=1)
     """Statistics and metrics over fewer cases are not sent."""
     share_pictures: bool = False
-    """Overlays of single cases; only for phantoms or with the patients' consent."""
+    """Pictures of single cases; only for phantoms or with the patients' consent."""
     share_case_metrics: bool = False
-    """Metrics of single cases: the DSC beside a picture."""
+    """Metrics of single cases: the DSC beside a picture or in it."""
     clip_norm: float | None = Field(default=None, gt=0)
     """L2 norm to which an update (trained less received weights) is scaled down; null: not clipped."""
     noise_multiplier: float = Field(default=0.0, ge=0)

@@ -27,8 +27,11 @@ from common.tasks import (
     EvaluateResult,
     EvaluateTask,
     Picture,
+    PictureResult,
+    PictureTask,
     SiteProgress,
     SiteStatistics,
+    SiteTask,
     StatisticsTask,
     TrainResult,
     TrainTask,
@@ -53,9 +56,15 @@ TRAIN = "train"
 EVALUATE = "evaluate"
 STATISTICS = "query.statistics"
 PROGRESS = "query.progress"
+DRAW = "query.pictures"
 
-Task = StatisticsTask | TrainTask | EvaluateTask
-TASKS: dict[str, type[Task]] = {STATISTICS: StatisticsTask, TRAIN: TrainTask, EVALUATE: EvaluateTask}
+Task = SiteTask
+TASKS: dict[str, type[Task]] = {
+    STATISTICS: StatisticsTask,
+    TRAIN: TrainTask,
+    EVALUATE: EvaluateTask,
+    DRAW: PictureTask,
+}
 """What a message of each type asks; `PROGRESS` asks for no work, and the node answers it itself."""
 UNREADABLE = (
     AttributeError, BadZipFile, EOFError, KeyError, MemoryError, OSError, OverflowError, TypeError, ValueError
@@ -204,7 +213,7 @@ def task_record(task: Frozen, models: Mapping[str, ArrayRecord] | None = None) -
 
 
 def read_models(message: Message) -> dict[str, Weights]:
-    """Returns the named models that came with an evaluation task."""
+    """Returns the named models that came with an evaluation or picture task."""
     return {
         key.removeprefix(MODEL_PREFIX): record_to_weights(record)
         for key, record in records(message.content, ArrayRecord).items()
@@ -250,6 +259,33 @@ def evaluate_reply(result: EvaluateResult, pictures: Sequence[Picture]) -> Recor
         known = [picture.dsc for picture in pictures if picture.dsc is not None]
         content |= {PICTURE_DSC: known} if len(known) == len(pictures) else {}
     return RecordDict({RESULT: ConfigRecord(content)})
+
+
+def drawings_reply(result: PictureResult, files: Sequence[bytes]) -> RecordDict:
+    """Returns the reply to a `PictureTask`; each PNG is an array of its own, which Flower sends in pieces."""
+    content = RecordDict({RESULT: ConfigRecord({JSON: result.model_dump_json()})})
+    if files:
+        arrays = {str(number): Array(np.frombuffer(file, np.uint8)) for number, file in enumerate(files)}
+        content[PICTURES] = ArrayRecord(arrays)
+    return content
+
+
+def read_drawings(message: Message) -> tuple[PictureResult, list[bytes]]:
+    """Returns what a reply to a `PictureTask` tells and its files, their content unchecked.
+
+    Raises:
+        WorkError: as `read_result`; or there is not one file for each drawing.
+    """
+    result = read_result(message, PictureResult)
+    record = records(message.content, ArrayRecord).get(PICTURES, {})
+    try:
+        files = [record[str(number)].numpy().tobytes() for number in range(len(record))]
+    except UNREADABLE as error:
+        raise WorkError("reply: pictures cannot be read; the site may run another release") from error
+    if len(files) != len(result.drawings):
+        told = f"{len(files)} pictures, and words on {len(result.drawings)}"
+        raise WorkError(f"reply: {told}; the site may run another release")
+    return result, files
 
 
 def code_of(error: Exception) -> str:

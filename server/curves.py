@@ -29,6 +29,7 @@ STEP_NAMES = {
     "local": "local-only training",
     "finetune": "fine-tuning",
     "evaluate": "evaluation",
+    "pictures": "pictures of single cases",
 }
 
 
