@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from client.loaded_case import TRUTH_NAME
 from client.splits import keep_split
 from common.cache import CachedCase, CaseCache
 from common.config import Recipe, SplitConfig
@@ -38,6 +39,13 @@ class OpenCase:
         if self.cached.entry.label is None:
             raise LabelError(f"case {self.cached.case_id}: has no label; import it with its contour")
         return np.asarray(read_nifti(self.folder / self.cached.entry.label).array > 0.5)
+
+    def truth(self) -> NDArray[np.bool_] | None:
+        """Reads a phantom's true tumour (z, y, x), which lies beside the label; None for a patient, who has none."""
+        if self.cached.entry.label is None:
+            return None
+        path = (self.folder / self.cached.entry.label).with_name(TRUTH_NAME)
+        return np.asarray(read_nifti(path).array > 0.5) if path.is_file() else None
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def draw(
     site: str, task: PictureTask, cases: Sequence[OpenCase], load: Load, tells_dsc: bool
 ) -> Iterator[tuple[Drawing, bytes]]:
     """Yields what is asked for, a PNG with what it shows; each case once, whatever it is to be called."""
-    measured = [metrics.dsc for metrics in measure(load(task.models[0]), cases)[0]]
+    measured = [metrics.dsc for metrics in measure(load(task.models[0]), cases).metrics]
     for rank, index in ranked(measured, task.cases):
         where = f"{site}, test case {index + 1} ({rank} by {task.models[0]})"
         outcomes, map_rows = _outcomes(task, cases[index], load)

@@ -43,19 +43,38 @@ class LoadedModel:
         return segment(case.cached, self.networks, self.recipe, self.normalisation, self.device)
 
 
-def measure(
-    model: LoadedModel, cases: Sequence[OpenCase], num_pictures: int = 0, title: str = ""
-) -> tuple[list[CaseMetrics], list[Picture]]:
+@dataclass(frozen=True)
+class Measured:
+    """One model on a site's cases."""
+
+    metrics: list[CaseMetrics]
+    """Against the contour."""
+    truth_metrics: list[CaseMetrics]
+    """Against a phantom's true tumour; shorter than `metrics` where a case has none."""
+    pictures: list[Picture]
+
+    def summary(self, min_cases: int) -> ModelSummary:
+        """Returns what may leave the site; against the truth only where every case has one."""
+        whole = summary(self.metrics, min_cases)
+        if not self.metrics or len(self.truth_metrics) < len(self.metrics):
+            return whole
+        return whole.model_copy(update={"truth_metrics": summary(self.truth_metrics, min_cases).metrics})
+
+
+def measure(model: LoadedModel, cases: Sequence[OpenCase], num_pictures: int = 0, title: str = "") -> Measured:
     """Returns each case's metrics, and pictures of the first `num_pictures` cases, titled by a running number."""
-    measured: list[CaseMetrics] = []
-    pictures: list[Picture] = []
+    measured = Measured([], [], [])
     for number, case in enumerate(cases, 1):
-        mask, truth = model.segmentation(case).mask, case.label()
-        measured.append(case_metrics(mask, truth, case.cached.record.geometry.spacing_mm))
-        log.info("%s: DSC %.3f", case.cached.case_id, measured[-1].dsc)
+        mask, contour, truth = model.segmentation(case).mask, case.label(), case.truth()
+        spacing_mm = case.cached.record.geometry.spacing_mm
+        measured.metrics.append(case_metrics(mask, contour, spacing_mm))
+        if truth is not None:
+            measured.truth_metrics.append(case_metrics(mask, truth, spacing_mm))
+        dsc = measured.metrics[-1].dsc
+        log.info("%s: DSC %.3f", case.cached.case_id, dsc)
         if number <= num_pictures:
-            pictures.append(Picture(_png(case, truth, mask, f"{title} {number}"), measured[-1].dsc))
-    return measured, pictures
+            measured.pictures.append(Picture(_png(case, contour, mask, f"{title} {number}"), dsc))
+    return measured
 
 
 def _png(case: OpenCase, truth: NDArray[np.bool_], mask: NDArray[np.bool_], title: str) -> bytes:

@@ -260,16 +260,26 @@ def limit_evaluation(
 
 
 def _limit_summary(policy: PolicyConfig, summary: ModelSummary, told: Withheld) -> ModelSummary:
-    odd = sorted(set(summary.metrics) - METRICS)
+    num_defined = summary.n - summary.num_undefined
+    kinds = {"metrics": summary.metrics, "truth_metrics": summary.truth_metrics}
+    return summary.model_copy(
+        update={kind: _limit_metrics(policy, metrics, num_defined, told) for kind, metrics in kinds.items()}
+    )
+
+
+def _limit_metrics(
+    policy: PolicyConfig, values: Mapping[str, MetricSummary], num_defined: int, told: Withheld
+) -> dict[str, MetricSummary]:
+    odd = sorted(set(values) - METRICS)
     if odd:
         raise PolicyError.of("policy-reply", f"reply: metric {odd[0]!r} is unknown to this release")
-    metrics = dict(summary.metrics)
-    if summary.n - summary.num_undefined < policy.min_cases:
+    metrics = dict(values)
+    if num_defined < policy.min_cases:
         for name in DISTANCES & set(metrics):
             if metrics[name] != MetricSummary(mean=None, sd=None):
-                told.what.append(f"{name} of {summary.n - summary.num_undefined} cases")
+                told.what.append(f"{name} of {num_defined} cases")
                 metrics[name] = MetricSummary(mean=None, sd=None)
-    return summary.model_copy(update={"metrics": metrics})
+    return metrics
 
 
 def limit_pictures(policy: PolicyConfig, task: PictureTask, result: PictureResult, told: Withheld) -> PictureResult:

@@ -13,7 +13,7 @@ from client.case_guard import check_still_here, on_cases_that_stay
 from client.cases import OWN, Cases, OpenCase, open_cases
 from client.drawing import draw
 from client.local_layers import last_layers, load_layers, save_layers
-from client.measuring import LoadedModel, measure, summary
+from client.measuring import LoadedModel, measure
 from client.policy import NO_PICTURES, local_names
 from client.progress import Progress
 from client.round_checkpoint import RoundCheckpoint, round_key
@@ -203,7 +203,7 @@ class Site:
         if not task.validate_received or len(cases) < self.config.policy.min_cases:
             return None
         progress.say("validating")
-        dsc = float(np.mean([metrics.dsc for metrics in measure(model, cases)[0]]))
+        dsc = float(np.mean([metrics.dsc for metrics in measure(model, cases).metrics]))
         log.info("%s: the received model's mean DSC on %d validation cases is %.3f", where(task), len(cases), dsc)
         progress.say("training")
         return dsc
@@ -243,10 +243,11 @@ class Site:
             title = f"{self.config.site}, {name}, {task.part} case"
             log.info("evaluation: %s on %d %s cases", name, len(part), task.part)
             weights = models[name] | last_layers(self.work_folder, task.experiment, name, models[name])
-            measured, drawn = measure(LoadedModel.of(task, weights, device), part, num_pictures, title)
-            log.info("evaluation: %s has a mean DSC of %.3f", name, np.mean([metrics.dsc for metrics in measured]))
-            summaries[name] = summary(measured, policy.min_cases)
-            pictures += drawn
+            measured = measure(LoadedModel.of(task, weights, device), part, num_pictures, title)
+            mean = np.mean([metrics.dsc for metrics in measured.metrics])
+            log.info("evaluation: %s has a mean DSC of %.3f", name, mean)
+            summaries[name] = measured.summary(policy.min_cases)
+            pictures += measured.pictures
         return EvaluateResult(summaries=summaries, seconds=progress.seconds()), pictures
 
     def draw(self, task: PictureTask, models: Mapping[str, Weights]) -> tuple[PictureResult, list[bytes]]:

@@ -182,6 +182,9 @@ class ModelSummary(Frozen):
     num_undefined: Count
     """Cases whose distances are undefined because prediction or truth is empty."""
     metrics: dict[str, MetricSummary]
+    truth_metrics: dict[str, MetricSummary] = Field(default_factory=dict)
+    """Against the true tumour, as far as all cases are phantoms that have one; the rest of the error in `metrics` is
+    the delineation's style."""
 
 
 class EvaluateResult(Frozen):

@@ -142,4 +142,7 @@ def _cell(result: EvaluateResult | None, model: str) -> dict[str, Any]:
     withheld = NO_ANSWER if result is None else result.withheld
     if result is None or withheld:
         return {"n": None, "num_undefined": None, "metrics": {}, "withheld": withheld}
-    return json.loads(result.summaries[model].model_dump_json())  # type: ignore[no-any-return]
+    cell: dict[str, Any] = json.loads(result.summaries[model].model_dump_json())
+    if not cell["truth_metrics"]:
+        del cell["truth_metrics"]
+    return cell

@@ -31,12 +31,13 @@ def refuse_result(result: EvaluateResult, models: Collection[str]) -> str | None
 def _refuse_summary(summary: ModelSummary) -> str | None:
     if summary.num_undefined > summary.n:
         return f"{summary.num_undefined} undefined of {summary.n} cases; expected no more than there are"
-    unknown = sorted(set(summary.metrics) - set(METRIC))
+    unknown = sorted({*summary.metrics, *summary.truth_metrics} - set(METRIC))
     if unknown:
         return f"metric {unknown[0][:40]!r} is unknown; expected {', '.join(METRIC)}"
     if NEEDED not in summary.metrics:
         return f"metric {NEEDED!r} is missing"
-    faults = (_refuse_values(name, values) for name, values in summary.metrics.items())
+    values = (*summary.metrics.items(), *summary.truth_metrics.items())
+    faults = (_refuse_values(name, each) for name, each in values)
     return next((fault for fault in faults if fault), None)
 
 

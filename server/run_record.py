@@ -106,6 +106,8 @@ class SiteResult(Line):
     n: int | None = None
     num_undefined: int | None = None
     metrics: dict[str, Spread | None] = {}
+    truth_metrics: dict[str, Spread | None] = {}
+    """Against the phantoms' true tumours; empty where a case has none."""
 
 
 class PictureLine(Line):
