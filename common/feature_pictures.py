@@ -56,7 +56,8 @@ def features_figure(rows: Sequence[MapRow], spacing_mm: Sequence[float], heading
 
 def strongest(maps: NDArray[np.float32], num: int) -> list[int]:
     """Returns the numbers of the channels (c, y, x) that vary most over the plane, those first."""
-    return np.argsort(-maps.std(axis=(1, 2)), kind="stable")[:num].tolist()
+    order: list[int] = np.argsort(-maps.std(axis=(1, 2)), kind="stable").tolist()
+    return order[:num]
 
 
 def _draw_row(row: MapRow, axes: Sequence[Any], spacing_mm: Sequence[float], bounds: Any) -> None:

@@ -155,7 +155,7 @@ def _draw_plane(
                     interpolation="nearest", **shown)  # fmt: skip
     for mask, colour, style in ((truth, TRUTH_COLOUR, "solid"), (row.prediction, PREDICTION_COLOUR, "dashed")):
         if mask is not None:
-            draw_contour(axis, mask.take(centre[plane.axis], axis=plane.axis), plane, spacing_mm, colour, style)
+            draw_contour(axis, np.take(mask, centre[plane.axis], axis=plane.axis), plane, spacing_mm, colour, style)
     frame(axis, extent)
     _name_sides(axis, plane)
 
