@@ -277,7 +277,7 @@ def read_drawings(message: Message) -> tuple[PictureResult, list[bytes]]:
         WorkError: as `read_result`; or there is not one file for each drawing.
     """
     result = read_result(message, PictureResult)
-    record = records(message.content, ArrayRecord).get(PICTURES, {})
+    record = records(message.content, ArrayRecord).get(PICTURES, ArrayRecord())
     try:
         files = [record[str(number)].numpy().tobytes() for number in range(len(record))]
     except UNREADABLE as error:
