@@ -30,6 +30,7 @@ STEP_NAMES = {
     "finetune": "fine-tuning",
     "pooled": "pooled training",
     "evaluate": "evaluation",
+    "pictures": "pictures of single cases",
 }
 
 

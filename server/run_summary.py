@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from common.config import EvaluateStep, PooledStep, Recipe, StageConfig, StatisticsStep, TrainingStep, TrainStep
+from common.config import (
+    EvaluateStep,
+    PicturesStep,
+    PooledStep,
+    Recipe,
+    StageConfig,
+    StatisticsStep,
+    TrainingStep,
+    TrainStep,
+)
 from common.networks import count_parameters
 from server.conclusion import model_origins
 from server.curves import step_title
@@ -64,6 +73,10 @@ def step_row(record: RunRecord, number: int) -> list[str]:
         spent = [line.seconds for line in record.evaluations if line.step == number and line.seconds is not None]
         title = f"{step_title(record, number)} of {', '.join(step.models)} on {step.split} cases"
         return [title, sites, *[NONE] * 4, duration(sum(spent) if spent else None)]
+    if isinstance(step, PicturesStep):
+        took = [line.seconds for line in record.pictures if line.step == number and line.seconds is not None]
+        title = f"{step_title(record, number)} ({', '.join(step.what)}) of {', '.join(step.models)}"
+        return [title, sites, *[NONE] * 4, duration(sum(took) if took else None)]
     planned = step.rounds * sum(len(experiment.files_of(model)) for model in experiment.results_of(step))
     origin = getattr(step, "initial", None)
     initial = f", from {origin}" if origin else ""
