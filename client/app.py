@@ -12,7 +12,7 @@ from common import wire
 from common.errors import LeftOffError
 from common.logs import log_to_output
 from common.shortage import explained
-from common.tasks import CompareTask, EvaluateTask, StatisticsTask
+from common.tasks import CompareTask, EvaluateTask, PictureTask, StatisticsTask
 
 app = ClientApp()
 log = logging.getLogger("fedgtv.site")
@@ -58,6 +58,11 @@ def _compare(site: Site, message: Message) -> RecordDict:
     return wire.compare_reply(site.compare(task))
 
 
+def _draw(site: Site, message: Message) -> RecordDict:
+    task, _ = wire.read_task(message, PictureTask)
+    return wire.drawings_reply(*site.draw(task, wire.read_models(message)))
+
+
 @app.query("statistics")
 def statistics(message: Message, context: Context) -> Message:
     """Answers a `StatisticsTask`."""
@@ -80,3 +85,9 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Answers an `EvaluateTask`."""
     return _answer(message, context, _evaluate)
+
+
+@app.query("pictures")
+def pictures(message: Message, context: Context) -> Message:
+    """Answers a `PictureTask`."""
+    return _answer(message, context, _draw)

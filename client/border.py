@@ -35,6 +35,7 @@ from common.tasks import (
     CompareTask,
     EvaluateResult,
     EvaluateTask,
+    PictureTask,
     SiteProgress,
     SiteStatistics,
     StatisticsTask,
@@ -196,6 +197,8 @@ class Border:
                     return self._evaluation(entry.task, reply)
                 case CompareTask():
                     return self._comparison(entry.task, reply)
+                case PictureTask():
+                    return self._pictures(entry.task, reply)
         except (WorkError, *wire.UNREADABLE) as error:
             if isinstance(error, FedgtvError) and not isinstance(error, WorkError):
                 raise
@@ -262,6 +265,13 @@ class Border:
         counts = {"cases": cases, "models": len(result.rows), "pairs": len(result.pairs)}
         return _Leaving(wire.compare_reply(result), counts, withheld)
 
+    def _pictures(self, task: PictureTask, reply: Message) -> _Leaving:
+        withheld, (told, files) = policy.Withheld(), wire.read_drawings(reply)
+        result = policy.limit_pictures(self.policy, task, told, withheld)
+        files = [pixels_alone(file) for file in files] if result.drawings else []
+        counts = {"cases": result.n, "models": len(task.models), "pictures": len(files)}
+        return _Leaving(wire.drawings_reply(result, files), counts, withheld)
+
 
 def guarded(app: Callable[[Message, Context], Message]) -> Callable[[Message, Context], Message]:
     """Returns `app` behind the border of the site in its context: what a node does, in one process."""
@@ -301,6 +311,8 @@ def _told(task: wire.Task) -> dict[str, Any]:
     if isinstance(task, EvaluateTask | CompareTask):
         models = task.models if isinstance(task, EvaluateTask) else task.rows
         told |= {"models": list(models), "part": task.part}
+    if isinstance(task, PictureTask):
+        told |= {"models": list(task.models), "pictures": list(task.what)}
     return told
 
 

@@ -25,7 +25,8 @@ from common.config import PreprocessConfig
 from common.dataset import CaseEntry
 from common.errors import FedgtvError, ImageError, LabelError
 from common.fitness import no_hu
-from common.pictures import as_jpeg, overlay_figure
+from common.panels import as_jpeg
+from common.pictures import overlay_figure
 from common.preprocess import Patient, PreparedCase, find_patient, prepare_patient
 from common.resample import resample_linear
 from common.text import counted

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from client.loaded_case import TRUTH_NAME
 from client.splits import keep_split
 from common.cache import CachedCase, CaseCache
 from common.config import Recipe, SplitConfig
@@ -38,6 +39,22 @@ class OpenCase:
         if self.cached.entry.label is None:
             raise LabelError(f"case {self.cached.case_id}: has no label; import it with its contour")
         return np.asarray(read_nifti(self.folder / self.cached.entry.label).array > 0.5)
+
+    def truth(self) -> NDArray[np.bool_] | None:
+        """Reads a phantom's true tumour (z, y, x), which lies beside the label; None for a patient, who has none."""
+        path = self._truth_path()
+        return np.asarray(read_nifti(path).array > 0.5) if path is not None else None
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether it is a phantom whose true tumour lies beside the label."""
+        return self._truth_path() is not None
+
+    def _truth_path(self) -> Path | None:
+        if self.cached.entry.label is None:
+            return None
+        path = (self.folder / self.cached.entry.label).with_name(TRUTH_NAME)
+        return path if path.is_file() else None
 
 
 @dataclass(frozen=True)

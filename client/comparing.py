@@ -9,14 +9,14 @@ from functools import cache
 from pathlib import Path
 
 from client.cases import OpenCase
-from client.kept_results import KeptResults, Measured
+from client.kept_results import KeptResults, MeasuredCase
 from common.distribution import box, mean_interval
 from common.errors import NoResultsError
 from common.metrics import METRIC_NAMES
 from common.paired_tests import moments, signed_ranks
 from common.tasks import CompareResult, CompareTask, MetricDifference, MetricSpread, PairDifference, RowSpread
 
-Row = dict[str, Measured]
+Row = dict[str, MeasuredCase]
 """By case."""
 
 
@@ -66,7 +66,7 @@ def _row(
     return row
 
 
-def _spread(row: Sequence[Measured], metrics: Sequence[str]) -> RowSpread:
+def _spread(row: Sequence[MeasuredCase], metrics: Sequence[str]) -> RowSpread:
     return RowSpread(
         n=len(row),
         num_undefined=sum(math.isnan(each.metrics.assd_mm) for each in row),
@@ -75,7 +75,7 @@ def _spread(row: Sequence[Measured], metrics: Sequence[str]) -> RowSpread:
     )
 
 
-def value(measured: Measured, metric: str) -> float:
+def value(measured: MeasuredCase, metric: str) -> float:
     """Returns one metric of a case; NaN where it is undefined."""
     return float(getattr(measured.metrics, metric))
 

@@ -23,12 +23,14 @@ RESULTS = "results"
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCase:
     """One case, measured with one model."""
 
     metrics: CaseMetrics
     is_empty: bool
     """Whether the model found nothing."""
+    truth_metrics: CaseMetrics | None = None
+    """Against a phantom's true tumour; None where the case has none."""
 
 
 class _Kept(Frozen):
@@ -38,6 +40,7 @@ class _Kept(Frozen):
     """Digest of the site's own layers in the model."""
     is_empty: bool
     metrics: dict[str, float | None]
+    truth_metrics: dict[str, float | None] | None = None
 
 
 class KeptResults:
@@ -55,23 +58,36 @@ class KeptResults:
         self._digest = digest
         self._layers = layers
 
-    def find(self, case: OpenCase) -> Measured | None:
+    def find(self, case: OpenCase) -> MeasuredCase | None:
         """Returns what is kept of a case; None where that is nothing, damaged, or of other layers."""
         try:
             kept = _Kept.model_validate_json(self._path(case).read_bytes())
-            values = {name: math.nan if value is None else value for name, value in kept.metrics.items()}
-            metrics = CaseMetrics(**values)
+            metrics = _read(kept.metrics)
+            truth_metrics = None if kept.truth_metrics is None else _read(kept.truth_metrics)
         except (OSError, ValidationError, TypeError):  # the last of other metrics than this release's
             return None
-        return Measured(metrics, kept.is_empty) if self._layers in (None, kept.layers) else None
+        return MeasuredCase(metrics, kept.is_empty, truth_metrics) if self._layers in (None, kept.layers) else None
 
-    def save(self, case: OpenCase, measured: Measured) -> None:
+    def save(self, case: OpenCase, measured: MeasuredCase) -> None:
         """Writes what was measured of a case (OSError: the disk is full or not writable)."""
-        values = {name: None if math.isnan(value) else value for name, value in asdict(measured.metrics).items()}
-        kept = _Kept(layers=self._layers or "", is_empty=measured.is_empty, metrics=values)
+        kept = _Kept(
+            layers=self._layers or "",
+            is_empty=measured.is_empty,
+            metrics=_written(measured.metrics),
+            truth_metrics=None if measured.truth_metrics is None else _written(measured.truth_metrics),
+        )
         folder = private_folder(private_folder(self._root) / self._digest)
         text = kept.model_dump_json()
         write_text_atomically(folder / case.cached.folder.name, text, private_mode(folder), durable=False)
 
     def _path(self, case: OpenCase) -> Path:
         return self._root / self._digest / case.cached.folder.name
+
+
+def _written(metrics: CaseMetrics) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in asdict(metrics).items()}
+
+
+def _read(values: dict[str, float | None]) -> CaseMetrics:
+    """Raises TypeError if they are other metrics than this release's."""
+    return CaseMetrics(**{name: math.nan if value is None else value for name, value in values.items()})

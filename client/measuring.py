@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from client.cases import OpenCase
-from client.kept_results import KeptResults, Measured
+from client.kept_results import KeptResults, MeasuredCase
 from common.checkpoint import Weights
 from common.config import Recipe
 from common.metrics import CaseMetrics, case_metrics, summarise
 from common.model import load_model
 from common.pictures import overlay_png
-from common.segmentation import segment
+from common.segmentation import Segmentation, segment
 from common.statistics import Normalisation
-from common.tasks import EvaluateTask, MetricSummary, ModelSummary, Picture, TrainTask
+from common.tasks import EvaluateTask, MetricSummary, ModelSummary, Picture, PictureTask, TrainTask
 from common.volume import Volume, to_lps
 
 log = logging.getLogger("fedgtv.site")
@@ -35,14 +35,32 @@ class LoadedModel:
     device: torch.device
 
     @classmethod
-    def of(cls, task: TrainTask | EvaluateTask, weights: Weights, device: torch.device) -> "LoadedModel":
+    def of(cls, task: TrainTask | EvaluateTask | PictureTask, weights: Weights, device: torch.device) -> "LoadedModel":
         """Returns the task's recipe with `weights` (CheckpointError: they are another network's)."""
         normalisation = Normalisation(task.normalisation.mean, task.normalisation.sd)
         return cls(load_model(task.recipe, weights, device), task.recipe, normalisation, device)
 
-    def mask(self, case: OpenCase) -> NDArray[np.bool_]:
-        """Returns the predicted mask (z, y, x) on the case's original grid."""
-        return segment(case.cached, self.networks, self.recipe, self.normalisation, self.device).mask
+    def segmentation(self, case: OpenCase) -> Segmentation:
+        """Returns the predicted mask (z, y, x) on the case's original grid, and what it came from."""
+        return segment(case.cached, self.networks, self.recipe, self.normalisation, self.device)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model on a site's cases."""
+
+    metrics: list[CaseMetrics]
+    """Against the contour."""
+    truth_metrics: list[CaseMetrics]
+    """Against a phantom's true tumour; shorter than `metrics` where a case has none."""
+    pictures: list[Picture]
+
+    def summary(self, min_cases: int) -> ModelSummary:
+        """Returns what may leave the site; against the truth only where every case has one."""
+        whole = summary(self.metrics, min_cases)
+        if not self.metrics or len(self.truth_metrics) < len(self.metrics):
+            return whole
+        return whole.model_copy(update={"truth_metrics": summary(self.truth_metrics, min_cases).metrics})
 
 
 def measure(
@@ -51,10 +69,11 @@ def measure(
     kept: KeptResults | None = None,
     num_pictures: int = 0,
     title: str = "",
-) -> tuple[list[CaseMetrics], list[Picture]]:
+) -> Measured:
     """Returns each case's metrics, and pictures of the first `num_pictures` cases, titled by a running number.
 
-    What is kept is not measured again, unless a picture is drawn of it; what is measured is kept.
+    What is kept is not measured again, unless a picture is drawn of it, or a true tumour has come or gone since; what
+    is measured is kept.
 
     Args:
         load: makes the model, once it is needed.
@@ -64,20 +83,27 @@ def measure(
         title: of a picture, before its number.
     """
     model = cache(load)
-    measured: list[CaseMetrics] = []
+    measured: list[MeasuredCase] = []
     pictures: list[Picture] = []
     for number, case in enumerate(cases, 1):
         known = kept.find(case) if kept and number > num_pictures else None
-        if known is None:
-            mask, truth = model().mask(case), case.label()
-            known = Measured(case_metrics(mask, truth, case.cached.record.geometry.spacing_mm), not mask.any())
-            log.info("%s: DSC %.3f", case.cached.case_id, known.metrics.dsc)
+        if known is None or (known.truth_metrics is not None) != case.has_truth:
+            mask, contour = model().segmentation(case).mask, case.label()
+            known = _measured(case, mask, contour)
             if kept:
                 kept.save(case, known)
             if number <= num_pictures:
-                pictures.append(Picture(_png(case, truth, mask, f"{title} {number}"), known.metrics.dsc))
-        measured.append(known.metrics)
-    return measured, pictures
+                pictures.append(Picture(_png(case, contour, mask, f"{title} {number}"), known.metrics.dsc))
+        measured.append(known)
+    truth_metrics = [each.truth_metrics for each in measured if each.truth_metrics is not None]
+    return Measured([each.metrics for each in measured], truth_metrics, pictures)
+
+
+def _measured(case: OpenCase, mask: NDArray[np.bool_], contour: NDArray[np.bool_]) -> MeasuredCase:
+    spacing_mm, truth = case.cached.record.geometry.spacing_mm, case.truth()
+    metrics = case_metrics(mask, contour, spacing_mm)
+    log.info("%s: DSC %.3f", case.cached.case_id, metrics.dsc)
+    return MeasuredCase(metrics, not mask.any(), None if truth is None else case_metrics(mask, truth, spacing_mm))
 
 
 def _png(case: OpenCase, truth: NDArray[np.bool_], mask: NDArray[np.bool_], title: str) -> bytes:

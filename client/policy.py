@@ -23,13 +23,24 @@ from common.tasks import (
     EvaluateTask,
     MetricSummary,
     ModelSummary,
+    PictureResult,
+    PictureTask,
+    SiteTask,
     StatisticsTask,
     TrainResult,
     TrainTask,
 )
 
-KINDS = {StatisticsTask: "statistics", TrainTask: "train", EvaluateTask: "evaluate", CompareTask: "evaluate"}
-"""Comparing tells more of what evaluating has measured: who allows one allows the other."""
+KINDS: dict[type[SiteTask], str] = {
+    StatisticsTask: "statistics",
+    TrainTask: "train",
+    EvaluateTask: "evaluate",
+    CompareTask: "evaluate",
+    PictureTask: "evaluate",
+}
+"""The word in `policy.tasks` for each kind. Comparing tells more of what evaluating has measured: who allows one allows
+the other; whether pictures leave, `share_pictures` says beside it."""
+NO_PICTURES = "the site's policy lets no pictures go (share_pictures)"
 METRICS = frozenset(each.name for each in fields(CaseMetrics))
 DISTANCES = frozenset(name for name in METRICS if name.endswith("_mm"))
 """Metrics that are undefined where one of two masks is empty."""
@@ -49,9 +60,7 @@ class Done:
     """The noise multiplier of every noised update that ever left, in any run."""
 
 
-def admit(
-    policy: PolicyConfig, task: StatisticsTask | TrainTask | EvaluateTask | CompareTask, done: Done, now: datetime
-) -> None:
+def admit(policy: PolicyConfig, task: SiteTask, done: Done, now: datetime) -> None:
     """Returns if the site may begin `task` at local time `now`.
 
     Raises:
@@ -263,13 +272,48 @@ def limit_evaluation(
 
 
 def _limit_summary(policy: PolicyConfig, summary: ModelSummary, told: Withheld) -> ModelSummary:
-    odd = sorted(set(summary.metrics) - METRICS)
+    num_defined = summary.n - summary.num_undefined
+    kinds = {"metrics": summary.metrics, "truth_metrics": summary.truth_metrics}
+    return summary.model_copy(
+        update={kind: _limit_metrics(policy, metrics, num_defined, told) for kind, metrics in kinds.items()}
+    )
+
+
+def _limit_metrics(
+    policy: PolicyConfig, values: Mapping[str, MetricSummary], num_defined: int, told: Withheld
+) -> dict[str, MetricSummary]:
+    odd = sorted(set(values) - METRICS)
     if odd:
         raise PolicyError.of("policy-reply", f"reply: metric {odd[0]!r} is unknown to this release")
-    metrics = dict(summary.metrics)
-    if summary.n - summary.num_undefined < policy.min_cases:
+    metrics = dict(values)
+    if num_defined < policy.min_cases:
         for name in DISTANCES & set(metrics):
             if metrics[name] != MetricSummary(mean=None, sd=None):
-                told.what.append(f"{name} of {summary.n - summary.num_undefined} cases")
+                told.what.append(f"{name} of {num_defined} cases")
                 metrics[name] = MetricSummary(mean=None, sd=None)
-    return summary.model_copy(update={"metrics": metrics})
+    return metrics
+
+
+def limit_pictures(policy: PolicyConfig, task: PictureTask, result: PictureResult, told: Withheld) -> PictureResult:
+    """Returns what is told of pictures, and of which the policy lets none go where it says why.
+
+    Raises:
+        PolicyError: it tells of a model, a picture or a case that was not asked for, or of one twice.
+    """
+    why = NO_PICTURES if not policy.share_pictures else None
+    if why is None and result.n < policy.min_cases:
+        why = f"fewer cases than the site's min_cases {policy.min_cases}"
+    if why or result.withheld:
+        if result.drawings:
+            told.what.append(f"{len(result.drawings)} pictures")
+        return PictureResult(n=result.n, withheld=why or "the site's policy", seconds=result.seconds)
+    asked = {(what, rank) for what in task.what for rank in task.cases}
+    shown = [(each.what, each.rank) for each in result.drawings]
+    odd_models = {model for each in result.drawings for model in each.dsc} - set(task.models)
+    if len(set(shown)) < len(shown) or not set(shown) <= asked or odd_models:
+        raise PolicyError.of("policy-reply", "reply: tells of a picture or a model that was not asked for")
+    if any(each.dsc for each in result.drawings) and not policy.share_case_metrics:
+        told.what.append("DSC of single cases")
+        bare = tuple(each.model_copy(update={"dsc": {}}) for each in result.drawings)
+        return result.model_copy(update={"drawings": bare})
+    return result

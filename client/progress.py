@@ -15,9 +15,7 @@ from pydantic import ValidationError
 
 from common.atomic import write_text_atomically
 from common.private import private_folder, private_mode
-from common.tasks import CompareTask, EvaluateTask, SiteProgress, StatisticsTask, TrainTask
-
-Task = StatisticsTask | TrainTask | EvaluateTask | CompareTask
+from common.tasks import SiteProgress, SiteTask, TrainTask
 
 FILE, UNWANTED = "progress.json", "unwanted"
 LEAST_S = 1.0
@@ -28,7 +26,7 @@ MAX_BYTES = 4096
 class Progress:
     """What the process at work says; without room on the disk it says nothing, and the work goes on."""
 
-    def __init__(self, work: Path | None, task: Task) -> None:
+    def __init__(self, work: Path | None, task: SiteTask) -> None:
         """Says that cases are being prepared for `task`; nothing is ever said where `work` is None."""
         self._work = work
         self._began = time.monotonic()
@@ -58,7 +56,7 @@ class Progress:
             write_text_atomically(folder / FILE, said.model_dump_json(), private_mode(folder))
 
 
-def expected(task: Task) -> SiteProgress:
+def expected(task: SiteTask) -> SiteProgress:
     """Returns what can be said of a task whose process is not at work yet."""
     if not isinstance(task, TrainTask):
         return SiteProgress(state="queued")
@@ -102,7 +100,7 @@ def is_unwanted(work: Path) -> bool:
     return (work / UNWANTED).exists()
 
 
-def progress_of(work: Path, task: Task, seconds: float) -> SiteProgress:
+def progress_of(work: Path, task: SiteTask, seconds: float) -> SiteProgress:
     """Returns how far the process at work on `task` is: of what it says, state and epoch alone."""
     known, said = expected(task), read_progress(work)
     if said is None or said.state == "idle":

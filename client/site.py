@@ -14,10 +14,11 @@ from client.cases import OWN, Cases, OpenCase, open_cases
 from client.comparing import compare
 from client.comparison_policy import limit_comparison
 from client.data_digest import data_digest
+from client.drawing import draw
 from client.kept_results import RESULTS, KeptResults
 from client.local_layers import last_layers, load_layers, save_layers
-from client.measuring import LoadedModel, measure, summary
-from client.policy import Withheld, keeping, local_names
+from client.measuring import LoadedModel, measure
+from client.policy import NO_PICTURES, Withheld, keeping, local_names
 from client.progress import Progress
 from client.round_checkpoint import RoundCheckpoint, round_key
 from client.site_round import SiteRound, where
@@ -36,7 +37,10 @@ from common.tasks import (
     EvaluateTask,
     ModelSummary,
     Picture,
+    PictureResult,
+    PictureTask,
     SiteStatistics,
+    SiteTask,
     StatisticsTask,
     TrainResult,
     TrainTask,
@@ -84,7 +88,7 @@ class Site:
             torch.set_num_threads(self.config.num_threads)
         return choose_device(self.config.device)
 
-    def open_cases(self, task: StatisticsTask | TrainTask | EvaluateTask | CompareTask) -> Cases:
+    def open_cases(self, task: SiteTask) -> Cases:
         """Returns the cases as the task's recipe prepares and its split parts them."""
         if self.prepared_folder != self.work_folder:
             adopt_split(task.split, self.work_folder, self.prepared_folder)
@@ -209,7 +213,7 @@ class Site:
         if not task.validate_received or len(cases) < self.config.policy.min_cases:
             return None
         progress.say("validating")
-        dsc = float(np.mean([metrics.dsc for metrics in measure(lambda: model, cases)[0]]))
+        dsc = float(np.mean([metrics.dsc for metrics in measure(lambda: model, cases).metrics]))
         log.info("%s: the received model's mean DSC on %d validation cases is %.3f", where(task), len(cases), dsc)
         progress.say("training")
         return dsc
@@ -250,10 +254,11 @@ class Site:
             mine = last_layers(self.work_folder, task.experiment, name, models[name])
             load = partial(LoadedModel.of, task, models[name] | mine, device)
             kept = self._kept(model_digest(models[name], task.recipe, task.normalisation), mine)
-            measured, drawn = measure(load, part, kept, num_pictures, title)
-            log.info("evaluation: %s has a mean DSC of %.3f", name, np.mean([metrics.dsc for metrics in measured]))
-            summaries[name] = summary(measured, policy.min_cases)
-            pictures += drawn
+            measured = measure(load, part, kept, num_pictures, title)
+            mean = np.mean([metrics.dsc for metrics in measured.metrics])
+            log.info("evaluation: %s has a mean DSC of %.3f", name, mean)
+            summaries[name] = measured.summary(policy.min_cases)
+            pictures += measured.pictures
         if few:
             return self._too_few(part, progress), []
         return EvaluateResult(summaries=summaries, seconds=progress.seconds()), pictures
@@ -288,3 +293,40 @@ class Site:
             return part_of(self.open_cases(task.of_fold(fold)))
 
         return on_cases_that_stay(self.cases_folder, lambda: self.open_cases(task), work)
+
+    def draw(self, task: PictureTask, models: Mapping[str, Weights]) -> tuple[PictureResult, list[bytes]]:
+        """Draws the test cases that the task asks for, where the policy lets pictures leave; else says why not."""
+        progress, device = Progress(self.told_folder, task), self.device()
+
+        def mine(name: str) -> Weights:
+            return last_layers(self.work_folder, task.experiment, name, models[name])
+
+        def load(name: str) -> LoadedModel:
+            return LoadedModel.of(task.of(name), models[name] | mine(name), device)
+
+        def work(cases: Cases) -> tuple[PictureResult, list[bytes]]:
+            withheld, num_cases = self._why_no_pictures(len(cases.test)), len(cases.test)
+            if withheld:
+                log.info("pictures: none, %s", withheld)
+                return PictureResult(n=num_cases, withheld=withheld, seconds=progress.seconds()), []
+            progress.say("evaluating")
+            tells_dsc = self.config.policy.share_case_metrics
+            first = task.models[0]
+            kept = self._kept(model_digest(models[first], task.of(first).recipe, task.normalisation), mine(first))
+            drawn = list(draw(self.config.site, task, cases.test, load, kept, tells_dsc))
+            check_still_here(self.cases_folder, cases.test)
+            log.info("pictures: %d drawn of %d test cases, by %s", len(drawn), num_cases, ", ".join(task.models))
+            told = tuple(each for each, _ in drawn)
+            return PictureResult(n=num_cases, drawings=told, seconds=progress.seconds()), [png for _, png in drawn]
+
+        done = on_cases_that_stay(self.cases_folder, lambda: self.open_cases(task), work)
+        progress.say("sending")
+        return done
+
+    def _why_no_pictures(self, num_cases: int) -> str | None:
+        policy = self.config.policy
+        if not policy.share_pictures:
+            return NO_PICTURES
+        if num_cases < policy.min_cases:
+            return f"{counted(num_cases, 'case')}, fewer than the site's min_cases {policy.min_cases}"
+        return None

@@ -434,8 +434,26 @@ class EvaluateStep(Frozen):
         return self
 
 
+What = Literal["planes", "features", "boundary"]
+Rank = Literal["best", "median", "worst"]
+
+
+class PicturesStep(Frozen):
+    """Pictures of single test cases at the sites whose policy lets them go (paper, figures 3, 5 and 6)."""
+
+    kind: Literal["pictures"]
+    models: tuple[Name, ...] = Field(min_length=1)
+    """Models of earlier steps, a row each; the first one's DSC chooses the cases."""
+    what: tuple[What, ...] = Field(default=("planes", "features", "boundary"), min_length=1)
+    """`planes`: contour and prediction; `features`: maps of the finest skip connection; `boundary`: probabilities."""
+    sites: tuple[Name, ...] = ()
+    """Whose cases are drawn; empty: all of the experiment's sites."""
+    cases: tuple[Rank, ...] = Field(default=("best", "median", "worst"), min_length=1)
+    """Which of a site's test cases are drawn."""
+
+
 TrainingStep = TrainStep | LocalStep | FinetuneStep | PooledStep
-Step = Annotated[StatisticsStep | TrainingStep | EvaluateStep, Field(discriminator="kind")]
+Step = Annotated[StatisticsStep | TrainingStep | EvaluateStep | PicturesStep, Field(discriminator="kind")]
 
 
 class RoundConfig(Frozen):
@@ -573,7 +591,7 @@ class Experiment(Frozen):
                     raise ValueError(f"step {number} names site {site!r}; expected one of {', '.join(self.sites)}")
                 if named.count(site) > 1:
                     raise ValueError(f"step {number} names site {site!r} twice; name every site once")
-            wanted = step.models if isinstance(step, EvaluateStep) else (_initial(step),)
+            wanted = step.models if isinstance(step, EvaluateStep | PicturesStep) else (_initial(step),)
             for model in wanted:
                 if model is not None and model not in known:
                     raise ValueError(
@@ -625,6 +643,8 @@ class Experiment(Frozen):
         if self.split.fold:
             raise ValueError(f"split.fold: {self.split.fold}; expected 0, for steps go through the folds by themselves")
         for number, step in enumerate(self.steps, 1):
+            if isinstance(step, PicturesStep):
+                self._refuse_pictures_of_folds(number, step)
             if not isinstance(step, _Training):
                 continue
             if FOLD_NAME.search(step.model):
@@ -640,6 +660,14 @@ class Experiment(Frozen):
                 )
         return self
 
+    def _refuse_pictures_of_folds(self, number: int, step: PicturesStep) -> None:
+        for model in step.models:
+            if self.folds_of(model):
+                raise ValueError(
+                    f"step {number} draws model {model!r}, which is made for each fold, and folds test on different "
+                    "cases; name a model of the plain split"
+                )
+
     @model_validator(mode="after")
     def _compared_models_are_measured(self) -> Self:
         for number, step in enumerate(self.steps, 1):
@@ -653,7 +681,7 @@ class Experiment(Frozen):
         return self
 
     def named(self, base: str) -> tuple[str, ...]:
-        """The models that a name in an `evaluate` step stands for: itself, or those of a step, one a site."""
+        """The models that a name in a step's `models` stands for: itself, or those of a step, one a site."""
         for step in self.steps:
             if getattr(step, "model", None) == base:
                 return self.results_of(step)
@@ -754,9 +782,9 @@ class PolicyConfig(Frozen):
     min_cases: int = Field(default=3, ge=1)
     """Statistics and metrics over fewer cases are not sent."""
     share_pictures: bool = False
-    """Overlays of single cases; only for phantoms or with the patients' consent."""
+    """Pictures of single cases; only for phantoms or with the patients' consent."""
     share_case_metrics: bool = False
-    """Metrics of single cases: the DSC beside a picture; medians and quartiles of few cases."""
+    """Metrics of single cases: the DSC beside a picture or in it; medians and quartiles of few cases."""
     clip_norm: float | None = Field(default=None, gt=0)
     """L2 norm to which an update (trained less received weights) is scaled down; null: not clipped."""
     noise_multiplier: float = Field(default=0.0, ge=0)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from common import WIRE_VERSION
-from common.config import Frozen, Name, Recipe, SplitConfig
+from common.config import Frozen, Name, Rank, Recipe, SplitConfig, What
 from common.digest import DIGEST
 from common.errors import CODES
 from common.text import clean_text
@@ -138,6 +138,25 @@ class CompareTask(_Task):
         return list(range(1, self.split.folds + 1))
 
 
+class PictureTask(_Task):
+    """Draw single test cases with each of the models that come with it; the first one's DSC chooses the cases."""
+
+    models: Annotated[tuple[Name, ...], Field(min_length=1)]
+    recipes: dict[Name, Recipe] = Field(default_factory=dict)
+    """Of those models that are not of `recipe`."""
+    normalisation: NormalisationRecord
+    what: tuple[What, ...]
+    cases: tuple[Rank, ...]
+
+    def of(self, model: str) -> "PictureTask":
+        """Returns the task with the recipe of one of its models."""
+        return self.model_copy(update={"recipe": self.recipes.get(model, self.recipe)})
+
+
+SiteTask = StatisticsTask | TrainTask | EvaluateTask | CompareTask | PictureTask
+"""Work that a site may be asked for."""
+
+
 class SiteStatistics(Frozen):
     """Case counts of the split; the histogram travels beside it as an array."""
 
@@ -209,6 +228,9 @@ class ModelSummary(Frozen):
     num_undefined: Count
     """Cases whose distances are undefined because prediction or truth is empty."""
     metrics: dict[str, MetricSummary]
+    truth_metrics: dict[str, MetricSummary] = Field(default_factory=dict)
+    """Against the true tumour, as far as all cases are phantoms that have one; the rest of the error in `metrics` is
+    the delineation's style."""
 
 
 class EvaluateResult(Frozen):
@@ -275,6 +297,28 @@ class CompareResult(Frozen):
 
     rows: dict[Name, RowSpread]
     pairs: tuple[PairDifference, ...]
+    seconds: float
+
+
+class Drawing(Frozen):
+    """What one picture of a `PictureTask` shows."""
+
+    what: What
+    rank: Rank
+    case: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Counted from 1 among the cases of the part."""
+    dsc: dict[Name, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    """By model; empty where the site tells no metrics of single cases."""
+
+
+class PictureResult(Frozen):
+    """What the pictures show that travel beside it, in their order."""
+
+    n: Count
+    """Cases that the drawn ones were chosen from."""
+    drawings: tuple[Drawing, ...] = ()
+    withheld: SiteText | None = None
+    """Why there are none: the site's policy."""
     seconds: float
 
 

@@ -29,8 +29,11 @@ from common.tasks import (
     EvaluateResult,
     EvaluateTask,
     Picture,
+    PictureResult,
+    PictureTask,
     SiteProgress,
     SiteStatistics,
+    SiteTask,
     StatisticsTask,
     TrainResult,
     TrainTask,
@@ -56,11 +59,16 @@ EVALUATE = "evaluate"
 STATISTICS = "query.statistics"
 COMPARE = "query.compare"
 PROGRESS = "query.progress"
+DRAW = "query.pictures"
 
-Task = StatisticsTask | TrainTask | EvaluateTask | CompareTask
+Task = SiteTask
 TASKS: dict[str, type[Task]] = {
-    STATISTICS: StatisticsTask, TRAIN: TrainTask, EVALUATE: EvaluateTask, COMPARE: CompareTask
-}  # fmt: skip
+    STATISTICS: StatisticsTask,
+    TRAIN: TrainTask,
+    EVALUATE: EvaluateTask,
+    COMPARE: CompareTask,
+    DRAW: PictureTask,
+}
 """What a message of each type asks; `PROGRESS` asks for no work, and the node answers it itself."""
 UNREADABLE = (
     AttributeError, BadZipFile, EOFError, KeyError, MemoryError, OSError, OverflowError, TypeError, ValueError
@@ -209,7 +217,7 @@ def task_record(task: Frozen, models: Mapping[str, ArrayRecord] | None = None) -
 
 
 def read_models(message: Message) -> dict[str, Weights]:
-    """Returns the named models that came with an evaluation task."""
+    """Returns the named models that came with an evaluation or picture task."""
     return {
         key.removeprefix(MODEL_PREFIX): record_to_weights(record)
         for key, record in records(message.content, ArrayRecord).items()
@@ -260,6 +268,33 @@ def evaluate_reply(result: EvaluateResult, pictures: Sequence[Picture]) -> Recor
 def compare_reply(result: CompareResult) -> RecordDict:
     """Returns the answer to a `CompareTask`."""
     return RecordDict({RESULT: ConfigRecord({JSON: result.model_dump_json()})})
+
+
+def drawings_reply(result: PictureResult, files: Sequence[bytes]) -> RecordDict:
+    """Returns the reply to a `PictureTask`; each PNG is an array of its own, which Flower sends in pieces."""
+    content = RecordDict({RESULT: ConfigRecord({JSON: result.model_dump_json()})})
+    if files:
+        arrays = {str(number): Array(np.frombuffer(file, np.uint8)) for number, file in enumerate(files)}
+        content[PICTURES] = ArrayRecord(arrays)
+    return content
+
+
+def read_drawings(message: Message) -> tuple[PictureResult, list[bytes]]:
+    """Returns what a reply to a `PictureTask` tells and its files, their content unchecked.
+
+    Raises:
+        WorkError: as `read_result`; or there is not one file for each drawing.
+    """
+    result = read_result(message, PictureResult)
+    record = records(message.content, ArrayRecord).get(PICTURES, ArrayRecord())
+    try:
+        files = [record[str(number)].numpy().tobytes() for number in range(len(record))]
+    except UNREADABLE as error:
+        raise WorkError("reply: pictures cannot be read; the site may run another release") from error
+    if len(files) != len(result.drawings):
+        told = f"{len(files)} pictures, and words on {len(result.drawings)}"
+        raise WorkError(f"reply: {told}; the site may run another release")
+    return result, files
 
 
 def code_of(error: Exception) -> str:

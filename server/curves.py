@@ -33,6 +33,7 @@ STEP_NAMES = {
     "finetune": "fine-tuning",
     "pooled": "pooled training",
     "evaluate": "evaluation",
+    "pictures": "pictures of single cases",
 }
 
 

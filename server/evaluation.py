@@ -122,14 +122,15 @@ def measure(
 
     def read(site: str, reply: Message) -> tuple[EvaluateResult, list[Picture]]:
         result = read_result(site, reply, EvaluateResult)
-        _accept(site, refuse_result(result, models))
+        accept(site, refuse_result(result, models))
         return result, _read_pictures(site, reply, num_pictures)
 
     told = run.sites.ask({site: run.sites.message(site, wire.EVALUATE, task, records) for site in sites}, read)
     return {site: result for site, (result, _) in told.items()}, {site: each for site, (_, each) in told.items()}
 
 
-def _accept(site: str, fault: str | None) -> None:
+def accept(site: str, fault: str | None) -> None:
+    """Returns if nothing is wrong with what a site sent (WorkError: the fault, with the site's name)."""
     if fault:
         raise WorkError(f"site {site}: {fault}; let it run the coordinator's release")
 
@@ -142,7 +143,7 @@ def _read_pictures(site: str, reply: Message, wanted: int) -> list[Picture]:
         raise WorkError(f"site {site}: {error}") from error
     for number, picture in enumerate(pictures, 1):
         fault = refuse_picture(picture)
-        _accept(site, fault and f"picture {number} {fault}")
+        accept(site, fault and f"picture {number} {fault}")
     return pictures
 
 
@@ -159,7 +160,7 @@ def _chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 def _save(run: Run, model: str, pictures: Pictures) -> list[dict[str, Any]]:
     return [
         {
-            "file": run.ledger.save_picture(site, case, picture.png),
+            "file": run.ledger.save_picture(f"{site}-{case}", picture.png),
             "site": site,
             "model": model,
             "case": case,
@@ -175,4 +176,7 @@ def _cell(result: EvaluateResult | None, model: str) -> dict[str, Any]:
     withheld = NO_ANSWER if result is None else result.withheld
     if result is None or withheld:
         return {"n": None, "num_undefined": None, "metrics": {}, "withheld": withheld}
-    return json.loads(result.summaries[model].model_dump_json())  # type: ignore[no-any-return]
+    cell: dict[str, Any] = json.loads(result.summaries[model].model_dump_json())
+    if not cell["truth_metrics"]:
+        del cell["truth_metrics"]
+    return cell

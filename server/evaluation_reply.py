@@ -1,9 +1,9 @@
-"""What the coordinator accepts of an evaluation reply: known metrics in their ranges, and pictures that are PNG."""
+"""What the coordinator accepts of measured models and of pictures: known metrics in their ranges, PNGs it asked for."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from common.tasks import EvaluateResult, MetricSummary, ModelSummary, Picture
+from common.tasks import EvaluateResult, MetricSummary, ModelSummary, Picture, PictureResult, PictureTask
 from common.text import clean_text
 from server.metric import METRIC
 
@@ -31,12 +31,13 @@ def refuse_result(result: EvaluateResult, models: Collection[str]) -> str | None
 def _refuse_summary(summary: ModelSummary) -> str | None:
     if summary.num_undefined > summary.n:
         return f"{summary.num_undefined} undefined of {summary.n} cases; expected no more than there are"
-    unknown = sorted(set(summary.metrics) - set(METRIC))
+    unknown = sorted({*summary.metrics, *summary.truth_metrics} - set(METRIC))
     if unknown:
         return f"metric {unknown[0][:40]!r} is unknown; expected {', '.join(METRIC)}"
     if NEEDED not in summary.metrics:
         return f"metric {NEEDED!r} is missing"
-    faults = (_refuse_values(name, values) for name, values in summary.metrics.items())
+    values = (*summary.metrics.items(), *summary.truth_metrics.items())
+    faults = (_refuse_values(name, each) for name, each in values)
     return next((fault for fault in faults if fault), None)
 
 
@@ -51,10 +52,30 @@ def _refuse_values(name: str, values: MetricSummary) -> str | None:
 
 def refuse_picture(picture: Picture) -> str | None:
     """Returns why a picture may not be kept, or None: no PNG, too large, or a DSC outside 0 to 1."""
-    if not picture.png.startswith(PNG_SIGNATURE):
-        return f"begins with {picture.png[:8]!r}; expected a PNG"
-    if len(picture.png) > MAX_PICTURE_BYTES:
-        return f"has {len(picture.png):,} bytes; expected at most {MAX_PICTURE_BYTES:,}"
+    fault = _refuse_file(picture.png)
+    if fault:
+        return fault
     if picture.dsc is not None and not 0 <= picture.dsc <= 1:
         return f"has a DSC of {picture.dsc:g}; expected 0 to 1"
+    return None
+
+
+def refuse_drawings(task: PictureTask, result: PictureResult, files: Sequence[bytes]) -> str | None:
+    """Returns why what a site drew may not be kept, or None: not asked for, drawn twice, or a file that is no PNG."""
+    asked = {(what, rank) for what in task.what for rank in task.cases}
+    shown = [(each.what, each.rank) for each in result.drawings]
+    for number, drawing in enumerate(result.drawings):
+        name = f"picture {drawing.what} of the {drawing.rank} case"
+        if shown[number] not in asked or shown[number] in shown[:number] or set(drawing.dsc) - set(task.models):
+            return f"{name} was not asked for, or comes twice"
+        if fault := _refuse_file(files[number]):
+            return f"{name} {fault}"
+    return None
+
+
+def _refuse_file(png: bytes) -> str | None:
+    if not png.startswith(PNG_SIGNATURE):
+        return f"begins with {png[:8]!r}; expected a PNG"
+    if len(png) > MAX_PICTURE_BYTES:
+        return f"has {len(png):,} bytes; expected at most {MAX_PICTURE_BYTES:,}"
     return None

@@ -3,10 +3,11 @@
 import time
 from pathlib import Path
 
-from common.config import EvaluateStep, Experiment, PooledStep, StatisticsStep, Step, TrainStep
+from common.config import EvaluateStep, Experiment, PicturesStep, PooledStep, StatisticsStep, Step, TrainStep
 from common.errors import ConfigError
 from server.evaluation import evaluate
 from server.ledger import Ledger
+from server.pictures import draw
 from server.run import Run
 from server.sites import Sites
 from server.statistics import gather_statistics
@@ -84,7 +85,7 @@ def _join(experiment: Experiment, ledger: Ledger, sites: Sites) -> None:
 
 def _is_done(ledger: Ledger, number: int, step: Step) -> bool:
     """Whether the ledger shows the step as done, with what came of it: a broken line may have been taken out."""
-    kind = {"statistics": "statistics", "evaluate": "evaluation"}.get(step.kind)
+    kind = {"statistics": "statistics", "evaluate": "evaluation", "pictures": "pictures"}.get(step.kind)
     return bool(ledger.find("done", step=number)) and (kind is None or bool(ledger.find(kind, step=number)))
 
 
@@ -98,6 +99,8 @@ def _do_step(run: Run, number: int, step: Step) -> None:
             gather_statistics(run, number)
         case EvaluateStep():
             evaluate(run, number, step)
+        case PicturesStep():
+            draw(run, number, step)
         case _:
             train(run, number, step)
     run.ledger.append({"kind": "done", "step": number, "seconds": round(time.monotonic() - started, 1)})

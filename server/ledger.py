@@ -29,7 +29,7 @@ RESERVE_BYTES = 1 << 16
 SPARE_BYTES = 64 << 20
 """For the report, the log, pictures."""
 STATE = ".state.safetensors"
-RESULTS = frozenset({"statistics", "round", "evaluation", "done", "end"})
+RESULTS = frozenset({"statistics", "round", "evaluation", "pictures", "done", "end"})
 """Records of something that would be lost."""
 
 
@@ -179,9 +179,9 @@ class Ledger:
         """Where a model lies."""
         return self.folder / "models" / f"{model}.safetensors"
 
-    def save_picture(self, site: str, number: int, png: bytes) -> str:
+    def save_picture(self, name: str, png: bytes) -> str:
         """Writes a picture that a site let go; returns its path relative to the run's folder."""
-        name = f"pictures/{site}-{number}.png"
+        name = f"pictures/{name}.png"
         (self.folder / "pictures").mkdir(exist_ok=True)
         write_bytes_atomically(self.folder / name, png)
         return name

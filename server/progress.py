@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from common.text import counted
 from server.remedies import remedy, with_remedy
 
 
@@ -72,6 +73,11 @@ def _evaluation(record: Mapping[str, Any]) -> str:
     return f"  {models} measured on the {record['split']} cases, {record['seconds']:.0f} s"
 
 
+def _pictures(record: Mapping[str, Any]) -> str:
+    none = "".join(f"; none of {site}: {why}" for site, why in sorted(record["withheld"].items()))
+    return f"  {counted(len(record['pictures']), 'picture')}, {record['seconds']:.0f} s{none}"
+
+
 def _failed(record: Mapping[str, Any]) -> str:
     return f"failed: {record['why']}"
 
@@ -99,6 +105,7 @@ _WRITERS = {
     "round": _round,
     "model": _model,
     "evaluation": _evaluation,
+    "pictures": _pictures,
     "failed": _failed,
     "site": _site,
     "note": _note,

@@ -4,7 +4,6 @@ Everything stands in the file: pictures and curves as data URIs, style in the he
 content security policy in the page forbids the rest, so that it can be mailed and opened anywhere.
 """
 
-import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.atomic import write_text_atomically
-from common.config import EvaluateStep, StatisticsStep
-from common.errors import InputError
+from common.config import EvaluateStep, PicturesStep, StatisticsStep
 from server.box_plots import box_plots
 from server.comparison_tables import comparison_tables, other_metrics_table
 from server.conclusion import conclusions
 from server.curves import learning_curves, timeline
-from server.evaluation_reply import PNG_SIGNATURE
+from server.figures import figures, figures_withheld, png_uri
 from server.ledger_file import LEDGER
 from server.matrix import Matrix, build_matrices
 from server.matrix_view import matrix_view
@@ -84,8 +82,8 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "pictures": _pictures(record),
         "box_plots": [plot for matrix in built if (plot := box_plots(matrix))],
         "truth": [table for matrix in built for table in truth_tables(matrix)],
-        "figures": [],
-        "figures_withheld": [],
+        "figures": figures(record),
+        "figures_withheld": figures_withheld(record),
         "curves": learning_curves(record),
         "savings": list(map(sentence, found)),
         "saving_curves": saving_curves(found),
@@ -117,31 +115,25 @@ def _progress(record: RunRecord) -> str:
     planned = sum(
         step.rounds * sum(len(record.experiment.files_of(model)) for model in record.experiment.results_of(step))
         for step in record.experiment.steps
-        if not isinstance(step, StatisticsStep | EvaluateStep)
+        if not isinstance(step, StatisticsStep | EvaluateStep | PicturesStep)
     )
     return f"Nothing was evaluated yet: {len(record.rounds)} of {planned} rounds are done. No conclusion can be drawn."
 
 
 def _pictures(record: RunRecord) -> list[tuple[str, str]]:
-    """Caption and data URI of every PNG in the run's `pictures`, by name."""
+    """Caption and data URI of every PNG in the run's `pictures` that is not one of `figures`, by name."""
     captions = {
         picture.file: _caption(picture, line.split)
         for line in record.evaluations
         for picture in line.pictures
         if isinstance(picture, PictureLine)
     }
-    paths = sorted((record.folder / "pictures").glob("*.png"))
+    figured = {record.folder / picture.file for line in record.pictures for picture in line.pictures}
+    paths = sorted({*(record.folder / "pictures").glob("*.png")} - figured)
     unknown = {path: ", picture ".join(path.stem.rsplit("-", 1)) for path in paths}
-    return [(captions.get(f"pictures/{path.name}", unknown[path]), _png_uri(path)) for path in paths]
+    return [(captions.get(f"pictures/{path.name}", unknown[path]), png_uri(path)) for path in paths]
 
 
 def _caption(picture: PictureLine, split: str) -> str:
     score = "" if picture.dsc is None else f": DSC {METRIC['dsc'].show(picture.dsc, 1)}\N{NO-BREAK SPACE}%"
     return f"{picture.model} at {picture.site}, {split} case {picture.case}{score}"
-
-
-def _png_uri(path: Path) -> str:
-    data = path.read_bytes()
-    if not data.startswith(PNG_SIGNATURE):
-        raise InputError(f"{path}: begins with {data[:8]!r}; expected a PNG; remove the file and report again")
-    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")

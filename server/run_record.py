@@ -185,6 +185,28 @@ class EvaluationLine(Line):
     seconds: float | None = None
 
 
+class DrawnLine(Line):
+    """A picture of a `pictures` step: what it shows of which case, by which models, and their DSC where it is told."""
+
+    file: str
+    site: str
+    what: str
+    models: tuple[str, ...] = ()
+    case: int
+    rank: str
+    dsc: dict[str, float] = {}
+
+
+class PicturesLine(Line):
+    """What sites let be seen in a `pictures` step, and why the others sent none."""
+
+    kind: Literal["pictures"]
+    step: int
+    pictures: tuple[DrawnLine, ...] = ()
+    withheld: dict[str, str] = {}
+    seconds: float | None = None
+
+
 class EventLine(Line):
     """What befell a site between two rounds' lines, or the run itself."""
 
@@ -208,7 +230,7 @@ class NoteLine(Line):
     round: int | None = None
 
 
-LedgerLine = StatisticsLine | RoundLine | ModelLine | EvaluationLine | EventLine | NoteLine
+LedgerLine = StatisticsLine | RoundLine | ModelLine | EvaluationLine | PicturesLine | EventLine | NoteLine
 LINES: dict[str, type[LedgerLine]] = {
     "site": EventLine,
     "restart": EventLine,
@@ -217,6 +239,7 @@ LINES: dict[str, type[LedgerLine]] = {
     "round": RoundLine,
     "model": ModelLine,
     "evaluation": EvaluationLine,
+    "pictures": PicturesLine,
 }
 
 
@@ -232,11 +255,13 @@ class RunRecord:
     models: tuple[ModelLine, ...]
     evaluations: tuple[EvaluationLine, ...]
     events: tuple[EventLine | NoteLine, ...] = ()
+    pictures: tuple[PicturesLine, ...] = ()
+    """A step that was done again counts once, as it was done last."""
 
     @property
     def seconds(self) -> float:
         """Working time of all steps, pauses between them not counted."""
-        asked = (self.statistics, *self.evaluations)
+        asked = (self.statistics, *self.evaluations, *self.pictures)
         return sum(line.seconds or 0.0 for line in asked if line) + training_s(self.rounds)
 
     def rounds_of(self, step: int) -> tuple[RoundLine, ...]:
@@ -282,6 +307,7 @@ def read_run(run_folder: Path) -> RunRecord:
         models=tuple({line.model: line for line in lines if isinstance(line, ModelLine)}.values()),
         evaluations=tuple(line for line in lines if isinstance(line, EvaluationLine)),
         events=tuple(line for line in lines if isinstance(line, EventLine | NoteLine)),
+        pictures=tuple({line.step: line for line in lines if isinstance(line, PicturesLine)}.values()),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from common.config import (
     EvaluateStep,
     Experiment,
+    PicturesStep,
     PooledStep,
     Recipe,
     StageConfig,
@@ -73,6 +74,10 @@ def step_row(record: RunRecord, number: int) -> list[str]:
         spent = [line.seconds for line in record.evaluations if line.step == number and line.seconds is not None]
         title = f"{step_title(record, number)} of {', '.join(step.models)} on {step.split} cases"
         return [title, sites, *[NONE] * 4, duration(sum(spent) if spent else None)]
+    if isinstance(step, PicturesStep):
+        took = [line.seconds for line in record.pictures if line.step == number and line.seconds is not None]
+        title = f"{step_title(record, number)} ({', '.join(step.what)}) of {', '.join(step.models)}"
+        return [title, sites, *[NONE] * 4, duration(sum(took) if took else None)]
     planned = step.rounds * sum(len(experiment.files_of(model)) for model in experiment.results_of(step))
     origin = getattr(step, "initial", None)
     initial = f", from {origin}" if origin else ""

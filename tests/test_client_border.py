@@ -21,6 +21,7 @@ from common.statistics import HuHistogram
 from common.tasks import (
     CompareResult,
     CompareTask,
+    Drawing,
     EvaluateResult,
     EvaluateTask,
     MetricSpread,
@@ -28,6 +29,8 @@ from common.tasks import (
     ModelSummary,
     NormalisationRecord,
     Picture,
+    PictureResult,
+    PictureTask,
     ProgressTask,
     RowSpread,
     SiteProgress,
@@ -442,3 +445,40 @@ def test_in_one_process_the_border_stands_before_the_app(tmp_path: Path) -> None
         "task", "decision", "outgoing", "task", "decision", "outgoing"
     ]  # fmt: skip
     assert lines(tmp_path / "site.yaml")[-1]["error"] == "policy-rounds"
+
+
+def picture_message() -> Message:
+    task = PictureTask(**BASE, **MORE, models=("m",), what=("planes",), cases=("best", "worst"))
+    return Message(wire.task_record(task, {"m": wire.pack_weights(SENT)}), 7, wire.DRAW)
+
+
+def drawn(n: int = 4, rank: str = "best", model: str = "m", file: bytes = PNG + SECRET.encode()) -> RecordDict:
+    drawings = [Drawing(what="planes", rank=rank, case=2, dsc={model: 0.4})]
+    return wire.drawings_reply(PictureResult(n=n, drawings=tuple(drawings), seconds=1.0), [file])
+
+
+@pytest.mark.parametrize(
+    ("policy", "files", "dsc"),
+    [
+        ({}, 0, []),
+        ({"share_case_metrics": True}, 0, []),
+        ({"share_pictures": True}, 1, [{}]),
+        ({"share_pictures": True, "share_case_metrics": True}, 1, [{"m": 0.4}]),
+        ({"share_pictures": True, "min_cases": 5}, 0, []),
+    ],
+)
+def test_drawn_cases_leave_by_policy_as_pixels_alone(
+    tmp_path: Path, policy: dict[str, Any], files: int, dsc: list[dict[str, float]]
+) -> None:
+    reply = through(site(tmp_path, **policy), picture_message(), drawn())
+    result, left = wire.read_drawings(reply)
+    assert (len(left), [each.dsc for each in result.drawings]) == (files, dsc)
+    assert (result.withheld is None) == bool(files)
+    assert SECRET.encode() not in b"".join(left)
+    assert lines(tmp_path / "site.yaml")[-1]["pictures"] == files
+
+
+@pytest.mark.parametrize("odd", [{"rank": "median"}, {"model": "k"}, {"file": b"GIF89a"}])
+def test_a_drawing_that_was_not_asked_for_or_is_none_is_held_back(tmp_path: Path, odd: dict[str, Any]) -> None:
+    reply = through(site(tmp_path, share_pictures=True), picture_message(), drawn(**odd))
+    assert wire.read_error(reply) == "policy-reply"

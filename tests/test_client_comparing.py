@@ -8,7 +8,7 @@ from scipy import stats
 
 from client import measuring
 from client.cases import open_cases
-from client.kept_results import RESULTS, KeptResults, Measured
+from client.kept_results import RESULTS, KeptResults, MeasuredCase
 from client.removal import CasePlaces, remove_cases
 from client.site import Site
 from common.config import SplitConfig
@@ -45,7 +45,7 @@ def keep(site, recipe, digest, dsc, distances):
     cases = open_cases(site.cases_folder, site.work_folder, recipe, SPLIT).test
     kept = KeptResults(site.work_folder / RESULTS, digest)
     for case, one, distance in zip(cases, dsc, distances, strict=True):
-        kept.save(case, Measured(CaseMetrics(one, one, one, distance, distance), one == 0))
+        kept.save(case, MeasuredCase(CaseMetrics(one, one, one, distance, distance), one == 0))
     return cases
 
 
@@ -100,8 +100,10 @@ def test_what_was_measured_is_not_measured_again(site, tiny_recipe, monkeypatch)
     for name, summary in first.summaries["m"].metrics.items():
         assert told.metrics[name].mean == (None if summary.mean is None else pytest.approx(summary.mean))
     measured = []
-    mask = measuring.LoadedModel.mask
-    monkeypatch.setattr(measuring.LoadedModel, "mask", lambda self, case: measured.append(case) or mask(self, case))
+    segment = measuring.LoadedModel.segmentation
+    monkeypatch.setattr(
+        measuring.LoadedModel, "segmentation", lambda self, case: measured.append(case) or segment(self, case)
+    )
     again, _ = site.evaluate(evaluate_task(tiny_recipe), {"m": weights})
     assert (again.summaries, measured) == (first.summaries, [])
     other = {name: value + np.float32(0.001) for name, value in weights.items()}

@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 
 from common.errors import ImageError
-from common.pictures import (
-    PLANES,
-    PREDICTION_COLOUR,
-    TRUTH_COLOUR,
-    as_jpeg,
-    overlay_figure,
-    overlay_png,
-    target_centre,
-)
+from common.panels import PREDICTION_COLOUR, TRUTH_COLOUR, as_jpeg
+from common.pictures import Row, overlay_figure, overlay_png, rows_figure
+from common.planes import PLANES, target_centre
 
 SHAPE, SPACING_MM = (20, 40, 30), (3.0, 1.0, 2.0)
 
@@ -217,3 +211,27 @@ def test_the_whole_planes_are_shown_on_demand():
     near_target, whole = (overlay_figure(image, (5.0, 5.0, 2.0), mask, None, "", each) for each in (False, True))
     heights = [[abs(np.ptp(axis.get_ylim())) for axis in figure.axes] for figure in (near_target, whole)]
     assert heights == [pytest.approx([185, 185, 185]), pytest.approx([300, 400, 400])]
+
+
+def test_each_prediction_has_its_row_below_the_heading():
+    rows = [Row("one", box()), Row("two", box(x=(12, 22))), Row("none", np.zeros(SHAPE, bool))]
+    figure = rows_figure(air(), SPACING_MM, box(), rows, "case 1")
+    assert len(figure.axes) == 3 * len(PLANES)
+    assert [len(axis.collections) for axis in figure.axes] == [2, 2, 2, 2, 2, 1, 1, 1, 1]  # the second ends before it
+    places = {text.get_text(): text.get_position()[1] for text in figure.texts}
+    assert places["case 1"] > places["one"] > places["two"] > places["none (empty)"]
+
+
+def test_probabilities_lie_over_the_image_near_the_target():
+    scores = np.where(box(), 0.8, 0.0)
+    figure = rows_figure(air(), SPACING_MM, box(), [Row("m", box(), scores)])
+    shown = [axis.images[1].get_array() for axis in figure.axes[:3]]
+    assert all(plane.max() == pytest.approx(0.8) for plane in shown)
+    assert [int(plane.count()) for plane in shown] == [11 * 11, 5 * 11, 5 * 11]  # bare outside the box
+    assert "probability 0" in " ".join(text.get_text() for text in figure.texts)
+
+
+def test_a_picture_of_many_models_passes_a_site_s_border():
+    figure = rows_figure(np.zeros((60, 200, 200)), (3.0, 1.0, 1.0), None, [Row(str(k)) for k in range(12)], "all")
+    width, height = figure.get_size_inches() * figure.dpi
+    assert width * height < 4_000_000

@@ -7,10 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config import Recipe, SplitConfig
 from common.metrics import METRIC_NAMES, CaseMetrics, summarise
 from common.pictures import overlay_png
-from common.tasks import EvaluateResult, MetricSummary, ModelSummary, Picture
-from server.evaluation_reply import MAX_PICTURE_BYTES, PNG_SIGNATURE, refuse_picture, refuse_result
+from common.tasks import (
+    EvaluateResult,
+    MetricSummary,
+    ModelSummary,
+    NormalisationRecord,
+    Picture,
+    PictureResult,
+    PictureTask,
+)
+from server.evaluation_reply import MAX_PICTURE_BYTES, PNG_SIGNATURE, refuse_drawings, refuse_picture, refuse_result
 from server.metric import METRIC
 
 GOOD = {"dsc": (0.5, 0.25), "ppv": (1.0, 0.0), "sen": (0.0, None), "assd_mm": (400.0, 900.0), "hd95_mm": (None, None)}
@@ -93,3 +102,23 @@ def test_pictures_are_png_of_a_reasonable_size():
 @pytest.mark.parametrize("dsc", [-0.1, 1.1, math.nan, math.inf])
 def test_the_dsc_of_a_picture_is_a_share(dsc):
     assert refuse_picture(Picture(PNG_SIGNATURE, dsc)) == f"has a DSC of {dsc:g}; expected 0 to 1"
+
+
+def drawn(**change):
+    told = {"what": "planes", "rank": "best", "case": 1, "dsc": {"m": 0.5}} | change
+    return PictureResult(n=4, drawings=(told,), seconds=0.0)
+
+
+def test_only_what_was_asked_to_be_drawn_is_kept():
+    task = PictureTask(
+        experiment="e", recipe=Recipe(), split=SplitConfig(), models=("m",), what=("planes",), cases=("best",),
+        normalisation=NormalisationRecord(mean=0, sd=1),
+    )  # fmt: skip
+    assert refuse_drawings(task, drawn(), [PNG_SIGNATURE]) is None
+    odd = "was not asked for, or comes twice"
+    assert refuse_drawings(task, drawn(rank="worst"), [PNG_SIGNATURE]) == f"picture planes of the worst case {odd}"
+    assert refuse_drawings(task, drawn(dsc={"k": 0.5}), [PNG_SIGNATURE]) == f"picture planes of the best case {odd}"
+    twice = PictureResult(n=4, drawings=drawn().drawings * 2, seconds=0.0)
+    assert refuse_drawings(task, twice, [PNG_SIGNATURE] * 2) == f"picture planes of the best case {odd}"
+    why = "picture planes of the best case begins with b'GIF89a'; expected a PNG"
+    assert refuse_drawings(task, drawn(), [b"GIF89a"]) == why

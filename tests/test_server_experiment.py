@@ -22,6 +22,7 @@ from common.statistics import HuHistogram
 from common.tasks import (
     CompareResult,
     CompareTask,
+    Drawing,
     EpochRecord,
     EvaluateResult,
     EvaluateTask,
@@ -31,6 +32,8 @@ from common.tasks import (
     ModelSummary,
     PairDifference,
     Picture,
+    PictureResult,
+    PictureTask,
     RowSpread,
     SiteStatistics,
     StatisticsTask,
@@ -42,6 +45,7 @@ from server import sites as server_sites
 from server.evaluation import NO_ANSWER
 from server.evaluation_reply import PNG_SIGNATURE
 from server.experiment import cautions, run_experiment
+from server.figures import figures, figures_withheld
 from server.ledger import Ledger
 from server.run_record import concurrent_rounds, read_run
 from server.sites import Sites
@@ -112,9 +116,13 @@ class Hospitals:
         fault = self.faults.get((site, kind))
         if isinstance(fault, Exception):
             return Message(wire.error_reply(fault), reply_to=message)
-        work = {wire.STATISTICS: self.statistics, wire.TRAIN: self.train, wire.EVALUATE: self.evaluate,
-                wire.COMPARE: self.compare}[kind]  # fmt: skip
+        works = {wire.STATISTICS: self.statistics, wire.TRAIN: self.train, wire.EVALUATE: self.evaluate}
+        work = (works | {wire.COMPARE: self.compare, wire.DRAW: self.draw})[kind]
         return Message(work(site, message) if fault is None else fault(), reply_to=message)
+
+    def draw(self, site, message):
+        """As `drawing_hospitals` has it."""
+        raise NotImplementedError
 
     def number(self, site):
         return "ABC".index(site) + 1
@@ -1111,3 +1119,48 @@ def test_the_same_training_is_done_once_in_a_run(go):
     assert told == [("own-A", None, 2), ("alone", "own-A", 2), ("tuned-A", None, 1), ("again-A", "tuned-A", 1)]
     assert levels(ledger, "alone", "again-A") == {"alone": 2.0, "again-A": 3.0}
     assert load_weights(ledger.model_path("alone"))[1]["model"] == "alone"
+
+
+DRAW = {"kind": "pictures", "models": ("m",), "what": ("planes",), "cases": ("best", "worst")}
+
+
+def drawing_hospitals(file=PNG_SIGNATURE):
+    """A draws what it is asked for, B lets nothing go."""
+    hospitals = Hospitals()
+
+    def draw(site, message):
+        task, _ = wire.read_task(message, PictureTask)
+        assert set(wire.read_models(message)) == set(task.models) == {"m"}
+        hospitals.asked.append(("draw", site, None, None, None))
+        if site == "B":
+            return wire.drawings_reply(PictureResult(n=4, withheld="the policy", seconds=0.0), [])
+        told = tuple(Drawing(what="planes", rank=rank, case=2, dsc={"m": 0.5}) for rank in task.cases)
+        return wire.drawings_reply(PictureResult(n=4, drawings=told, seconds=0.0), [file] * len(told))
+
+    hospitals.draw = draw
+    return hospitals
+
+
+def test_pictures_are_kept_described_and_shown_and_who_sends_none_is_named(go, folder):
+    hospitals = drawing_hospitals()
+    ledger = go(hospitals, experiment(STATISTICS, TRAIN, DRAW))
+    (line,) = ledger.find("pictures")
+    common = {"site": "A", "what": "planes", "models": ["m"], "case": 2, "dsc": {"m": 0.5}}
+    assert line["pictures"] == [
+        {"file": f"pictures/A-step2-planes-{rank}.png", "rank": rank, **common} for rank in ("best", "worst")
+    ]
+    assert line["withheld"] == {"B": "the policy"}
+    record = read_run(folder)
+    shown = figures(record)
+    assert [caption.split(":")[0] for caption, _ in shown] == [
+        "A, test case 2, the best by m", "A, test case 2, the worst by m"
+    ]  # fmt: skip
+    assert all(uri.startswith("data:image/png;base64,") for _, uri in shown)
+    assert figures_withheld(record) == ["No pictures of B: the policy."]
+    go(again := drawing_hospitals(), experiment(STATISTICS, TRAIN, DRAW))
+    assert again.asked == []
+
+
+def test_a_drawing_that_is_no_png_is_refused_with_its_site(go):
+    with pytest.raises(WorkError, match=r"^site A: picture planes of the best case begins with b'GIF'"):
+        go(drawing_hospitals(b"GIF"), experiment(STATISTICS, TRAIN, DRAW))

@@ -155,22 +155,22 @@ def test_weights_come_back_by_model_and_round(folder):
 
 def test_a_picture_lies_below_the_run(folder):
     ledger = Ledger(folder, EXPERIMENT)
-    assert ledger.save_picture("A", 1, b"one") == "pictures/A-1.png"
-    ledger.save_picture("A", 1, b"two")
+    assert ledger.save_picture("A-1", b"one") == "pictures/A-1.png"
+    ledger.save_picture("A-1", b"two")
     assert [path.name for path in (folder / "pictures").iterdir()] == ["A-1.png"]
     assert (folder / "pictures" / "A-1.png").read_bytes() == b"two"
 
 
 def test_a_write_that_fails_leaves_the_old_file(folder, monkeypatch):
     ledger = Ledger(folder, EXPERIMENT)
-    ledger.save_picture("A", 1, b"old")
+    ledger.save_picture("A-1", b"old")
 
     def full(handle):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
-        ledger.save_picture("A", 1, b"new")
+        ledger.save_picture("A-1", b"new")
     assert (folder / "pictures" / "A-1.png").read_bytes() == b"old"
 
 
