@@ -96,13 +96,17 @@ def _expand_pair(first: str, second: str, expanded: Mapping[str, Sequence[str]])
 
 
 def fill(cell: dict[str, Any], compared: Compared, site: str, row: str) -> dict[str, Any]:
-    """Returns a cell of the matrix with all that the comparison tells of it; as it was where that is nothing."""
+    """Returns a cell of the matrix with all that the comparison tells of it; as it was where that is nothing.
+
+    Of true tumours comparisons tell nothing: what the cell has of them stays.
+    """
     result = compared.results.get(site)
     told = result.rows.get(row) if result is not None else None
     if told is None or all(spread.mean is None for spread in told.metrics.values()):
         return cell
     metrics = {name: spread.model_dump(exclude={"n"}) for name, spread in told.metrics.items()}
-    return {"n": told.n, "num_undefined": told.num_undefined, "num_empty": told.num_empty, "metrics": metrics}
+    filled = {"n": told.n, "num_undefined": told.num_undefined, "num_empty": told.num_empty, "metrics": metrics}
+    return filled | {key: cell[key] for key in ("truth_metrics",) if key in cell}
 
 
 def comparison_lines(compared: Compared, pairs: Sequence[Pair], sites: Sequence[str]) -> list[Line]:

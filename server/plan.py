@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common.config import EvaluateStep, Experiment, Recipe, Step, load_yaml
+from common.config import EvaluateStep, Experiment, PicturesStep, Recipe, Step, load_yaml
 from common.errors import ConfigError, InputError, WorkError
 from common.text import counted
 from server.ledger import EXPERIMENT, check_folder
@@ -163,7 +163,7 @@ class _Plan:
 
     def _asking_s(self, step: Step) -> float | None:
         """What the same kind of step took before; an evaluation by the number of models."""
-        kind = {"statistics": "statistics", "evaluate": "evaluation"}.get(step.kind, "")
+        kind = {"statistics": "statistics", "evaluate": "evaluation", "pictures": "pictures"}.get(step.kind, "")
         lines = next((found for past in self.pasts if (found := past.find(kind))), [])
         if not lines:
             return None
@@ -178,9 +178,11 @@ class _Plan:
 
 
 def _title(step: Step) -> str:
-    """`train m (fedprox), from base`, `evaluate a, b on test cases`, `statistics`."""
+    """`train m (fedprox), from base`, `evaluate a, b on test cases`, `pictures (planes) of a`, `statistics`."""
     if isinstance(step, EvaluateStep):
         return f"evaluate {', '.join(step.models)} on {step.split} cases"
+    if isinstance(step, PicturesStep):
+        return f"pictures ({', '.join(step.what)}) of {', '.join(step.models)}"
     strategy, initial = getattr(step, "strategy", None), getattr(step, "initial", None)
     words = [step.kind, getattr(step, "model", None), f"({strategy})" if strategy else None]
     return " ".join(word for word in words if word) + (f", from {initial}" if initial else "")

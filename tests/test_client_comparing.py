@@ -16,7 +16,7 @@ from common.digest import model_digest
 from common.errors import NoResultsError
 from common.metrics import METRIC_NAMES, CaseMetrics
 from common.model import build_model, model_weights
-from common.tasks import CompareTask, EvaluateTask, NormalisationRecord
+from common.tasks import CompareTask, EvaluateTask, NormalisationRecord, PictureTask
 
 SPLIT = SplitConfig(test_fraction=0.6, validation_fraction=0.1)
 NORMALISATION = NormalisationRecord(mean=0.0, sd=100.0)
@@ -110,6 +110,23 @@ def test_what_was_measured_is_not_measured_again(site, tiny_recipe, monkeypatch)
     site.evaluate(evaluate_task(tiny_recipe), {"m": other})
     site.evaluate(evaluate_task(tiny_recipe, {"mean": 1.0, "sd": 100.0}), {"m": weights})
     assert len(measured) == 2 * told.n
+
+
+def test_a_site_that_draws_chooses_the_case_by_what_it_kept(site, tiny_recipe, monkeypatch):
+    site.config = site.config.model_copy(
+        update={"policy": site.config.policy.model_copy(update={"share_pictures": True})}
+    )
+    weights = model_weights(build_model(tiny_recipe, 1))
+    site.evaluate(evaluate_task(tiny_recipe), {"m": weights})
+    measured = []
+    segment = measuring.LoadedModel.segmentation
+    monkeypatch.setattr(
+        measuring.LoadedModel, "segmentation", lambda self, case: measured.append(case) or segment(self, case)
+    )
+    task = PictureTask(experiment="e", recipe=tiny_recipe, split=SPLIT, models=("m",), normalisation=NORMALISATION,
+                       what=("planes",), cases=("best",))  # fmt: skip
+    told, files = site.draw(task, {"m": weights})
+    assert (told.n, len(files), len(measured)) == (6, 1, 1)
 
 
 def test_with_other_layers_of_the_sites_own_a_model_is_measured_anew(site, tiny_recipe):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from client.cases import open_cases
+from client.kept_results import KeptResults
 from client.loaded_case import TRUTH_NAME
 from client.measuring import LoadedModel, measure
 from common.config import SplitConfig
@@ -58,3 +59,19 @@ def test_few_cases_tell_no_more_against_the_truth_than_against_the_contour(phant
     cases, model = phantoms
     summary = measure(lambda: model, cases).summary(min_cases=4)
     assert {each.mean for each in (*summary.metrics.values(), *summary.truth_metrics.values())} == {None}
+
+
+def test_kept_results_hold_the_truth_and_are_measured_again_when_it_has_come_or_gone(phantoms, tmp_path):
+    cases, model = phantoms
+    kept, loaded = KeptResults(tmp_path / "results", "1" * 64), []
+
+    def load():
+        loaded.append(model)
+        return model
+
+    first = measure(load, cases, kept)
+    assert len(first.truth_metrics) == len(cases) == 3
+    assert (measure(load, cases, kept), len(loaded)) == (first, 1)
+    truth_of(cases[0]).unlink()
+    assert (len(measure(load, cases, kept).truth_metrics), len(loaded)) == (2, 2)
+    assert (len(measure(load, cases, kept).truth_metrics), len(loaded)) == (2, 2)

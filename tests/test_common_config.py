@@ -224,6 +224,7 @@ def test_a_model_s_recipe_is_its_step_s_or_that_of_what_it_starts_from() -> None
         ),
         ({"kind": "finetune", "model": "m", "initial": "base", "recipe": "res"}, {}, "whose networks are not those of"),
         ({"kind": "local", "model": "m", "folds": True}, {}, "split.folds is 0"),
+        ({"kind": "pictures", "models": ["other"]}, {}, "needs model 'other', which no earlier step makes"),
         ({"kind": "local", "model": "m.fold-1"}, {"split": {"folds": 2}}, "a fold's model ends so"),
         (
             {"kind": "finetune", "model": "m", "initial": "base", "folds": True},
@@ -247,6 +248,18 @@ def test_recipes_and_folds_that_do_not_fit(step: dict[str, Any], fields: dict[st
         "steps": [{"kind": "train", "model": "base"}, step],
     }
     refused(data | fields, Experiment, words)
+
+
+@pytest.mark.parametrize("model", ["base", "tuned", "tuned-B"])
+def test_pictures_of_a_model_that_is_made_for_each_fold_are_refused(model: str) -> None:
+    steps = [
+        {"kind": "train", "model": "base", "folds": True},
+        {"kind": "train", "model": "plain"},
+        {"kind": "finetune", "model": "tuned", "initial": "base"},
+        {"kind": "pictures", "models": ["plain", model]},
+    ]
+    data = {"name": "e", "sites": ["A", "B"], "split": {"folds": 2}, "steps": steps}
+    refused(data, Experiment, f"step 4 draws model '{model}', which is made for each fold")
 
 
 def test_folds_of_a_step_and_of_what_goes_on_from_it() -> None:

@@ -94,6 +94,13 @@ def test_a_cell_takes_what_the_comparison_tells():
     assert "n" not in filled["metrics"]["dsc"]
 
 
+def test_what_a_cell_has_of_true_tumours_stays():
+    truth = {"dsc": {"mean": 0.9, "sd": 0.1}}
+    cell = {"n": 7, "num_undefined": 0, "metrics": {"dsc": {"mean": 0.5, "sd": 0.1}}, "truth_metrics": truth}
+    filled = fill(cell, Compared({"A": answer("A")}, {}), "A", "m")
+    assert (filled["num_empty"], filled["truth_metrics"]) == (1, truth)
+
+
 def test_pairs_are_the_first_against_each_other_or_as_named():
     expanded = {"m": ("m",), "own": ("own-A", "own-B"), "tuned": ("tuned-A", "tuned-B")}
     step = {"kind": "evaluate", "models": ("m", "own", "tuned")}

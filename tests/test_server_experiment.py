@@ -1164,3 +1164,25 @@ def test_pictures_are_kept_described_and_shown_and_who_sends_none_is_named(go, f
 def test_a_drawing_that_is_no_png_is_refused_with_its_site(go):
     with pytest.raises(WorkError, match=r"^site A: picture planes of the best case begins with b'GIF'"):
         go(drawing_hospitals(b"GIF"), experiment(STATISTICS, TRAIN, DRAW))
+
+
+def test_each_model_is_drawn_by_its_own_recipe(go):
+    steps = (
+        STATISTICS,
+        {"kind": "train", "model": "plain", "recipe": "plain"},
+        TRAIN,
+        {"kind": "finetune", "model": "tuned", "initial": "plain", "sites": ["A"]},
+        {**DRAW, "models": ("tuned", "plain", "m")},
+    )
+    config = Experiment(name="tiny", seed=5, sites=("A", "B"), recipe=RECIPE, recipes={"plain": PLAIN}, steps=steps)
+    hospitals, tasks = Hospitals(), []
+
+    def none(site, message):
+        tasks.append(wire.read_task(message, PictureTask)[0])
+        return wire.drawings_reply(PictureResult(n=4, withheld="the policy", seconds=0.0), [])
+
+    hospitals.draw = none
+    go(hospitals, config)
+    assert [task.models for task in tasks] == [("tuned-A", "plain", "m")] * 2
+    assert [tasks[0].of(name).recipe for name in tasks[0].models] == [PLAIN, PLAIN, RECIPE]
+    assert set(tasks[0].recipes) == {"m"}

@@ -51,3 +51,10 @@ def test_what_one_fold_withholds_is_not_told_of_all():
 
 def test_a_plain_model_s_cell_stays_what_it_is():
     assert over_folds([cell([0.9])]) == cell([0.9])
+
+
+def test_against_true_tumours_folds_are_put_together_if_all_have_them():
+    told = [cell(fold) | {"truth_metrics": {"dsc": spread(fold)}} for fold in ([0.9, 0.5], [0.1])]
+    expected = pytest.approx({"mean": 0.5, "sd": 0.4})
+    assert over_folds(told)["truth_metrics"]["dsc"] == expected
+    assert "truth_metrics" not in over_folds([told[0], cell([0.1])])

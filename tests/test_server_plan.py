@@ -71,6 +71,14 @@ def test_a_run_that_is_not_begun_has_no_time_and_leaves_no_trace(tmp_path):
     assert everything(tmp_path) == {}
 
 
+def test_pictures_are_planned_with_the_time_that_they_took_before(tmp_path):
+    config = experiment(*STEPS[:2], {"kind": "pictures", "models": ["m"], "what": ["planes"]})
+    drawn = {"kind": "pictures", "step": 2, "pictures": [], "withheld": {}, "seconds": 60.0}
+    write(tmp_path / "runs" / "before", config, drawn)
+    lines = list(plan_lines(config, tmp_path / "runs" / "tiny"))
+    assert lines[3].startswith("3. pictures (planes) of m at A, B: about 1")
+
+
 def test_what_is_done_is_told_and_time_comes_from_the_rounds_on_record(tmp_path):
     """Two rounds of 5 epochs took 10 and 20 s, so an epoch takes 3 s: 30 s for the rest, 30 s for fine-tuning."""
     folder = tmp_path / "tiny"
