@@ -37,6 +37,7 @@ IMPORT_FLOWER = {
     "server.training",
     "server.comparison",
     "server.evaluation",
+    "server.pictures",
     "server.superlink_process",
     "server.fleet_guard",
     "deploy.in_process",
