@@ -202,6 +202,16 @@ def truncated(num_bytes, name="ct-006.dcm"):
     return after
 
 
+def truncated_before(tag, name="ct-006.dcm"):
+    """Between two elements, wherever random UIDs, which differ in length, put them."""
+
+    def after(folder):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: data.index(tag)])
+
+    return after
+
+
 def listed(slices, structures):
     """The structure set lists all images of the series, and every contour names the one that it is drawn on."""
     places = {
@@ -328,7 +338,7 @@ ENTRIES = [
     dicom("multi-frame", every(NumberOfFrames=12), refused="multi-frame"),
     dicom("enhanced CT", sop_class(EnhancedCTImageStorage), refused="multi-frame"),
     dicom("truncated in the pixels", after=truncated(-10), refused="cut short"),
-    dicom("truncated in the header", after=truncated(700), refused="has no Rows"),
+    dicom("truncated in the header", after=truncated_before(b"\x28\x00\x10\x00"), refused="has no Rows"),
     dicom("truncated in the meta group", after=truncated(200), refused="6.00 mm to", beside="cut short"),
     dicom("no pixels", without("PixelData"), refused="0 bytes of pixels"),
     # Kinds of image
