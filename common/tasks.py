@@ -242,10 +242,9 @@ class EvaluateResult(Frozen):
     seconds: float
 
 
-class MetricSpread(Frozen):
-    """How one metric is spread over the cases where it is defined; None: too few cases to tell."""
+class SpreadNumbers(Frozen):
+    """How one metric is spread over cases; None: too few of them to tell."""
 
-    n: Count
     mean: float | None = None
     sd: float | None = None
     """Sample SD; None for one case."""
@@ -254,9 +253,16 @@ class MetricSpread(Frozen):
     """With `high` the 95 % interval of the mean, by the percentile bootstrap."""
     high: float | None = None
     q1: float | None = None
+    """The box's lower edge; box and whiskers are told only where a site's policy lets them go."""
     q3: float | None = None
     whisker_low: float | None = None
     whisker_high: float | None = None
+
+
+class MetricSpread(SpreadNumbers):
+    """Over the cases of one row where the metric is defined."""
+
+    n: Count
 
 
 class RowSpread(Frozen):

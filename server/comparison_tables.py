@@ -46,12 +46,17 @@ def comparisons_csv(matrices: Iterable[Matrix]) -> str:
 
 
 def comparison_tables(lines: Sequence[ComparisonLine], split: str) -> tuple[Table, ...]:
-    """Returns one table for each metric that was compared: over all sites first, then by site."""
+    """Returns one table for each metric that was compared: over all sites first, then by site.
+
+    Where all that tell are one site, it is not told twice.
+    """
     return tuple(_table(lines, split, metric) for metric in METRICS if any(line.metric == metric.key for line in lines))
 
 
 def _table(lines: Sequence[ComparisonLine], split: str, metric: Metric) -> Table:
     own = sorted((line for line in lines if line.metric == metric.key), key=lambda line: line.site is not None)
+    alone = {(line.first, line.second, *line.sites) for line in own if line.site is None and len(line.sites) == 1}
+    own = [line for line in own if (line.first, line.second, line.site) not in alone]
     return Table(
         name=f"comparisons-{split}-{metric.key.removesuffix('_mm')}",
         title=f"{metric.title}, {metric.difference_unit}: pairs of models on the same {split} cases",

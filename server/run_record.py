@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.config import Experiment, fold_of, load_yaml
 from common.errors import InputError
+from common.tasks import SpreadNumbers
 from server.ledger_file import LEDGER, decode
 
 
@@ -94,20 +95,10 @@ class ModelLine(Line):
     """The model that it is a copy of, after its run's name where that is another."""
 
 
-class Spread(Line):
-    """How a metric is spread over a site's cases; an older ledger has mean and SD alone."""
+class Spread(SpreadNumbers):
+    """What the ledger holds of it; an older one has mean and SD alone."""
 
-    mean: float | None = None
-    sd: float | None = None
-    median: float | None = None
-    low: float | None = None
-    """With `high` the bootstrap's 95 % interval of the mean."""
-    high: float | None = None
-    q1: float | None = None
-    """The box's lower edge; box and whiskers are told only where a site's policy lets them go."""
-    q3: float | None = None
-    whisker_low: float | None = None
-    whisker_high: float | None = None
+    model_config = Line.model_config
 
 
 class SiteResult(Line):

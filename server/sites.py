@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, Message, RecordDict
@@ -127,31 +127,12 @@ class Sites:
             WorkError: too few did; every one that did not is named with its reason. Or `read` could not read a reply
                 without which there are too few.
         """
-        quorum = self._quorum(messages)
-        answers: dict[str, Answer] = {}
-        faults: dict[str, str] = {}
-        patience = Patience(self._config)
-        for site, reply in arrivals(self.send(messages), lambda: patience.deadline):
-            error = wire.read_error(reply)
-            if error is None:
-                try:
-                    answers[site] = read(site, reply)
-                except WorkError as fault:
-                    if len(messages) - len(faults) <= quorum:
-                        raise
-                    log.warning("%s", fault)
-                    error = "other-result"
-            if error is not None:
-                faults[site] = error
-            patience.note(len(answers) >= quorum, len(messages) - len(faults) < quorum)
-        if len(messages) - len(faults) >= quorum:  # otherwise the others were not waited for
-            faults |= _silent(messages, answers, faults)
-        if len(answers) < quorum:
+        answers, faults = self._gather(messages, read, is_optional=False)
+        if len(answers) < self._quorum(messages):
             at_fault = ", ".join(f"{site} ({reason})" for site, reason in sorted(faults.items()))
             raise WorkError(f"no result from site {at_fault}; its own log says why; run again to go on")
-        for site, reason in sorted(faults.items()):
-            self.watch.event(site, "left-out", reason)
-        return {site: answers[site] for site in sorted(answers)}
+        self._leave_out(faults)
+        return answers
 
     def hear(
         self, messages: Mapping[str, Message], read: Callable[[str, Message], Answer]
@@ -160,31 +141,44 @@ class Sites:
 
         Nothing is raised. Once the quorum has answered, well or not, the others have as long as in `ask`.
         """
+        answers, faults = self._gather(messages, read, is_optional=True)
+        self._leave_out(faults)
+        return answers, faults
+
+    def _gather(
+        self, messages: Mapping[str, Message], read: Callable[[str, Message], Answer], is_optional: bool
+    ) -> tuple[dict[str, Answer], dict[str, str]]:
+        """Returns the good answers, ordered by site, and why the other sites that were waited for gave none.
+
+        Without `is_optional` the wait ends when the quorum cannot be reached, with what `read` raised if it did.
+        """
         quorum, patience = self._quorum(messages), Patience(self._config)
         answers: dict[str, Answer] = {}
         faults: dict[str, str] = {}
         for site, reply in arrivals(self.send(messages), lambda: patience.deadline):
             error = wire.read_error(reply)
-            if error is None:
-                try:
+            try:
+                if error is None:
                     answers[site] = read(site, reply)
-                except WorkError as fault:
-                    log.warning("%s", fault)
-                    error = "other-result"
+            except WorkError as fault:
+                if not is_optional and len(messages) - len(faults) <= quorum:
+                    raise
+                log.warning("%s", fault)
+                error = "other-result"
             if error is not None:
                 faults[site] = error
-            patience.note(len(answers) + len(faults) >= quorum, False)
-        faults |= _silent(messages, answers, faults)
+            is_lost = not is_optional and len(messages) - len(faults) < quorum
+            patience.note(len(answers) + is_optional * len(faults) >= quorum, is_lost)
+        if is_optional or len(messages) - len(faults) >= quorum:
+            faults |= {site: "no-answer" for site in messages if site not in answers and site not in faults}
+        return {site: answers[site] for site in sorted(answers)}, faults
+
+    def _leave_out(self, faults: Mapping[str, str]) -> None:
         for site, reason in sorted(faults.items()):
             self.watch.event(site, "left-out", reason)
-        return {site: answers[site] for site in sorted(answers)}, faults
 
     def _quorum(self, messages: Mapping[str, Message]) -> int:
         return min(self._config.quorum or len(messages), len(messages))
-
-
-def _silent(messages: Collection[str], answers: Collection[str], faults: Collection[str]) -> dict[str, str]:
-    return {site: "no-answer" for site in messages if site not in answers and site not in faults}
 
 
 def arrivals(waiting: Waiting, deadline: Callable[[], float]) -> Iterator[tuple[str, Message]]:

@@ -59,6 +59,12 @@ def test_row_in_the_shown_units():
     assert [row[0].text for row in other_metrics_table(lines, "test").rows] == ["ASSD, mm"]
 
 
+def test_a_site_that_alone_is_all_sites_is_told_once():
+    lines = [compared(site="A"), compared(sites=["A"]), compared(site="A", second="third")]
+    (table,) = comparison_tables(lines, "test")
+    assert [[cell.text for cell in row[:2]] for row in table.rows] == [["new − old", "all sites"], ["new − third", "A"]]
+
+
 def test_one_sentence_says_what_is_shown_of_a_model_against_others():
     lines = [
         compared(),
