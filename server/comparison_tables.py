@@ -12,12 +12,14 @@ from dataclasses import replace
 
 from common.text import counted
 from server.matrix import MANY_CASES, Matrix
-from server.metric import METRIC, METRICS, NONE, Metric
+from server.metric import METRIC, METRICS, NONE, Metric, signed
 from server.run_record import ComparisonLine
 from server.table import Cell, Table
 
 ALPHA = 0.05
 """Paper, section 3.A.2."""
+LEAST_RANKED = 6
+"""Cases: of five, Wilcoxon's two-tailed p is never below 2 / 2 ** 5."""
 CLOSE_POINTS = 1.0
 """[C] Two models whose whole interval lies within so many points of DSC, PPV or SEN are called close."""
 MAX_SENTENCES = 3
@@ -82,7 +84,7 @@ def _row(line: ComparisonLine, metric: Metric) -> tuple[Cell, ...]:
         line.site or ALL_SITES,
         reading(line),
         NONE if line.n is None else str(line.n),
-        signed(metric, line.difference, line),
+        _shown(metric, line.difference, line),
         interval(metric, line) or NONE,
         *map(show_p, (line.t_p, line.holm_p, line.wilcoxon_p)),
     )
@@ -119,7 +121,8 @@ def reading(line: ComparisonLine) -> str:
     if is_shown(line):
         return f"{better(line)} is better" + (", by less than 1 point" if is_close(line) else "")
     if (line.holm_p or 0.0) < ALPHA:
-        return "not shown: rank test disagrees"
+        is_few = line.n is not None and line.n < LEAST_RANKED
+        return f"not shown: {'too few cases for the rank test' if is_few else 'rank test disagrees'}"
     return "not shown; less than 1 point apart" if is_close(line) else "not shown"
 
 
@@ -143,7 +146,7 @@ def _sentence(first: str, pairs: Sequence[ComparisonLine]) -> str:
     metric = METRIC["dsc"]
     found: dict[str, list[str]] = {}
     for line in pairs:
-        numbers = "; ".join(filter(None, (signed(metric, line.difference, line), interval(metric, line))))
+        numbers = "; ".join(filter(None, (_shown(metric, line.difference, line), interval(metric, line))))
         found.setdefault(_relation(line), []).append(f"{line.second} ({numbers})")
     told = "; ".join(f"{relation} {', '.join(found[relation])}" for relation in RELATIONS if relation in found)
     numbers_of_cases = {line.n for line in pairs}
@@ -161,18 +164,16 @@ def _relation(line: ComparisonLine) -> str:
     return RELATIONS[3 if None in (line.holm_p, line.wilcoxon_p) else 2]
 
 
-def signed(metric: Metric, value: float | None, line: ComparisonLine) -> str:
-    """Returns a difference in the shown unit with its sign; one decimal over few cases."""
-    if value is None:
-        return NONE
-    return f"{value * metric.factor:+.{_decimals(line)}f}".replace("-", "−")
+def _shown(metric: Metric, value: float | None, line: ComparisonLine) -> str:
+    """A difference in the shown unit; one decimal over few cases."""
+    return NONE if value is None else signed(value * metric.factor, _decimals(line))
 
 
 def interval(metric: Metric, line: ComparisonLine) -> str:
     """Returns `+0.8 to +3.4`, or nothing."""
     if line.low is None or line.high is None:
         return ""
-    return f"{signed(metric, line.low, line)} to {signed(metric, line.high, line)}"
+    return f"{_shown(metric, line.low, line)} to {_shown(metric, line.high, line)}"
 
 
 def _decimals(line: ComparisonLine) -> int:

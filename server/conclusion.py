@@ -17,7 +17,7 @@ from common.paired_tests import Moments, PairedT, paired_t, pooled
 from common.text import counted
 from server.comparison_tables import ALPHA, comparison_sentences, show_p
 from server.matrix import Matrix
-from server.metric import METRIC, NONE
+from server.metric import METRIC, NONE, signed
 from server.run_record import ComparisonLine
 
 DSC = METRIC["dsc"]
@@ -76,17 +76,13 @@ class Paired:
             return f"n = {self.n}: too few differing cases for a test, so no conclusion"
         corrected = ", not corrected for other comparisons" if self.holm_p is None else f", by Holm {_p(self.holm_p)}"
         told = (
-            f"95 % interval {_signed(self.test.low, decimals)} to {_signed(self.test.high, decimals)}, paired t-test "
+            f"95 % interval {signed(self.test.low, decimals)} to {signed(self.test.high, decimals)}, paired t-test "
             f"{_p(self.test.p)}{corrected}, n = {self.n}"
         )
         ranks = f", Wilcoxon {_p(self.wilcoxon_p)}" if self.wilcoxon_p is not None and self._ranks_disagree else ""
         return (
             f"{told}{ranks}: {'more than chance explains' if self.is_clear else 'this run cannot tell the two apart'}"
         )
-
-
-def _signed(points: float, decimals: int) -> str:
-    return f"{points:+.{decimals}f}".replace("-", "−")
 
 
 def _p(value: float) -> str:
@@ -126,7 +122,7 @@ class Difference:
         return f"{error}: unpaired, this run cannot tell the two apart"
 
     def __str__(self) -> str:
-        return _signed(self.points, self.decimals)
+        return signed(self.points, self.decimals)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,11 @@ from server.run_record import Spread
 NONE = "–"
 
 
+def signed(value: float, decimals: int) -> str:
+    """Returns a difference with its sign; what rounds to nothing is `+0.0`."""
+    return f"{round(value, decimals) + 0.0:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
 @dataclass(frozen=True)
 class Metric:
     """How one metric is called and shown; `factor` turns the ledger's unit into the shown one."""

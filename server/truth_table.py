@@ -5,7 +5,7 @@ truth is the style's share of the error, not the model's.
 """
 
 from server.matrix import Matrix
-from server.metric import METRIC, NONE, Metric
+from server.metric import METRIC, NONE, Metric, signed
 from server.run_record import Spread
 from server.table import Cell, Table
 
@@ -39,5 +39,5 @@ def _cell(matrix: Matrix, metric: Metric, model: str, site: str) -> Cell:
     decimals = matrix.decimals([site])
     if truth.mean is None or contour is None:
         return Cell(metric.show_spread(truth, decimals) if truth.mean is not None else NONE)
-    apart = f"{metric.factor * (truth.mean - contour):+.{decimals}f}".replace("-", "−")
+    apart = signed(metric.factor * (truth.mean - contour), decimals)
     return Cell(metric.show_spread(truth, decimals), detail=f"contour {metric.show(contour, decimals)}; {apart}")

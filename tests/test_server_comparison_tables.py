@@ -10,6 +10,7 @@ from server.comparison_tables import (
     reading,
     show_p,
 )
+from server.metric import signed
 from server.run_record import ComparisonLine
 
 
@@ -30,6 +31,8 @@ def test_shown_where_both_tests_agree():
     [
         ({"holm_p": 0.05}, "not shown"),
         ({"wilcoxon_p": 0.05}, "not shown: rank test disagrees"),
+        ({"wilcoxon_p": 0.0625, "n": 5}, "not shown: too few cases for the rank test"),
+        ({"wilcoxon_p": 0.0625, "n": 6}, "not shown: rank test disagrees"),
         ({"wilcoxon_p": None}, "not tested"),
         ({"holm_p": 0.3, "low": -0.004, "high": 0.009}, "not shown; less than 1 point apart"),
         ({"low": 0.001, "high": 0.009}, "new is better, by less than 1 point"),
@@ -90,3 +93,7 @@ def test_sentences_are_few_and_say_how_many_more_there_are():
 
 def test_p_values():
     assert [show_p(p) for p in (0.0004, 0.0123, 1.0, None)] == ["<\xa00.001", "0.012", "1.00", "–"]
+
+
+def test_what_rounds_to_nothing_has_no_minus():
+    assert [signed(value, 1) for value in (-0.04, 0.04, -0.06, 12.34)] == ["+0.0", "+0.0", "−0.1", "+12.3"]
