@@ -450,6 +450,8 @@ class PicturesStep(Frozen):
     """Whose cases are drawn; empty: all of the experiment's sites."""
     cases: tuple[Rank, ...] = Field(default=("best", "median", "worst"), min_length=1)
     """Which of a site's test cases are drawn."""
+    fold: int = Field(default=0, ge=0)
+    """Of models that are made for each fold, which fold's, on the cases that it tests; 0: models of the plain split."""
 
 
 TrainingStep = TrainStep | LocalStep | FinetuneStep | PooledStep
@@ -644,7 +646,7 @@ class Experiment(Frozen):
             raise ValueError(f"split.fold: {self.split.fold}; expected 0, for steps go through the folds by themselves")
         for number, step in enumerate(self.steps, 1):
             if isinstance(step, PicturesStep):
-                self._refuse_pictures_of_folds(number, step)
+                self._pictures_are_of_one_fold(number, step)
             if not isinstance(step, _Training):
                 continue
             if FOLD_NAME.search(step.model):
@@ -660,12 +662,18 @@ class Experiment(Frozen):
                 )
         return self
 
-    def _refuse_pictures_of_folds(self, number: int, step: PicturesStep) -> None:
+    def _pictures_are_of_one_fold(self, number: int, step: PicturesStep) -> None:
         for model in step.models:
-            if self.folds_of(model):
+            folds = self.folds_of(model)
+            if folds and step.fold not in folds:
                 raise ValueError(
-                    f"step {number} draws model {model!r}, which is made for each fold, and folds test on different "
-                    "cases; name a model of the plain split"
+                    f"step {number} draws model {model!r}, which is made for each fold, with `fold: {step.fold}`; "
+                    f"expected one from 1 to {len(folds)}, whose cases are drawn"
+                )
+            if step.fold and not folds:
+                raise ValueError(
+                    f"step {number} draws model {model!r} with `fold: {step.fold}`, which is made for the plain split "
+                    "and may have been trained on cases that the fold tests; draw it in a step without `fold`"
                 )
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from typing import Any
 from flwr.app import Message
 
 from common import wire
-from common.config import PicturesStep
+from common.config import PicturesStep, fold_model
 from common.errors import WorkError
 from common.tasks import Drawing, PictureResult, PictureTask
 from server.evaluation import NO_ANSWER, accept
@@ -23,7 +23,8 @@ def draw(run: Run, number: int, step: PicturesStep) -> None:
     """
     started = time.monotonic()
     sites = run.experiment.sites_of(step)
-    names = tuple(dict.fromkeys(name for base in step.models for name in run.experiment.named(base)))
+    whole = dict.fromkeys(name for base in step.models for name in run.experiment.named(base))
+    names = tuple(fold_model(name, step.fold) for name in whole)
     answers = _ask(run, sites, _task(run, step, names))
     withheld = {site: NO_ANSWER for site in sites if site not in answers}
     withheld |= {site: result.withheld for site, (result, _) in answers.items() if result.withheld}
@@ -44,9 +45,9 @@ def _task(run: Run, step: PicturesStep, names: tuple[str, ...]) -> PictureTask:
         experiment=experiment.name,
         recipe=recipe,
         recipes={name: each for name, each in recipes.items() if each != recipe},
-        split=experiment.split,
+        split=experiment.split_of(step.fold),
         models=names,
-        normalisation=run.normalisation(),
+        normalisation=run.normalisation(step.fold),
         what=step.what,
         cases=step.cases,
     )

@@ -182,7 +182,8 @@ def _title(step: Step) -> str:
     if isinstance(step, EvaluateStep):
         return f"evaluate {', '.join(step.models)} on {step.split} cases"
     if isinstance(step, PicturesStep):
-        return f"pictures ({', '.join(step.what)}) of {', '.join(step.models)}"
+        fold = f", fold {step.fold}" if step.fold else ""
+        return f"pictures ({', '.join(step.what)}) of {', '.join(step.models)}{fold}"
     strategy, initial = getattr(step, "strategy", None), getattr(step, "initial", None)
     words = [step.kind, getattr(step, "model", None), f"({strategy})" if strategy else None]
     return " ".join(word for word in words if word) + (f", from {initial}" if initial else "")

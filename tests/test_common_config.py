@@ -250,16 +250,30 @@ def test_recipes_and_folds_that_do_not_fit(step: dict[str, Any], fields: dict[st
     refused(data | fields, Experiment, words)
 
 
-@pytest.mark.parametrize("model", ["base", "tuned", "tuned-B"])
-def test_pictures_of_a_model_that_is_made_for_each_fold_are_refused(model: str) -> None:
-    steps = [
-        {"kind": "train", "model": "base", "folds": True},
-        {"kind": "train", "model": "plain"},
-        {"kind": "finetune", "model": "tuned", "initial": "base"},
-        {"kind": "pictures", "models": ["plain", model]},
-    ]
+PICTURED = [
+    {"kind": "train", "model": "base", "folds": True},
+    {"kind": "train", "model": "plain"},
+    {"kind": "finetune", "model": "tuned", "initial": "base"},
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "fold", "words"),
+    [
+        *((model, 0, "which is made for each fold, with `fold: 0`") for model in ("base", "tuned", "tuned-B")),
+        ("base", 3, "with `fold: 3`; expected one from 1 to 2"),
+        ("plain", 1, "which is made for the plain split and may have been trained on cases that the fold tests"),
+    ],
+)
+def test_pictures_are_of_one_fold_or_of_the_plain_split(model: str, fold: int, words: str) -> None:
+    steps = [*PICTURED, {"kind": "pictures", "models": [model], "fold": fold}]
     data = {"name": "e", "sites": ["A", "B"], "split": {"folds": 2}, "steps": steps}
-    refused(data, Experiment, f"step 4 draws model '{model}', which is made for each fold")
+    refused(data, Experiment, f"step 4 draws model '{model}'", words)
+
+
+def test_pictures_of_a_fold_may_be_of_several_models() -> None:
+    drawn = {"kind": "pictures", "models": ["base", "tuned"], "fold": 2}
+    assert experiment(*PICTURED, drawn, split={"folds": 2}).steps[-1].model_dump()["fold"] == 2
 
 
 def test_folds_of_a_step_and_of_what_goes_on_from_it() -> None:

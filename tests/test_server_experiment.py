@@ -1186,3 +1186,17 @@ def test_each_model_is_drawn_by_its_own_recipe(go):
     assert [task.models for task in tasks] == [("tuned-A", "plain", "m")] * 2
     assert [tasks[0].of(name).recipe for name in tasks[0].models] == [PLAIN, PLAIN, RECIPE]
     assert set(tasks[0].recipes) == {"m"}
+
+
+def test_a_fold_is_drawn_by_its_models_on_its_cases_with_its_normalisation(go):
+    hospitals, asked = FoldedHospitals(), []
+
+    def none(site, message):
+        asked.append((wire.read_task(message, PictureTask)[0], set(wire.read_models(message))))
+        return wire.drawings_reply(PictureResult(n=4, withheld="the policy", seconds=0.0), [])
+
+    hospitals.draw = none
+    go(hospitals, folded(*FOLDED[:2], {**DRAW, "fold": 2}))
+    (task, sent), _ = asked
+    assert (task.models, task.split.fold, sent) == (("m.fold-2",), 2, {"m.fold-2"})
+    assert task.normalisation.mean == 25.0
