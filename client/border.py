@@ -26,9 +26,10 @@ from client.pixels import pixels_alone
 from client.progress import forget_progress, read_progress
 from common import wire
 from common.checkpoint import Weights
-from common.config import PolicyConfig, SiteConfig, load_yaml
 from common.errors import CODES, CRASHED, FedgtvError, PolicyError, WorkerLostError, WorkError
 from common.private import private_folder
+from common.settings import load_yaml
+from common.site_config import PolicyConfig, SiteConfig
 from common.statistics import HuHistogram
 from common.tasks import (
     CompareResult,

@@ -7,7 +7,8 @@ from pathlib import Path
 from client.model_package import check_metadata
 from common.card import Card, Result, TrainedOn, describe_recipe, read_card
 from common.checkpoint import load_metadata
-from common.config import Recipe, parse_yaml
+from common.recipe import Recipe
+from common.settings import parse_yaml
 from common.tasks import MetricSummary
 
 UNKNOWN = "unknown"

@@ -21,13 +21,13 @@ from client.finding import CASE, Finding, Severity, gravest
 from client.image_check import ABOUT_FLAGS, check_grid, check_patient, check_range, show_grid
 from client.label_check import check_label, target_ml
 from common.alignment import label_on
-from common.config import PreprocessConfig
 from common.dataset import CaseEntry
 from common.errors import FedgtvError, ImageError, LabelError
 from common.fitness import no_hu
 from common.panels import as_jpeg
 from common.pictures import overlay_figure
 from common.preprocess import Patient, PreparedCase, find_patient, prepare_patient
+from common.recipe import PreprocessConfig
 from common.resample import resample_linear
 from common.text import counted
 from common.volume import Geometry, Volume, lps_geometry, read_nifti, to_lps

@@ -12,8 +12,8 @@ from client.exports import ExportedCase
 from client.import_report import unexpected
 from client.target import Found
 from client.worker_pool import num_workers, worker_pool
-from common.config import IngestConfig
 from common.errors import InputError
+from common.site_config import IngestConfig
 
 PROCESS_BYTES = 2**30
 """Memory that one process may take: 0.5 GiB for a CT of 512 x 512 x 130 with a second image of the same size."""

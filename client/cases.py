@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from client.loaded_case import TRUTH_NAME
 from client.splits import keep_split
 from common.cache import CachedCase, CaseCache
-from common.config import Recipe, SplitConfig
 from common.dataset import CaseEntry, read_index
 from common.errors import ImageError, LabelError
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.volume import Volume, read_nifti
 
 log = logging.getLogger("fedgtv.site")

@@ -64,9 +64,10 @@ def _make_site(site: str, folder: Path, worker: dict[str, str]) -> None:
     from client.keys import make_key
     from client.worker_account import make_folders
     from common.atomic import write_text_atomically
-    from common.config import SiteConfig, load_yaml, validate
     from common.enrolment import read_join_request
     from common.errors import ConfigError
+    from common.settings import load_yaml, validate
+    from common.site_config import SiteConfig
 
     config = validate({"site": site, "worker": worker or None}, SiteConfig, f"site {site!r}")
     path = folder / SITE_YAML
@@ -120,8 +121,9 @@ def import_cases(
     from client.ingest import import_folder
     from client.stages import read_stages
     from client.worker_account import share_with_worker
-    from common.config import SiteConfig, load_yaml
     from common.private import close_to_others
+    from common.settings import load_yaml
+    from common.site_config import SiteConfig
 
     site = load_yaml(config, SiteConfig)
     console = Console(stderr=True)
@@ -210,7 +212,8 @@ def remove(
     """
     from client.removal import CasePlaces, check_removable, gone, readmit_cases, remove_cases
     from client.worker_account import share_with_worker
-    from common.config import SiteConfig, load_yaml
+    from common.settings import load_yaml
+    from common.site_config import SiteConfig
 
     site = load_yaml(config, SiteConfig)
     places = CasePlaces.of(site, config.parent, config.parent / site.state / CHECK_PAGE)
@@ -258,7 +261,8 @@ def check(
     An error keeps the site or a case from training, but for a duplicate, which trains until it is removed. The page
     shows patients and stays at the site.
     """
-    from common.config import SiteConfig, load_yaml
+    from common.settings import load_yaml
+    from common.site_config import SiteConfig
 
     load_yaml(config, SiteConfig)  # a wrong file is told at once, before torch is loaded
 
@@ -414,8 +418,8 @@ def evaluate(
     """Measure a model on this site's own held-out cases; the result stays here."""
     from client.model_package import read_model
     from client.site import Site
-    from common.config import validate
     from common.device import choose_device
+    from common.settings import validate
     from common.tasks import EvaluateTask, NormalisationRecord
 
     package, site = read_model(model), Site.open(config)

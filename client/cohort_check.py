@@ -10,9 +10,9 @@ from client.case_check import CheckedCase, Facts
 from client.finding import Finding
 from client.image_check import is_planning_grid, show_mm
 from client.splits import kept_parts
-from common.config import SplitConfig
 from common.dataset import CaseEntry, split_cases
 from common.errors import FedgtvError
+from common.split import SplitConfig
 
 REMOVE = "remove one with `fedgtv-site remove CASE`"
 FEW_CASES = 5

@@ -6,8 +6,8 @@ Quartiles and whiskers are values of single cases besides, or lie between two.
 """
 
 from client.policy import METRICS, Withheld
-from common.config import PolicyConfig
 from common.errors import PolicyError
+from common.site_config import PolicyConfig
 from common.tasks import CompareResult, CompareTask, MetricDifference, MetricSpread, PairDifference, RowSpread
 
 MIDDLE, MIDDLE_FACTOR = ("median", "low", "high"), 2

@@ -8,7 +8,7 @@ import hashlib
 import json
 
 from client.cases import Cases
-from common.config import PolicyConfig
+from common.site_config import PolicyConfig
 
 DIGITS = 32
 

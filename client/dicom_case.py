@@ -18,10 +18,11 @@ from client.loaded_case import (
 from client.scanner_names import known_kernel, known_manufacturer
 from client.target import choose_target, list_structures, second_choice, without_copies, without_models
 from common.alignment import described
-from common.config import IngestConfig, fingerprint
 from common.dicom import CtSeries, read_ct_series
 from common.errors import InputError, LabelError
 from common.rtstruct import Structure, draw_structure, read_rtstruct
+from common.settings import fingerprint
+from common.site_config import IngestConfig
 from common.text import counted
 from common.volume import Geometry, Volume
 

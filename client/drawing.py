@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from client.cases import OpenCase
 from client.kept_results import KeptResults
 from client.measuring import LoadedModel, measure
-from common.config import Rank, What
 from common.feature_maps import skip_maps
 from common.feature_pictures import MapRow, features_figure
 from common.metrics import case_metrics
@@ -24,6 +23,7 @@ from common.planes import target_centre
 from common.preprocess import restore
 from common.sampling import centred_patch, cut, inside
 from common.statistics import AIR_HU
+from common.steps import Rank, What
 from common.tasks import Drawing, PictureTask
 from common.volume import Volume, to_lps
 

@@ -14,10 +14,10 @@ from client.loaded_case import find_truth
 from client.nifti_case import NiftiCase
 from client.pairing import Pairing, pair
 from client.series import Series, list_series
-from common.config import IngestConfig
 from common.dicom import scan_folder
 from common.errors import ImageError, InputError
 from common.file_tree import shown
+from common.site_config import IngestConfig
 from common.text import counted
 
 ExportedCase = DicomCase | NiftiCase

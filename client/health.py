@@ -6,7 +6,7 @@ from pathlib import Path
 from client.node import node_tree
 from client.node_log import is_online
 from client.worker import worker_tree
-from common.config import SiteConfig
+from common.site_config import SiteConfig
 
 NODE = "node"
 """Below the site's state: the node's log and Flower's own files."""

@@ -14,8 +14,9 @@ from client.exports import ExportedCase, find_cases
 from client.import_report import Action, CaseLine, ImportReport
 from client.one_patient import one_or_many
 from client.pseudonyms import KnownCase
-from common.config import IngestConfig, fingerprint
 from common.errors import InputError
+from common.settings import fingerprint
+from common.site_config import IngestConfig
 
 FORMAT = 3  # of an imported case; a higher number imports all again
 NO_STAGES: Mapping[str, str] = MappingProxyType({})

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from client.cases import OpenCase
 from common.atomic import write_text_atomically
-from common.config import Frozen
 from common.metrics import CaseMetrics
 from common.private import private_folder, private_mode
+from common.settings import Frozen
 
 RESULTS = "results"
 """Below the folder of prepared cases."""

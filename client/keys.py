@@ -7,9 +7,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from common.atomic import OWNERS, create_atomically, write_text_atomically
-from common.config import validate
 from common.enrolment import JoinRequest, write_join_request
 from common.errors import InputError
+from common.settings import validate
 
 
 @dataclass(frozen=True)

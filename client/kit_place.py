@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from common.atomic import write_text_atomically
-from common.config import SiteConfig, load_yaml
 from common.errors import ConfigError, SiteError
 from common.kit import Kit, kit_text, read_kit
+from common.settings import load_yaml
+from common.site_config import SiteConfig
 
 NAME = "kit.json"
 MODE = 0o644

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from client.target import Found
 from common.alignment import described
-from common.config import IngestConfig
 from common.errors import ImageError, LabelError
 from common.file_tree import lies_below
 from common.gaps import WIDEST_GAP_MM, interpolate_gaps, num_empty_slices
+from common.site_config import IngestConfig
 from common.text import counted
 from common.volume import Geometry, Volume, index_to_patient, read_nifti
 

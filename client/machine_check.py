@@ -9,10 +9,10 @@ import torch
 from client.case_check import Facts
 from client.finding import Finding
 from client.free_memory import available_bytes
-from common.config import Recipe
 from common.device import choose_device
 from common.errors import FedgtvError
 from common.footprint import host_bytes, training_bytes
+from common.recipe import Recipe
 
 GIB = 2**30
 PREPARE_BYTES_PER_VOXEL = 12

@@ -13,10 +13,10 @@ from torch import nn
 from client.cases import OpenCase
 from client.kept_results import KeptResults, MeasuredCase
 from common.checkpoint import Weights
-from common.config import Recipe
 from common.metrics import CaseMetrics, case_metrics, summarise
 from common.model import load_model
 from common.pictures import overlay_png
+from common.recipe import Recipe
 from common.segmentation import Segmentation, segment
 from common.statistics import Normalisation
 from common.tasks import EvaluateTask, MetricSummary, ModelSummary, Picture, PictureTask, TrainTask

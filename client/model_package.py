@@ -9,9 +9,11 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from common.checkpoint import Weights, load_weights
-from common.config import Name, Recipe, SplitConfig, parse_yaml
 from common.errors import CheckpointError
 from common.model import load_model
+from common.recipe import Recipe
+from common.settings import Name, parse_yaml
+from common.split import SplitConfig
 from common.statistics import Normalisation
 from common.tasks import NormalisationRecord
 from common.text import clean_text

@@ -20,9 +20,9 @@ from client.loaded_case import (
     read_truth,
 )
 from client.target import Found
-from common.config import IngestConfig
 from common.errors import InputError, LabelError
 from common.file_tree import lies_below
+from common.site_config import IngestConfig
 from common.volume import Geometry, Volume, from_lps, read_nifti, to_lps
 
 

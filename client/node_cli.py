@@ -12,8 +12,8 @@ from common.text import counted
 if TYPE_CHECKING:
     from client.approval import Approvals
     from client.node import SiteNode
-    from common.config import SiteConfig
     from common.kit import Kit
+    from common.site_config import SiteConfig
 
 APPROVAL = "approval"
 """What the audit log calls it."""
@@ -33,8 +33,9 @@ def join(
     from client.contact import contact
     from client.keys import check_key, key_files
     from client.kit_place import given_kit, own_kit, place_kit
-    from common.config import SiteConfig, load_yaml
     from common.private import private_files
+    from common.settings import load_yaml
+    from common.site_config import SiteConfig
 
     site = load_yaml(config, SiteConfig)
     key = key_files(site.site, config.parent / "keys").private
@@ -92,7 +93,8 @@ def approve(
 ) -> None:
     """Show a job's code and what it changes, and allow it to run here; nothing is allowed without a yes."""
     from client.approval import Approvals
-    from common.config import SiteConfig, load_yaml
+    from common.settings import load_yaml
+    from common.site_config import SiteConfig
 
     site = load_yaml(config, SiteConfig)
     state = config.parent / site.state
@@ -175,7 +177,8 @@ def audit(
     """Show what came in, what was decided and what went out, and verify it; exit code 1 if a line was tampered with."""
     from client.audit import AuditLog
     from client.audit_view import records_since, table
-    from common.config import SiteConfig, load_yaml
+    from common.settings import load_yaml
+    from common.site_config import SiteConfig
 
     site = load_yaml(config, SiteConfig)
     audited = AuditLog(config.parent / site.state).read()
@@ -211,8 +214,9 @@ def work(
 
     from client.worker import UMASK, Worker
     from client.worker_account import check_apart
-    from common.config import SiteConfig, load_yaml
     from common.errors import ConfigError
+    from common.settings import load_yaml
+    from common.site_config import SiteConfig
 
     site = load_yaml(config, SiteConfig)
     if site.worker is None:
@@ -230,7 +234,8 @@ def health(
 ) -> None:
     """Say whether the node is online and the worker runs; exit code 1 if not."""
     from client.health import node_health, worker_health
-    from common.config import SiteConfig, load_yaml
+    from common.settings import load_yaml
+    from common.site_config import SiteConfig
 
     site = load_yaml(config, SiteConfig)
     asked = [node_health] if node else []

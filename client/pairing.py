@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from client.series import Series
 from client.target import candidates
-from common.config import IngestConfig
 from common.errors import LabelError
 from common.rtstruct import References, contour_images, read_references, read_rtstruct
+from common.site_config import IngestConfig
 
 BY_SERIES = "series reference"
 BY_IMAGES = "references of its contours"

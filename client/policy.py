@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.checkpoint import Weights
-from common.config import PolicyConfig
 from common.errors import PolicyError
 from common.metrics import CaseMetrics
+from common.site_config import PolicyConfig
 from common.tasks import (
     NORM,
     CompareTask,

@@ -11,9 +11,12 @@ from client.finding import GRAVEST_LAST, Finding, Severity, gravest
 from client.machine_check import check_machine
 from client.site import Site
 from client.worker_pool import num_workers, worker_pool
-from common.config import Recipe, SplitConfig, load_experiment, load_mapping, load_yaml
 from common.dataset import CaseEntry, read_index
 from common.errors import ConfigError, FedgtvError
+from common.experiment import load_experiment
+from common.recipe import Recipe
+from common.settings import load_mapping, load_yaml
+from common.split import SplitConfig
 
 Progress = Callable[[int, int], None]
 """Hears how many cases are done, of how many."""

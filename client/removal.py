@@ -12,9 +12,9 @@ from client.kept_results import RESULTS
 from client.round_checkpoint import FOLDER as ROUNDS
 from client.round_checkpoint import forget_rounds
 from common.cache import forget_case
-from common.config import SiteConfig
 from common.dataset import INDEX_NAME
 from common.errors import InputError, WorkError
+from common.site_config import SiteConfig
 
 
 @dataclass(frozen=True)

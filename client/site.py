@@ -24,11 +24,12 @@ from client.round_checkpoint import RoundCheckpoint, round_key
 from client.site_round import SiteRound, where
 from client.splits import adopt_split
 from common.checkpoint import Weights
-from common.config import SiteConfig, load_yaml
 from common.device import choose_device
 from common.digest import model_digest, weights_digest
 from common.errors import NoCasesError
 from common.model import model_weights
+from common.settings import load_yaml
+from common.site_config import SiteConfig
 from common.statistics import body_histogram
 from common.tasks import (
     CompareResult,

@@ -15,11 +15,12 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from common.atomic import write_text_atomically
-from common.config import Frozen, SplitConfig, fingerprint
 from common.dataset import NOBODY, CaseEntry, Part, Split, assign_patients, part_cases
 from common.errors import InputError
 from common.folds import NOT_DEALT, assign_fold, deal_patients
 from common.private import private_folder, private_mode
+from common.settings import Frozen, fingerprint
+from common.split import SplitConfig
 
 FOLDER = "splits"
 LOCK = ".lock"

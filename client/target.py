@@ -8,9 +8,9 @@ from operator import attrgetter
 import numpy as np
 
 from client.rivals import places, rivals_refusal
-from common.config import fingerprint
 from common.errors import LabelError
 from common.rtstruct import RtStruct, Structure, choose_structure, name_matches
+from common.settings import fingerprint
 from common.text import clean_text
 
 

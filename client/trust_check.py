@@ -9,8 +9,8 @@ from client.audit import Audit, AuditLog
 from client.disk_use import bytes_below
 from client.finding import Finding, Severity
 from client.policy import KINDS, epsilon, is_quiet
-from common.config import PolicyConfig, SiteConfig
 from common.errors import FedgtvError
+from common.site_config import PolicyConfig, SiteConfig
 
 AUDIT, POLICY, KEYS = "audit", "policy", "trusted-keys"
 MINUTES = tuple(time(hour, minute) for hour in range(24) for minute in range(60))

@@ -13,10 +13,10 @@ from client.keys import key_files
 from client.kit_place import NAME as KIT
 from client.pseudonyms import FILE_NAME as PSEUDONYMS
 from common.atomic import write_bytes_atomically
-from common.config import SiteConfig, WorkerConfig
 from common.dataset import INDEX_NAME, read_index
 from common.errors import ConfigError, SiteError
 from common.private import closed_folder, private_folder, private_mode, share
+from common.site_config import SiteConfig, WorkerConfig
 
 SECRET = "node.secret"
 READ, WRITE = 0o050, 0o070

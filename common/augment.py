@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from common.config import AugmentationConfig
+from common.recipe import AugmentationConfig
 
 
 def augment(

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.cavities import fill_cavities
-from common.config import RoiConfig
 from common.couch import couch_row
 from common.errors import ImageError
 from common.foam import clear_holder
 from common.pieces import largest_component
+from common.recipe import RoiConfig
 from common.region import CHEST_IN_VIEW, HEAD_WIDTH_MM, NO_HEAD, NO_SHOULDERS, neck_slice
 from common.shell import clear_shell
 from common.statistics import AIR_HU

@@ -23,12 +23,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import PreprocessConfig, fingerprint
 from common.dataset import CaseEntry
 from common.errors import ImageError, LabelError, WorkError
 from common.fitness import prepare_fit
 from common.preprocess import PreparedCase, PreprocessRecord
 from common.private import close_to_others, private_folder, share_like
+from common.recipe import PreprocessConfig
+from common.settings import fingerprint
 from common.volume import read_nifti
 
 CACHE_VERSION = 4

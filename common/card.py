@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from common.config import Name, Recipe
 from common.errors import CheckpointError
+from common.recipe import Recipe
+from common.settings import Name
 from common.tasks import Count, MetricSummary
 from common.text import clean_text
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.components import Component, component_of_maximum, largest_component
-from common.config import Recipe, StageConfig, Triple
+from common.recipe import Recipe, StageConfig
 from common.sampling import inside
+from common.settings import Triple
 from common.windows import Scores, mean_scores, tile
 
 STAGE1_EMPTY = "stage1-empty"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from common.config import Triple
+from common.settings import Triple
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from common.atomic import write_text_atomically
-from common.config import Name, SplitConfig
 from common.errors import InputError
 from common.private import private_folder, private_mode
+from common.settings import Name
+from common.split import SplitConfig
 
 INDEX_NAME = "cases.json"
 INDEX_VERSION = 1

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import Frozen, Recipe, fingerprint
+from common.recipe import Recipe
+from common.settings import Frozen, fingerprint
 
 MEASURING_VERSION = 1
 """Raised when the same weights give other masks or other metrics than before: all is then measured again."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from pydantic import field_validator
 
 from common.atomic import write_text_atomically
-from common.config import Frozen, Name, validate
 from common.errors import InputError, SiteError
+from common.settings import Frozen, Name, validate
 
 KEY_TYPE = "ecdsa-sha2-nistp384"
 """The only kind of key in use; Flower 1.41 refuses ed25519."""

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.alignment import finite, label_on
-from common.config import PreprocessConfig
 from common.errors import ImageError, LabelError
 from common.preprocess import Patient, PreparedCase, find_patient, prepare_patient
+from common.recipe import PreprocessConfig
 from common.volume import Volume
 
 PLAUSIBLE_AIR_HU = -500.0

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from common.config import SplitConfig
 from common.dataset import CaseEntry, Part, draw, part_size
+from common.split import SplitConfig
 
 NOT_DEALT: Mapping[str, int] = {}
 

@@ -9,8 +9,8 @@ from functools import cache
 import torch
 from torch import nn
 
-from common.config import Recipe, StageConfig
 from common.networks import build_network
+from common.recipe import Recipe, StageConfig
 
 WORKSPACE = 1.25
 """[C] On top of what is counted; not measured on a GPU."""

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from common.config import Frozen, Name, validate
 from common.errors import ConfigError
 from common.pem import certificates_in, pem_of
+from common.settings import Frozen, Name, validate
 
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
 

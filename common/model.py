@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.checkpoint import Weights, load_into
-from common.config import Recipe
 from common.errors import CheckpointError
 from common.networks import build_network, initialise
+from common.recipe import Recipe
 
 
 def build_model(recipe: Recipe, seed: int = 0) -> dict[str, nn.Module]:

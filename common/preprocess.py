@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from common.alignment import channel_onto, finite, label_inside
 from common.body import BodyMask, body_mask
-from common.config import PreprocessConfig, RoiConfig
 from common.errors import LabelError
+from common.recipe import PreprocessConfig, RoiConfig
 from common.region import Slices, region_of_interest
 from common.resample import Float32, reached_spacing, resample_linear, resample_spline, target_shape
 from common.statistics import AIR_HU

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from common.config import RoiConfig
 from common.errors import ImageError
+from common.recipe import RoiConfig
 
 Mask = NDArray[np.bool_]
 Spacing = tuple[float, float, float]

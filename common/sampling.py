@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import Triple
 from common.errors import LabelError
+from common.settings import Triple
 from common.statistics import AIR_HU, Normalisation
 
 if TYPE_CHECKING:  # cutting patches needs no image library

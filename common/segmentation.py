@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.cascade import Region, predict
-from common.config import Recipe
 from common.preprocess import PreprocessRecord, restore
+from common.recipe import Recipe
 from common.statistics import Normalisation
 
 TOUCHES_CROP = "touches-crop"

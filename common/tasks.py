@@ -6,9 +6,12 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from common import WIRE_VERSION
-from common.config import Frozen, Name, Rank, Recipe, SplitConfig, What
 from common.digest import DIGEST
 from common.errors import CODES
+from common.recipe import Recipe
+from common.settings import Frozen, Name
+from common.split import SplitConfig
+from common.steps import Rank, What
 from common.text import clean_text
 
 OTHER_WIRE = "the other side speaks wire version"

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from common.augment import augment
 from common.cache import CachedCase
-from common.config import Recipe, TrainingConfig
 from common.device import autocast
 from common.errors import WorkError
 from common.losses import segmentation_loss
 from common.networks import seed_dropout
 from common.prefetch import prefetched
+from common.recipe import Recipe, TrainingConfig
 from common.sampling import centred_patch, jittered_centre, random_patch
 from common.statistics import Normalisation
 

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from common.config import Triple
 from common.device import autocast
 from common.errors import OutOfMemoryError, WorkError
 from common.logs import LOGGER
+from common.settings import Triple
 from common.shortage import is_out_of_memory
 
 log = logging.getLogger(LOGGER)

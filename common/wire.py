@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
 from common.checkpoint import Weights
-from common.config import Frozen
 from common.errors import CODES, INTERNAL, FedgtvError, ReleaseError, TaskError, WorkError
+from common.settings import Frozen
 from common.tasks import (
     OTHER_WIRE,
     CompareResult,

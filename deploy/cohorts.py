@@ -11,10 +11,12 @@ import yaml
 
 from client.ingest import import_folder
 from common.atomic import write_text_atomically
-from common.config import Experiment, PolicyConfig, SimulationConfig, SiteConfig, fingerprint
 from common.errors import ConfigError, InputError
+from common.experiment import Experiment, SimulationConfig
 from common.phantom import make_phantom
 from common.phantom_dicom import write_phantom
+from common.settings import fingerprint
+from common.site_config import PolicyConfig, SiteConfig
 
 Progress = Callable[[str], None]
 PHANTOM_POLICY = PolicyConfig(share_pictures=True, share_case_metrics=True, min_cases=1)

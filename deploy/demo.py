@@ -21,7 +21,7 @@ def demo(
     """Phantoms to DICOM, import, check, keys, TLS federation, rounds, matrix, report, and a new patient's contour."""
     from rich.console import Console
 
-    from common.config import load_experiment
+    from common.experiment import load_experiment
     from deploy.showcase import Showcase
 
     started = time.monotonic()

@@ -18,10 +18,13 @@ from client.site import Site
 from client.splits import adopt_split
 from common import wire
 from common.atomic import write_text_atomically
-from common.config import Experiment, PooledStep, SiteConfig, fingerprint, load_yaml
 from common.dataset import CaseEntry, write_index
+from common.experiment import Experiment
 from common.private import private_folder
+from common.settings import fingerprint, load_yaml
 from common.shortage import explained
+from common.site_config import SiteConfig
+from common.steps import PooledStep
 
 FOLDER = ".pooled"
 """Beside the sites' folders; no site's name begins with a dot."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from common.atomic import write_text_atomically
-from common.config import Experiment
+from common.experiment import Experiment
 from server.conclusion import abroad, local_homes, model_origins, pooled_like
 from server.matrix import Matrix, load_matrices
 

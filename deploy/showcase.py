@@ -19,10 +19,10 @@ from client.quality import check_site
 from client.segment import segment_scan
 from client.site import Site
 from common.atomic import write_bytes_atomically, write_text_atomically
-from common.config import Experiment
 from common.dicom import read_ct_series
 from common.enrolment import read_join_request
 from common.errors import ConfigError, WorkError
+from common.experiment import Experiment
 from common.kit import read_kit
 from common.metrics import case_metrics
 from common.phantom import make_phantom

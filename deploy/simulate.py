@@ -11,7 +11,7 @@ from common.command import INTERRUPTED, command_line
 from common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from common.config import Experiment
+    from common.experiment import Experiment
 
 MAX_SEED = 2**31
 """As `Experiment.seed` allows."""
@@ -27,7 +27,7 @@ def simulate(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Run an experiment with all its sites on this machine, in one process; a stopped run goes on when run again."""
-    from common.config import load_experiment
+    from common.experiment import load_experiment
 
     config = load_experiment(experiment)
     numbers = parse_seeds(seeds) if seeds else []

@@ -11,7 +11,7 @@ from rich.console import Console
 from client.app import app as client_app
 from client.border import guarded
 from common.card import NO_COORDINATOR
-from common.config import Experiment
+from common.experiment import Experiment
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 from deploy.in_process import InProcessGrid
 from deploy.pooled import make_pools, with_pools

@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 
 from common.augment import augment
-from common.config import AugmentationConfig, PreprocessConfig
 from common.phantom import make_phantom
 from common.preprocess import prepare
+from common.recipe import AugmentationConfig, PreprocessConfig
 from common.volume import Volume
 
 PATCH = (64, 128, 128)

@@ -16,9 +16,10 @@ from client.check_page import write_check_page
 from client.ingest import import_folder
 from client.quality import check_site
 from client.site import Site
-from common.config import SiteConfig, SplitConfig
 from common.phantom import make_phantom
 from common.phantom_dicom import write_phantom
+from common.site_config import SiteConfig
+from common.split import SplitConfig
 from common.volume import read_nifti, write_nifti
 
 NUM_CASES = 12

@@ -9,9 +9,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.bundle import RUN_KEY
-from common.config import Experiment, parse_yaml
 from common.errors import ConfigError, FedgtvError
+from common.experiment import Experiment
 from common.logs import log_to_output
+from common.settings import parse_yaml
 from common.shortage import explained
 from server import RUNS_VARIABLE
 from server.experiment import run_experiment

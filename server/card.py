@@ -5,8 +5,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from common.card import MAX_NOTE, MAX_NOTES, Card, Result, TrainedOn
-from common.config import FOLD_NAME, Experiment, PooledStep, TrainStep, fold_model, fold_of
+from common.experiment import Experiment
 from common.release import release
+from common.split import FOLD_NAME, fold_model, fold_of
+from common.steps import PooledStep, TrainStep
 from server.conclusion import ModelOrigin, model_origins
 from server.ledger import Ledger
 

@@ -186,7 +186,7 @@ def run(
     """
     from rich.console import Console
 
-    from common.config import load_experiment
+    from common.experiment import load_experiment
     from server.federation import check_run_name
     from server.launch import launch
     from server.matrix_text import matrix_text

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from flwr.app import Message
 
 from common import wire
-from common.config import EvaluateStep
 from common.errors import WorkError
 from common.paired_tests import Moments, SignedRanks, holm, paired_t, pooled, stratified_wilcoxon
+from common.steps import EvaluateStep
 from common.tasks import CompareResult, CompareTask, MetricDifference, Part
 from server.comparison_reply import refuse_comparison
 from server.metric import METRIC

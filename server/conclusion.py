@@ -12,8 +12,9 @@ from functools import partial
 from math import sqrt
 from statistics import fmean
 
-from common.config import Experiment, FinetuneStep, LocalStep, PooledStep, TrainStep
+from common.experiment import Experiment
 from common.paired_tests import Moments, PairedT, paired_t, pooled
+from common.steps import FinetuneStep, LocalStep, PooledStep, TrainStep
 from common.text import counted
 from server.comparison_tables import ALPHA, comparison_sentences, show_p
 from server.matrix import Matrix

@@ -9,9 +9,12 @@ from flwr.app import Message
 
 from common import wire
 from common.checkpoint import Weights
-from common.config import EvaluateStep, Experiment, fingerprint, fold_of
 from common.digest import model_digest
 from common.errors import WorkError
+from common.experiment import Experiment
+from common.settings import fingerprint
+from common.split import fold_of
+from common.steps import EvaluateStep
 from common.tasks import EvaluateResult, EvaluateTask, Picture
 from server.card import refresh_cards
 from server.comparison import compare, comparison_lines, fill, pairs_of

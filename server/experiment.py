@@ -3,8 +3,9 @@
 import time
 from pathlib import Path
 
-from common.config import EvaluateStep, Experiment, PicturesStep, PooledStep, StatisticsStep, Step, TrainStep
 from common.errors import ConfigError
+from common.experiment import Experiment
+from common.steps import EvaluateStep, PicturesStep, PooledStep, StatisticsStep, Step, TrainStep
 from server.evaluation import evaluate
 from server.ledger import Ledger
 from server.pictures import draw

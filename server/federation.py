@@ -9,12 +9,12 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from common.atomic import write_text_atomically
-from common.config import Frozen, Name, load_yaml, validate
 from common.enrolment import JoinRequest
 from common.errors import ConfigError, InputError
 from common.file_lock import is_held
 from common.kit import Address, Kit, write_kit
 from common.pem import pem_of
+from common.settings import Frozen, Name, load_yaml, validate
 from common.validity import warning
 from server.certificate import read_certificates
 from server.gateway import Gateway

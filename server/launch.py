@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.config import Experiment, load_yaml
 from common.errors import FedgtvError, InputError, SiteError, WorkError
+from common.experiment import Experiment
+from common.settings import load_yaml
 from server.control import Control
 from server.experiment import check_strategies, refuse_pooled
 from server.ledger import EXPERIMENT, Ledger, end_of_run

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from common.atomic import write_bytes_atomically, write_text_atomically
 from common.checkpoint import Weights, load_weights, save_weights
-from common.config import Experiment, load_yaml
 from common.errors import CheckpointError, ConfigError, DiskFullError, WorkError
+from common.experiment import Experiment
+from common.settings import load_yaml
 from common.text import counted
 from server.ledger_file import LEDGER, RESERVE, Record, append_line, drop_half_line, read_lines
 from server.run_lock import LOCK, HeldError, hold

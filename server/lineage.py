@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from common.config import Experiment, TrainingStep
+from common.experiment import Experiment
+from common.steps import TrainingStep
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from math import ceil, floor
 from typing import Any
 
-from common.config import Experiment
+from common.experiment import Experiment
 from server.conclusion import difference, model_origins
 from server.matrix import (
     MANY_CASES,

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.checkpoint import Weights, load_weights
-from common.config import fingerprint, fold_model, fold_of
 from common.errors import CheckpointError, InputError
 from common.release import release
+from common.settings import fingerprint
+from common.split import fold_model, fold_of
 from server.ledger_file import LEDGER, Record, read_lines
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from common.config import Experiment, NetworkConfig, Recipe
+from common.experiment import Experiment
+from common.recipe import NetworkConfig, Recipe
 from server.lineage import lineages
 from server.matrix import Matrix
 from server.paper import EPOCHS, FINETUNING_EPOCHS, FOLDS, NUM_CASES

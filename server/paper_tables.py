@@ -6,7 +6,7 @@ Sites stand for the paper's institutions in the experiment's order: the first fo
 from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 
-from common.config import Experiment
+from common.experiment import Experiment
 from server.lineage import Lineage, lineages
 from server.matrix import MANY_CASES, Matrix
 from server.metric import METRIC, METRICS, NONE, Metric

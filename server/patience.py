@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
-from common.config import RoundConfig
+from common.experiment import RoundConfig
 
 NUM_EARLIER = 5
 """So many of the last rounds say how long one takes."""

@@ -7,8 +7,9 @@ from typing import Any
 from flwr.app import Message
 
 from common import wire
-from common.config import PicturesStep, fold_model
 from common.errors import WorkError
+from common.split import fold_model
+from common.steps import PicturesStep
 from common.tasks import Drawing, PictureResult, PictureTask
 from server.evaluation import NO_ANSWER, accept
 from server.evaluation_reply import refuse_drawings

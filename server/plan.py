@@ -10,8 +10,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common.config import EvaluateStep, Experiment, PicturesStep, Recipe, Step, load_yaml
 from common.errors import ConfigError, InputError, WorkError
+from common.experiment import Experiment
+from common.recipe import Recipe
+from common.settings import load_yaml
+from common.steps import EvaluateStep, PicturesStep, Step
 from common.text import counted
 from server.ledger import EXPERIMENT, check_folder
 from server.ledger_file import LEDGER, Record, read_lines

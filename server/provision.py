@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.atomic import OWNERS, create_atomically, write_bytes_atomically, write_text_atomically
-from common.config import Frozen, Name, validate
 from common.enrolment import JoinRequest
 from common.errors import InputError, SiteError
+from common.settings import Frozen, Name, validate
 from server.certificate import AUTHORITY, read_certificate
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from common.checkpoint import Weights
-from common.config import RoundConfig
 from common.errors import WorkError
+from common.experiment import RoundConfig
 from server.patience import NUM_EARLIER
 from server.rounds import Outcome, Round
 from server.strategy import Strategy

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.atomic import write_text_atomically
-from common.config import EvaluateStep, PicturesStep, StatisticsStep
+from common.steps import EvaluateStep, PicturesStep, StatisticsStep
 from server.box_plots import box_plots
 from server.comparison_tables import comparison_tables, other_metrics_table
 from server.conclusion import conclusions

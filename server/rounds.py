@@ -11,8 +11,8 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from common.checkpoint import Weights
-from common.config import RoundConfig
 from common.errors import WorkError
+from common.experiment import RoundConfig
 from common.tasks import TrainResult, TrainTask
 from server.acceptance import Arrays, accept, judge
 from server.combine import products

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import cast
 
 from common.card import CARD
-from common.config import Experiment, fold_of
 from common.errors import WorkError
+from common.experiment import Experiment
+from common.split import fold_of
 from common.tasks import NormalisationRecord
 from server.card import model_card
 from server.ledger import Ledger

@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from common.config import Experiment, fold_of, load_yaml
 from common.errors import InputError
+from common.experiment import Experiment
+from common.settings import load_yaml
+from common.split import fold_of
 from common.tasks import SpreadNumbers
 from server.ledger_file import LEDGER, decode
 

@@ -3,18 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from common.config import (
-    EvaluateStep,
-    Experiment,
-    PicturesStep,
-    PooledStep,
-    Recipe,
-    StageConfig,
-    StatisticsStep,
-    TrainingStep,
-    TrainStep,
-)
+from common.experiment import Experiment
 from common.networks import count_parameters
+from common.recipe import Recipe, StageConfig
+from common.steps import EvaluateStep, PicturesStep, PooledStep, StatisticsStep, TrainingStep, TrainStep
 from server.conclusion import model_origins
 from server.curves import step_title
 from server.metric import METRIC, NONE

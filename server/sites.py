@@ -11,8 +11,9 @@ from flwr.serverapp.strategy import FedAvg
 
 from common import wire
 from common.checkpoint import Weights
-from common.config import Frozen, RoundConfig
 from common.errors import SiteError, WorkError
+from common.experiment import RoundConfig
+from common.settings import Frozen
 from common.tasks import TrainTask
 from server.patience import Patience
 from server.waiting import Waiting

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from common.atomic import write_text_atomically
 from common.checkpoint import Weights
-from common.config import Frozen
+from common.settings import Frozen
 from common.tasks import TrainResult
 
 SCORES = ".scores.json"

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common.bundle import write_bundle
-from common.config import Experiment
 from common.errors import CheckpointError, ConfigError, FedgtvError, InputError, SiteError, WorkError
+from common.experiment import Experiment
 from common.file_lock import is_held
 from server.app import run_config
 from server.control import Control

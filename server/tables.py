@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from common.atomic import write_text_atomically
-from common.config import Experiment
 from common.errors import InputError
+from common.experiment import Experiment
 from server.comparison_tables import NOTE, comparison_tables, comparisons_csv
 from server.matrix import Matrix, build_matrices, to_csv
 from server.matrix_view import matrix_table

@@ -14,18 +14,12 @@ import numpy as np
 from flwr.app import Message
 
 from common.checkpoint import Weights
-from common.config import (
-    LocalStep,
-    PooledStep,
-    RoundConfig,
-    TrainingStep,
-    TrainStep,
-    fingerprint,
-    fold_model,
-    fold_of,
-)
 from common.errors import CheckpointError
+from common.experiment import RoundConfig
 from common.model import build_model, model_weights
+from common.settings import fingerprint
+from common.split import fold_model, fold_of
+from common.steps import LocalStep, PooledStep, TrainingStep, TrainStep
 from common.tasks import TrainResult, TrainTask
 from server.evaluation import measure
 from server.ledger_file import Record

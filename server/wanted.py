@@ -15,9 +15,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from common.atomic import write_text_atomically
-from common.config import Frozen, Model
 from common.errors import WorkError
 from common.file_lock import is_held
+from common.settings import Frozen, Model
 from server.run_lock import HeldError, hold
 
 WANTED = "wanted.json"

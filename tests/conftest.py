@@ -21,7 +21,10 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate
 
 from common.bundle import build_bundle
 from common.checkpoint import save_weights
-from common.config import (
+from common.dataset import CaseEntry, write_index
+from common.logs import LOGGER
+from common.model import build_model, model_weights
+from common.recipe import (
     AugmentationConfig,
     InferenceConfig,
     NetworkConfig,
@@ -31,9 +34,6 @@ from common.config import (
     StageConfig,
     TrainingConfig,
 )
-from common.dataset import CaseEntry, write_index
-from common.logs import LOGGER
-from common.model import build_model, model_weights
 from common.volume import Geometry, Volume, write_nifti
 from server.provision import make_certificates
 

@@ -9,8 +9,9 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from common import wire
-from common.config import Recipe, SplitConfig
 from common.errors import WorkError
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.tasks import EpochRecord, NormalisationRecord, SiteProgress, TrainResult, TrainTask
 from server import patience, rounds, sites, waiting, watch
 

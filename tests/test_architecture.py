@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from common.config import Recipe, load_experiment, load_yaml
+from common.experiment import load_experiment
+from common.recipe import Recipe
+from common.settings import load_yaml
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("server", "client", "common", "deploy")

@@ -11,8 +11,8 @@ import yaml
 
 from client.cli import main as site_main
 from client.keys import make_key
-from common.config import NetworkConfig, Recipe, StageConfig
 from common.enrolment import read_join_request
+from common.recipe import NetworkConfig, Recipe, StageConfig
 from common.volume import Geometry, Volume, write_nifti
 from deploy.simulate import main as simulate_main
 from server.cli import main as coordinator_main

@@ -18,9 +18,10 @@ from client.progress import read_progress
 from client.site import Site
 from common import wire
 from common.checkpoint import Weights
-from common.config import Recipe, SplitConfig
 from common.errors import ImageError
 from common.model import build_model, model_weights
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.tasks import (
     CompareTask,
     EvaluateResult,

@@ -15,8 +15,9 @@ from client.audit import AuditLog
 from client.border import Border, guarded, num_bytes
 from client.progress import FILE
 from common import WIRE_VERSION, wire
-from common.config import Recipe, SplitConfig
 from common.errors import AuditError, PolicyError, ReleaseError, TaskError
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.statistics import HuHistogram
 from common.tasks import (
     CompareResult,

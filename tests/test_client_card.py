@@ -5,8 +5,8 @@ import pytest
 from client.card import WIDTH, card_lines, read_model_card
 from common.card import CARD, Card, Result, TrainedOn
 from common.checkpoint import load_weights, save_weights
-from common.config import Recipe
 from common.errors import CheckpointError
+from common.recipe import Recipe
 from common.tasks import MetricSummary
 
 HALF = MetricSummary(mean=0.5, sd=0.1)

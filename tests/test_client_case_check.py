@@ -7,9 +7,9 @@ import pytest
 
 from client.case_check import cached_bytes, check_case, content_hash, thumbnail
 from common.cache import CaseCache
-from common.config import PreprocessConfig, RoiConfig
 from common.dataset import read_index
 from common.preprocess import find_patient, prepare
+from common.recipe import PreprocessConfig, RoiConfig
 from common.volume import Geometry, Volume, read_nifti, to_lps, write_nifti
 
 CONFIG = PreprocessConfig(spacing_mm=(4.0, 4.0, 4.0), roi=RoiConfig(crop_at_neck=False))

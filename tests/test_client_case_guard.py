@@ -15,10 +15,12 @@ from client.case_guard import TRIES
 from client.removal import CasePlaces, remove_cases
 from client.site import Site
 from common.checkpoint import Weights
-from common.config import PolicyConfig, Recipe, SiteConfig, SplitConfig
 from common.dataset import read_index, write_index
 from common.errors import ImageError, NoCasesError, WorkError
 from common.model import build_model, model_weights
+from common.recipe import Recipe
+from common.site_config import PolicyConfig, SiteConfig
+from common.split import SplitConfig
 from common.tasks import EvaluateTask, NormalisationRecord, StatisticsTask, TrainTask
 
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ import pytest
 from client.case_jobs import Job, run_job, run_jobs, suitable_processes
 from client.exports import find_cases
 from client.ingest import import_folder
-from common.config import IngestConfig
+from common.site_config import IngestConfig
 from common.volume import Geometry, Volume, write_nifti
 
 CONFIG = IngestConfig()
@@ -46,7 +46,7 @@ DEADLY_CASE = """
 import os, signal
 from pathlib import Path
 from client.case_jobs import Job, run_jobs
-from common.config import IngestConfig
+from common.site_config import IngestConfig
 
 class Deadly:
     files = ()

@@ -11,9 +11,9 @@ import pytest
 from client.case_store import LOCK, opened
 from client.ingest import import_folder
 from client.removal import CasePlaces, readmit_cases, remove_cases
-from common.config import IngestConfig, SiteConfig
 from common.dataset import read_index
 from common.errors import InputError, WorkError
+from common.site_config import IngestConfig, SiteConfig
 from common.volume import Geometry, Volume, write_nifti
 
 CONFIG = IngestConfig()

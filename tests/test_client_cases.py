@@ -12,10 +12,12 @@ from client.case_check import check_case
 from client.cases import open_cases
 from client.ingest import import_folder
 from client.site import Site
-from common.config import IngestConfig, Recipe, RoiConfig, SiteConfig, SplitConfig, StageConfig
 from common.dataset import read_index
 from common.errors import WorkError
 from common.model import build_model, model_weights
+from common.recipe import Recipe, RoiConfig, StageConfig
+from common.site_config import IngestConfig, SiteConfig
+from common.split import SplitConfig
 from common.tasks import EvaluateTask, NormalisationRecord, StatisticsTask, TrainTask
 from common.volume import Geometry, Volume, read_nifti, write_nifti
 

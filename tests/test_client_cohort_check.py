@@ -5,8 +5,8 @@ import pytest
 
 from client.case_check import CheckedCase, Facts
 from client.cohort_check import check_cohort, check_split
-from common.config import SplitConfig
 from common.dataset import CaseEntry
+from common.split import SplitConfig
 
 
 def entry(number, patient=None):

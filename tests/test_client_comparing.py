@@ -11,11 +11,11 @@ from client.cases import open_cases
 from client.kept_results import RESULTS, KeptResults, MeasuredCase
 from client.removal import CasePlaces, remove_cases
 from client.site import Site
-from common.config import SplitConfig
 from common.digest import model_digest
 from common.errors import NoResultsError
 from common.metrics import METRIC_NAMES, CaseMetrics
 from common.model import build_model, model_weights
+from common.split import SplitConfig
 from common.tasks import CompareTask, EvaluateTask, NormalisationRecord, PictureTask
 
 SPLIT = SplitConfig(test_fraction=0.6, validation_fraction=0.1)

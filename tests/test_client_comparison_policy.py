@@ -4,8 +4,10 @@ import pytest
 
 from client.comparison_policy import limit_comparison
 from client.policy import Withheld
-from common.config import PolicyConfig, Recipe, SplitConfig
 from common.errors import PolicyError
+from common.recipe import Recipe
+from common.site_config import PolicyConfig
+from common.split import SplitConfig
 from common.tasks import CompareResult, CompareTask, MetricDifference, MetricSpread, PairDifference, RowSpread
 
 DIGEST = "0" * 64

@@ -6,8 +6,8 @@ import torch
 from client.cases import open_cases
 from client.drawing import draw, ranked
 from client.measuring import LoadedModel
-from common.config import SplitConfig
 from common.model import build_model, model_weights
+from common.split import SplitConfig
 from common.tasks import NormalisationRecord, PictureTask
 
 torch.set_num_threads(1)

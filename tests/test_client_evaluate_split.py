@@ -9,8 +9,11 @@ from client import cli, model_package
 from client.model_package import read_model
 from client.site import Site
 from common.checkpoint import save_weights
-from common.config import Experiment, Recipe, SplitConfig, StatisticsStep, TrainStep
+from common.experiment import Experiment
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.statistics import Normalisation
+from common.steps import StatisticsStep, TrainStep
 from common.tasks import EvaluateResult, NormalisationRecord
 from server.run import Run
 

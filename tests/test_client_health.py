@@ -8,8 +8,8 @@ import client.cli
 from client.health import NODE, Health, node_health, worker_health
 from client.node import node_tree
 from client.worker import worker_tree
-from common.config import SiteConfig
 from common.processes import STARTS
+from common.site_config import SiteConfig
 
 ALONE = SiteConfig(site="A")
 APART = SiteConfig.model_validate({"site": "A", "worker": {"group": "fedgtv"}})

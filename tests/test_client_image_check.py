@@ -12,8 +12,8 @@ from client.image_check import (
     obliquity_deg,
     show_mm,
 )
-from common.config import RoiConfig
 from common.preprocess import find_patient
+from common.recipe import RoiConfig
 from common.volume import Geometry, Volume
 
 ROI = RoiConfig(crop_at_neck=False)

@@ -14,11 +14,11 @@ from pydicom.uid import generate_uid
 from client.import_table import summary
 from client.ingest import import_folder
 from client.pseudonyms import Pseudonyms
-from common.config import IngestConfig
 from common.dataset import read_index
 from common.errors import ImageError, InputError, WorkError
 from common.file_tree import DENIED
 from common.rtstruct_writer import MANUFACTURER
+from common.site_config import IngestConfig
 from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 CONFIG = IngestConfig()

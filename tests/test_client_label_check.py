@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from client.label_check import check_label, target_ml
-from common.config import RoiConfig
 from common.preprocess import find_patient
+from common.recipe import RoiConfig
 from common.volume import Geometry, Volume
 
 SHAPE = (40, 80, 80)

@@ -10,9 +10,11 @@ import torch
 from client.local_layers import last_layers, load_layers, save_layers
 from client.policy import local_names
 from client.site import Site
-from common.config import PolicyConfig, Recipe, SiteConfig, SplitConfig
 from common.errors import CheckpointError
 from common.model import build_model, model_weights
+from common.recipe import Recipe
+from common.site_config import PolicyConfig, SiteConfig
+from common.split import SplitConfig
 from common.tasks import EvaluateTask, NormalisationRecord, TrainTask
 
 torch.set_num_threads(1)

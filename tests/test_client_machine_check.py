@@ -8,7 +8,7 @@ import torch
 
 from client import machine_check
 from client.machine_check import GIB, check_machine
-from common.config import Recipe
+from common.recipe import Recipe
 
 Usage = namedtuple("Usage", "total used free")
 LARGE = SimpleNamespace(voxels=512 * 512 * 130, cached_bytes=2 * GIB)

@@ -10,8 +10,8 @@ from client.cases import open_cases
 from client.kept_results import KeptResults
 from client.loaded_case import TRUTH_NAME
 from client.measuring import LoadedModel, measure
-from common.config import SplitConfig
 from common.model import build_model, model_weights
+from common.split import SplitConfig
 from common.tasks import EvaluateTask, NormalisationRecord
 from common.volume import Volume, read_nifti, write_nifti
 

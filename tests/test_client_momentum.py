@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from client.momentum import load_momentum, save_momentum
-from common.config import TrainingConfig
 from common.errors import CheckpointError
+from common.recipe import TrainingConfig
 from common.training import make_optimiser
 
 torch.set_num_threads(1)

@@ -33,7 +33,8 @@ from client.audit import AuditLog
 from client.node_gate import Gate
 from client.node_queue import Link
 from common import wire
-from common.config import Recipe, SplitConfig
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.tasks import NormalisationRecord, ProgressTask, SiteProgress, SiteStatistics, StatisticsTask, TrainTask
 
 SECRET = "Mustermann^Erika"

@@ -12,7 +12,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.node_queue import Kept, Link, Queue
 from common import wire
-from common.config import Recipe, SplitConfig
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.tasks import NormalisationRecord, ProgressTask, StatisticsTask, TrainTask
 
 RUN = 4711

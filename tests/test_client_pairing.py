@@ -7,9 +7,9 @@ from pydicom.uid import generate_uid
 
 from client.pairing import BY_IMAGES, BY_PLACE, BY_SERIES, pair
 from client.series import list_series
-from common.config import IngestConfig
 from common.dicom import scan_folder
 from common.errors import LabelError
+from common.site_config import IngestConfig
 
 HU = np.zeros((4, 8, 9))
 TARGET = np.array([[-8.5, -18.5, 33], [-5.5, -18.5, 33], [-5.5, -16.5, 33], [-8.5, -16.5, 33]])

@@ -18,9 +18,11 @@ from client.policy import (
     limit_update,
     local_names,
 )
-from common.config import AsppConfig, NetworkConfig, PolicyConfig, Recipe, SplitConfig, StageConfig
 from common.errors import PolicyError
 from common.model import build_model, model_weights
+from common.recipe import AsppConfig, NetworkConfig, Recipe, StageConfig
+from common.site_config import PolicyConfig
+from common.split import SplitConfig
 from common.tasks import (
     EvaluateResult,
     EvaluateTask,

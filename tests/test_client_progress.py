@@ -9,7 +9,8 @@ import pytest
 
 from client import progress
 from client.progress import FILE, Progress, forget_progress, progress_of, read_progress
-from common.config import Recipe, SplitConfig
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.tasks import NormalisationRecord, SiteProgress, StatisticsTask, TrainTask
 
 BASE: dict[str, Any] = {"experiment": "e", "recipe": Recipe(), "split": SplitConfig()}

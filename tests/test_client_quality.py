@@ -7,9 +7,11 @@ from client.case_check import check_case
 from client.quality import WORTH_PROCESSES, check_against, check_site
 from client.site import Site
 from client.splits import keep_split
-from common.config import Experiment, Recipe, SplitConfig
 from common.dataset import read_index, write_index
 from common.errors import ConfigError
+from common.experiment import Experiment
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.volume import Volume, read_nifti, write_nifti
 
 

@@ -10,9 +10,10 @@ from client.cases import open_cases
 from client.ingest import import_folder
 from client.removal import CasePlaces, gone, readmit_cases, remove_cases
 from common.cache import FINGERPRINT_DIGITS, forget_case
-from common.config import IngestConfig, SiteConfig, SplitConfig
 from common.dataset import read_index
 from common.errors import InputError, WorkError
+from common.site_config import IngestConfig, SiteConfig
+from common.split import SplitConfig
 from common.volume import Geometry, Volume, write_nifti
 
 GRID = Geometry((16, 24, 24), (4.0, 4.0, 4.0), (-46.0, -46.0, 0.0))

@@ -17,9 +17,11 @@ from client.removal import CasePlaces
 from client.round_checkpoint import FOLDER, RESULT, STANDING, RoundCheckpoint, round_key
 from client.site import Site
 from common.checkpoint import Weights
-from common.config import PolicyConfig, Recipe, SiteConfig, SplitConfig
 from common.errors import WorkError
 from common.model import build_model, model_weights
+from common.recipe import Recipe
+from common.site_config import PolicyConfig, SiteConfig
+from common.split import SplitConfig
 from common.tasks import NormalisationRecord, TrainResult, TrainTask
 
 torch.set_num_threads(1)

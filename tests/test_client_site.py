@@ -17,11 +17,13 @@ from client.measuring import summary
 from client.round_checkpoint import FOLDER
 from client.site import Site
 from common.checkpoint import Weights
-from common.config import NetworkConfig, PolicyConfig, Recipe, SiteConfig, SplitConfig, StageConfig
 from common.dataset import read_index, split_cases, write_index
 from common.errors import CheckpointError, ConfigError, InputError, LabelError, WorkError
 from common.metrics import CaseMetrics
 from common.model import build_model, model_weights
+from common.recipe import NetworkConfig, Recipe, StageConfig
+from common.site_config import PolicyConfig, SiteConfig
+from common.split import SplitConfig
 from common.tasks import EvaluateTask, NormalisationRecord, StatisticsTask, TrainTask
 
 torch.set_num_threads(1)

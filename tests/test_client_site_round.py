@@ -19,9 +19,10 @@ from client.measuring import LoadedModel
 from client.progress import leave_off
 from client.round_checkpoint import RoundCheckpoint
 from client.site_round import SiteRound, epochs_in, where
-from common.config import Recipe, SplitConfig
 from common.errors import WorkError
 from common.model import model_weights
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.statistics import Normalisation
 from common.tasks import NormalisationRecord, TrainTask
 from common.training import Span

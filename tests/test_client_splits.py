@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from client.splits import adopt_split, keep_split, kept_parts
-from common.config import SplitConfig, fingerprint
 from common.dataset import CaseEntry, split_cases
 from common.errors import InputError
+from common.settings import fingerprint
+from common.split import SplitConfig
 
 CONFIG = SplitConfig()
 

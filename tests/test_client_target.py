@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from client.target import Found, choose_target, list_structures, second_choice, without_copies, without_models
-from common.config import IngestConfig
 from common.errors import LabelError
 from common.rtstruct import RtStruct, Structure
+from common.site_config import IngestConfig
 
 CONTOUR = (np.array([[0.0, 0, 0], [5, 0, 0], [5, 5, 0]]),)
 NPC = IngestConfig().structures

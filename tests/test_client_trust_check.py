@@ -7,8 +7,8 @@ import pytest
 from client.audit import AuditLog
 from client.policy import Done, admit
 from client.trust_check import check_trust, what_leaves
-from common.config import PolicyConfig, SiteConfig
 from common.errors import PolicyError
+from common.site_config import PolicyConfig, SiteConfig
 from common.tasks import StatisticsTask
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBs/8R/n+eGlJZGydKPgmRJXLPj5DYCU64X/jmaianry"

@@ -12,10 +12,12 @@ from client.site import Site
 from client.splits import keep_split
 from client.worker_account import SECRET, SECRET_BYTES, check_apart, make_secret, share_with_worker
 from common.cache import CaseCache
-from common.config import PreprocessConfig, Recipe, SiteConfig, SplitConfig
 from common.dataset import read_index, write_index
 from common.errors import ConfigError, SiteError
 from common.private import close_to_others, private_folder
+from common.recipe import PreprocessConfig, Recipe
+from common.site_config import SiteConfig
+from common.split import SplitConfig
 from common.tasks import EvaluateTask
 
 GROUP = os.getgid()

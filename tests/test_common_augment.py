@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.augment import _random_control_points, augment, resample_patch, rotation_matrix, sampling_grid
-from common.config import AugmentationConfig
+from common.recipe import AugmentationConfig
 
 AIR = -4.0
 OFF = AugmentationConfig(

@@ -7,9 +7,9 @@ import pytest
 from scipy import ndimage
 
 from common.body import COUCH_CUT, MASK_SHELL, PRONE, TRUNCATED, body_mask, padding_value
-from common.config import RoiConfig
 from common.errors import ImageError
 from common.phantom import make_phantom
+from common.recipe import RoiConfig
 from common.region import CHEST_IN_VIEW, NO_HEAD, NO_SHOULDERS, neck_slice, region_of_interest
 
 SPACING_MM = (4.0, 2.0, 2.0)

@@ -11,11 +11,11 @@ import pytest
 
 from common import cache as cache_module
 from common.cache import CachedCase, CaseCache, load_case, store_case
-from common.config import PreprocessConfig
 from common.dataset import CaseEntry
 from common.errors import InputError
 from common.fitness import prepare_fit
 from common.preprocess import PreparedCase, PreprocessRecord
+from common.recipe import PreprocessConfig
 from common.volume import Geometry, Volume, read_nifti, write_nifti
 
 LABELLED = CaseEntry("case-001", "p1", ("ct.nii.gz",), "gtv.nii.gz")

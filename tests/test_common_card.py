@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from common.card import CARD, INTENDED_USE, MAX_BYTES, Card, Result, TrainedOn, describe_recipe, read_card
-from common.config import Recipe
 from common.errors import CheckpointError
+from common.recipe import Recipe
 from common.tasks import MetricSummary
 
 FULL = Card(

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.cascade import EXCEEDS_CROP, STAGE1_EMPTY, predict
-from common.config import InferenceConfig, NetworkConfig, Recipe, StageConfig, load_yaml
 from common.networks import build_network, initialise
+from common.recipe import InferenceConfig, NetworkConfig, Recipe, StageConfig
+from common.settings import load_yaml
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

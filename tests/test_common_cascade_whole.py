@@ -13,10 +13,10 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from common.cascade import EXCEEDS_CROP, TILING_MARGIN, predict
-from common.config import AsppConfig, InferenceConfig, NetworkConfig, Recipe, StageConfig
 from common.metrics import case_metrics
 from common.networks import build_network, initialise
 from common.phantom import make_phantom
+from common.recipe import AsppConfig, InferenceConfig, NetworkConfig, Recipe, StageConfig
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -124,7 +124,7 @@ def test_a_phantoms_tumour_larger_than_the_crop_is_cut_by_the_papers_fusion_alon
 PEAK_OF_ONE_CASE = """
 import numpy as np, torch
 from common.cascade import predict
-from common.config import InferenceConfig, NetworkConfig, Recipe, StageConfig
+from common.recipe import InferenceConfig, NetworkConfig, Recipe, StageConfig
 
 def resident(key):
     lines = open("/proc/self/status").read().splitlines()

@@ -5,8 +5,8 @@ import pytest
 
 from common.body import body_mask
 from common.cavities import MOUTH_MM, RIM_MM, WIDEST_MM, fill_cavities
-from common.config import RoiConfig
 from common.dicom import find_ct_series, read_ct_series
+from common.recipe import RoiConfig
 from common.volume import to_lps
 
 SPACING_MM = (3.0, 1.0, 1.0)

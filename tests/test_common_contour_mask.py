@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 from pydicom import dcmread
 
-from common.config import IngestConfig
 from common.contour_mask import Structure, contours_to_mask, draw_structure
 from common.dicom import read_ct_series, scan_folder
 from common.metrics import case_metrics
@@ -13,6 +12,7 @@ from common.phantom import make_phantom
 from common.phantom_dialects import DIALECTS
 from common.phantom_dicom import write_phantom
 from common.rtstruct import choose_structure, read_rtstruct, write_rtstruct
+from common.site_config import IngestConfig
 from common.volume import Geometry
 
 GRID = Geometry((5, 10, 12), (3.0, 1.0, 1.0))

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import SplitConfig
 from common.dataset import CaseEntry, Part, assign_patients, read_index, split_cases, write_index
 from common.errors import InputError
+from common.split import SplitConfig
 
 
 def entry(number: int, patient: str | None = None, label: str | None = "gtv.nii.gz") -> CaseEntry:

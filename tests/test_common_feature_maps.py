@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from common.config import AsppConfig, NetworkConfig
 from common.feature_maps import skip_maps
 from common.networks import build_network, initialise
+from common.recipe import AsppConfig, NetworkConfig
 
 PATCH = (8, 8, 8)
 CPU = torch.device("cpu")

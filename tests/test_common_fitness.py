@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from common.config import PreprocessConfig, RoiConfig
 from common.errors import ImageError, LabelError
 from common.fitness import no_hu, no_target, prepare_fit, share_outside
 from common.preprocess import find_patient, prepare
+from common.recipe import PreprocessConfig, RoiConfig
 from common.volume import Geometry, Volume
 
 CONFIG = PreprocessConfig(spacing_mm=(4.0, 4.0, 4.0), roi=RoiConfig(crop_at_neck=False))

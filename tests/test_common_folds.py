@@ -3,9 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import SplitConfig
 from common.dataset import CaseEntry, Part
 from common.folds import assign_fold, deal_patients
+from common.split import SplitConfig
 
 batches = st.lists(st.lists(st.integers(0, 40), max_size=15), min_size=1, max_size=4)
 configs = st.builds(

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from common.config import NetworkConfig, Recipe, StageConfig
 from common.footprint import host_bytes, kept_bytes, training_bytes, weight_bytes
+from common.recipe import NetworkConfig, Recipe, StageConfig
 
 MIB, GIB = 2**20, 2**30
 

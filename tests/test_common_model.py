@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from common.checkpoint import Weights
-from common.config import NetworkConfig, Recipe, StageConfig
 from common.errors import CheckpointError
 from common.model import build_model, load_model, model_weights
+from common.recipe import NetworkConfig, Recipe, StageConfig
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from common.config import AsppConfig, NetworkConfig, Recipe, StageConfig
 from common.device import bf16_pays
 from common.networks import build_network, count_parameters, initialise
 from common.networks.blocks import Aspp, ImagePooling, ResBlock, dilation_rates, normalisation
 from common.networks.dropout import Dropout
+from common.recipe import AsppConfig, NetworkConfig, Recipe, StageConfig
 
 torch.set_num_threads(1)
 FULL = Recipe().stages

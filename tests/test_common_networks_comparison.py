@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.config import Frozen, NetworkConfig, Recipe, StageConfig, validate
 from common.errors import ConfigError
 from common.model import build_model, load_model, model_weights
 from common.networks import NETWORKS, build_network, count_parameters, initialise
 from common.networks.initialisation import _fan_in
+from common.recipe import NetworkConfig, Recipe, StageConfig
+from common.settings import Frozen, validate
 
 torch.set_num_threads(1)
 SMALL: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import PreprocessConfig, RoiConfig
 from common.errors import ImageError, LabelError
 from common.preprocess import (
     FEET_FIRST,
@@ -21,6 +20,7 @@ from common.preprocess import (
     prepare_patient,
     restore,
 )
+from common.recipe import PreprocessConfig, RoiConfig
 from common.volume import Geometry, Volume, index_to_patient, lps_geometry, patient_to_index, read_nifti
 
 OBLIQUE = tuple((np.array([[1, 0, 0], [0, np.cos(0.1), -np.sin(0.1)], [0, np.sin(0.1), np.cos(0.1)]])).ravel())

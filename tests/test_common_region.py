@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from common.config import RoiConfig
 from common.errors import ImageError
+from common.recipe import RoiConfig
 from common.region import NO_SHOULDERS, neck_slice, region_of_interest
 
 SPACING_MM = (4.0, 2.0, 2.0)

@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
 
-from common.config import IngestConfig
 from common.dicom import read_ct_series, scan_folder
 from common.errors import ConfigError, ImageError, LabelError
 from common.rtstruct import (
@@ -15,6 +14,7 @@ from common.rtstruct import (
     read_rtstruct,
     write_rtstruct,
 )
+from common.site_config import IngestConfig
 from common.volume import Geometry, index_to_patient
 
 PATTERNS = IngestConfig().structures

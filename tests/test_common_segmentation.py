@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.cascade import EXCEEDS_CROP
-from common.config import InferenceConfig, NetworkConfig, Recipe, StageConfig, TrainingConfig
 from common.preprocess import PreprocessRecord
+from common.recipe import InferenceConfig, NetworkConfig, Recipe, StageConfig, TrainingConfig
 from common.segmentation import TOUCHES_CROP, segment, touches_side
 from common.statistics import Normalisation
 from common.volume import Geometry

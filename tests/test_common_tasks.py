@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from common import WIRE_VERSION
-from common.config import Recipe, SplitConfig
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.tasks import (
     EpochRecord,
     EvaluateTask,

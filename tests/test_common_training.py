@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from common import training
 from common.cache import CachedCase
-from common.config import AugmentationConfig, NetworkConfig, Recipe, StageConfig, TrainingConfig
 from common.errors import WorkError
 from common.networks import build_network, initialise
+from common.recipe import AugmentationConfig, NetworkConfig, Recipe, StageConfig, TrainingConfig
 from common.statistics import Normalisation
 from common.training import Span, make_optimiser, poly_lr, train_stage
 

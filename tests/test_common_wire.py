@@ -18,8 +18,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from common import WIRE_VERSION, errors, wire
 from common.checkpoint import Weights
-from common.config import Recipe, SplitConfig
 from common.errors import ConfigError, FedgtvError, TaskError, WorkError
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.tasks import (
     EpochRecord,
     EvaluateResult,

@@ -7,8 +7,8 @@ from corpus import ct, folders, niftis, structures
 from client.ingest import import_folder
 from client.quality import check_site
 from client.site import Site
-from common.config import SplitConfig
 from common.errors import FedgtvError
+from common.split import SplitConfig
 from common.volume import Volume, read_nifti, to_lps
 
 CORPUS = [*ct.ENTRIES, *structures.ENTRIES, *niftis.ENTRIES, *folders.ENTRIES]

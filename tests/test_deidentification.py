@@ -13,7 +13,7 @@ from pydicom.dataelem import DataElement
 from client.cli import main
 from client.pseudonyms import FILE_NAME
 from client.site import Site
-from common.config import SplitConfig
+from common.split import SplitConfig
 from common.tasks import StatisticsTask
 from common.volume import Geometry, Volume, write_nifti
 

@@ -6,9 +6,11 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from common.config import Experiment, SiteConfig, load_yaml
 from common.dataset import read_index
 from common.errors import ConfigError, ImageError, InputError
+from common.experiment import Experiment
+from common.settings import load_yaml
+from common.site_config import SiteConfig
 from common.volume import Geometry, Volume, write_nifti
 from deploy.cohorts import exports_folder, prepare_site, write_exports
 

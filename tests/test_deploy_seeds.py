@@ -6,8 +6,8 @@ import math
 import pytest
 import yaml
 
-from common.config import Experiment
 from common.errors import InputError
+from common.experiment import Experiment
 from deploy.seeds import Finding, findings, write_seeds
 from server.matrix import load_matrices
 

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from client.keys import key_files
-from common.config import Experiment
 from common.enrolment import read_join_request
 from common.errors import ConfigError, InputError, WorkError
+from common.experiment import Experiment
 from common.volume import Geometry, Volume, write_nifti
 from deploy.demo import DONE, _start_anew
 from deploy.showcase import Showcase

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from client.card import card_lines
 from common.card import Card
-from common.config import Recipe, load_experiment
 from common.errors import ConfigError, WorkError
+from common.experiment import load_experiment
+from common.recipe import Recipe
 from deploy.simulation import run_simulation
 
 FINISHED_RUN = Path(__file__).parent / "data" / "finished_run"

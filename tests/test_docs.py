@@ -13,21 +13,17 @@ from xml.etree import ElementTree
 import pytest
 import typer
 import yaml
+from configuration import models as all_models
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-import common.config
 from client import audit, border, node_cli, node_gate
-from common.config import (
-    Experiment,
-    Frozen,
-    Recipe,
-    SimulationConfig,
-    SiteConfig,
-    load_experiment,
-    load_yaml,
-)
 from common.errors import CODES, ApprovalError, PolicyError
+from common.experiment import Experiment, SimulationConfig, load_experiment
+from common.recipe import Recipe
+from common.settings import Frozen, load_yaml
+from common.site_config import SiteConfig
+from common.steps import Step
 from server.strategy import OPTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -233,7 +229,7 @@ def test_shipped_configuration_is_valid(path):
 
 @pytest.mark.parametrize(("name", "model", "rows"), tables("fields"))
 def test_field_table_is_the_model(name, model, rows):
-    fields = getattr(common.config, model).model_fields
+    fields = all_models()[model].model_fields
     assert {codes(row[0])[0] for row in rows} == set(fields)
     for row in rows:
         default = fields[codes(row[0])[0]].default
@@ -246,7 +242,7 @@ def test_field_table_is_the_model(name, model, rows):
 
 
 def test_every_step_has_its_table():
-    step, _ = get_args(common.config.Step)
+    step, _ = get_args(Step)
     expected = {kind.__name__ for kind in get_args(step)} - {"StatisticsStep"}  # it has no field but its kind
     assert expected <= {model for _, model, _ in tables("fields")}
 
@@ -293,7 +289,7 @@ def resolves(parts, model):
 
 
 def test_configuration_keys_named_in_prose_exist():
-    every = [each for each in vars(common.config).values() if isinstance(each, type) and issubclass(each, Frozen)]
+    every = all_models().values()
     for name, code in inline():
         key, colon, _ = code.partition(": ")
         dotted = "." in key and not key.endswith(FILE_ENDINGS)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import Experiment, load_experiment
+from common.experiment import Experiment, load_experiment
 from server.experiment import check_strategies
 
 FOLDER = Path(__file__).parents[1] / "configs" / "experiments"

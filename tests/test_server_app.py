@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from common.bundle import RUN_KEY
-from common.config import Experiment
 from common.errors import ConfigError, InputError, SiteError, WorkError
+from common.experiment import Experiment
 from common.file_lock import is_held
 from server import RUNS_VARIABLE, run_lock
 from server import app as module

@@ -7,7 +7,7 @@ import pytest
 
 from common.card import CARD, Result, TrainedOn, read_card
 from common.checkpoint import load_metadata
-from common.config import Experiment
+from common.experiment import Experiment
 from common.release import release
 from common.tasks import MetricSummary
 from server.card import model_card, refresh_cards

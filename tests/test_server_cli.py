@@ -11,8 +11,8 @@ from cryptography import x509
 
 from client.keys import make_key
 from common.bundle import RUN_KEY
-from common.config import load_experiment
 from common.errors import WorkError
+from common.experiment import load_experiment
 from common.kit import read_kit
 from server.cli import main
 from server.control import Run

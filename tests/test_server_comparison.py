@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common.config import EvaluateStep, Recipe, SplitConfig
 from common.paired_tests import holm, signed_ranks
+from common.recipe import Recipe
+from common.split import SplitConfig
+from common.steps import EvaluateStep
 from common.tasks import CompareResult, CompareTask, MetricDifference, MetricSpread, PairDifference, RowSpread
 from server.comparison import Compared, comparison_lines, fill, pairs_of
 from server.comparison_reply import refuse_comparison

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import Recipe, SplitConfig
 from common.metrics import METRIC_NAMES, CaseMetrics, summarise
 from common.pictures import overlay_png
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.tasks import (
     EvaluateResult,
     MetricSummary,

@@ -14,10 +14,12 @@ from flwr.app import Array, ArrayRecord, Message
 from common import wire
 from common.card import read_card
 from common.checkpoint import load_weights
-from common.config import Experiment, NetworkConfig, Recipe, RoundConfig, SplitConfig, StageConfig
 from common.digest import model_digest
 from common.errors import ConfigError, DiskFullError, InputError, NoResultsError, PolicyError, SiteError, WorkError
+from common.experiment import Experiment, RoundConfig
+from common.recipe import NetworkConfig, Recipe, StageConfig
 from common.shortage import explained
+from common.split import SplitConfig
 from common.statistics import HuHistogram
 from common.tasks import (
     CompareResult,

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 import pytest
 
 from common.bundle import RUN_KEY
-from common.config import Experiment
 from common.errors import ConfigError, InputError, SiteError, WorkError
+from common.experiment import Experiment
 from common.file_lock import is_held
 from server import launch as launch_module
 from server import supervision

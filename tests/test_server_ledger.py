@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from common.checkpoint import load_weights
-from common.config import Experiment, Recipe, TrainingConfig
 from common.errors import CheckpointError, ConfigError, DiskFullError, InputError, WorkError
+from common.experiment import Experiment
+from common.recipe import Recipe, TrainingConfig
 from server import ledger as ledger_module
 from server.ledger import Ledger, check_folder, end_of_run
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from common.config import Experiment
 from common.errors import InputError
+from common.experiment import Experiment
 from server.comparison_tables import NOTE
 from server.conclusion import abroad, conclusions, difference
 from server.matrix import Matrix, load_matrices, to_csv

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from invented_run import write_run
 
-from common.config import Experiment, load_experiment
+from common.experiment import Experiment, load_experiment
 from server.lineage import lineages
 from server.matrix import Matrix, build_matrices
 from server.metric import METRIC

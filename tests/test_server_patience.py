@@ -5,7 +5,7 @@ import math
 import pytest
 from scripted import Clock
 
-from common.config import RoundConfig
+from common.experiment import RoundConfig
 from server.patience import Patience
 
 

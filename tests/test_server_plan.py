@@ -5,8 +5,10 @@ import json
 import pytest
 import yaml
 
-from common.config import Experiment, NetworkConfig, Recipe, SplitConfig, StageConfig
 from common.errors import ConfigError
+from common.experiment import Experiment
+from common.recipe import NetworkConfig, Recipe, StageConfig
+from common.split import SplitConfig
 from server.model_key import find_earlier, model_key
 from server.plan import plan_lines
 

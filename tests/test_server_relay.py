@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.config import RoundConfig
+from common.experiment import RoundConfig
 from server.relay import hop_timeout_s
 
 CONFIG = RoundConfig(grace_s=60.0, patience=3.0, timeout_s=1000.0)

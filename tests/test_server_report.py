@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from invented_run import write_run
 
-from common.config import Experiment, parse_yaml
 from common.errors import ConfigError, InputError
+from common.experiment import Experiment
 from common.pictures import overlay_png
+from common.settings import parse_yaml
 from server.curves import learning_curves, losses, spans, validation
 from server.matrix import Matrix
 from server.matrix_view import heat_range, leader

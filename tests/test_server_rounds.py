@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scripted import TASK, Clock, failed, full, good, identify
 
-from common.config import RoundConfig
 from common.errors import WorkError
+from common.experiment import RoundConfig
 from server.rounds import Late, Round
 from server.spool import Spool
 from server.strategy import Strategy

@@ -6,8 +6,10 @@ from flwr.app import RecordDict
 from scripted import NODES, TASK, Clock, ScriptedGrid, answer, flower_error, identify
 
 from common import wire
-from common.config import Recipe, RoundConfig, SplitConfig
 from common.errors import SiteError, WorkError
+from common.experiment import RoundConfig
+from common.recipe import Recipe
+from common.split import SplitConfig
 from common.tasks import SiteStatistics, StatisticsTask, TrainResult
 from server.sites import POLL_MAX_S, POLL_S, Sites, read_result
 from server.strategy import Strategy

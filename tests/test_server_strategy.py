@@ -7,8 +7,9 @@ from scripted import NODES, TASK, ScriptedGrid, full, identify, result
 
 from common import wire
 from common.checkpoint import load_weights, save_weights
-from common.config import RoundConfig, TrainStep
 from common.errors import ConfigError
+from common.experiment import RoundConfig
+from common.steps import TrainStep
 from server.combine import products
 from server.sites import Sites
 from server.spool import Spool

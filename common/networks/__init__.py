@@ -5,12 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from common.config import NetworkConfig, Triple
 from common.networks.comparison import AttentionUNet, UNetPlusPlus
 from common.networks.dropout import seed_dropout
 from common.networks.initialisation import initialise
 from common.networks.mdr_unet import MdrUNet
 from common.networks.voxresnet import VoxResNet
+from common.recipe import NetworkConfig
+from common.settings import Triple
 
 __all__ = ["NETWORKS", "build_network", "count_parameters", "initialise", "seed_dropout"]
 NETWORKS: dict[str, Callable[[NetworkConfig, Triple], nn.Module]] = {

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from common.config import AsppConfig, Triple
 from common.networks.dropout import Dropout
+from common.recipe import AsppConfig
+from common.settings import Triple
 
 LEAK = 0.01
 """[C] Negative slope of every leaky ReLU."""

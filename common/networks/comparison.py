@@ -9,8 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from common.config import NetworkConfig, Triple
 from common.networks.blocks import LEAK
+from common.recipe import NetworkConfig
+from common.settings import Triple
 
 
 class AttentionUNet(nn.Module):

@@ -8,9 +8,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from common.config import NetworkConfig, Triple
 from common.networks.blocks import CUBE, POINT, UNIT, Aspp, ConvBlock, ResBlock, dilation_rates, divided, times
 from common.networks.dropout import Dropout
+from common.recipe import NetworkConfig
+from common.settings import Triple
 
 
 class MdrUNet(nn.Module):

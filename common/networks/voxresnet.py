@@ -8,7 +8,6 @@ from itertools import accumulate
 
 from torch import Tensor, nn
 
-from common.config import NetworkConfig, Triple
 from common.networks.blocks import (
     CUBE,
     POINT,
@@ -20,6 +19,8 @@ from common.networks.blocks import (
     normalisation,
     times,
 )
+from common.recipe import NetworkConfig
+from common.settings import Triple
 
 FLAT: Triple = (1, 3, 3)
 

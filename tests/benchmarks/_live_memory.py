@@ -7,8 +7,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from common.config import TrainingConfig
 from common.losses import segmentation_loss
+from common.recipe import TrainingConfig
 from common.training import make_optimiser
 
 

@@ -10,7 +10,7 @@ import torch
 from _peers import best_of, peer
 
 from common.augment import augment, resample_patch, rotation_matrix, sampling_grid
-from common.config import AugmentationConfig
+from common.recipe import AugmentationConfig
 
 monai = peer("monai.transforms")
 spatial = peer("batchgeneratorsv2.transforms.spatial.spatial")

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 
 from common.body import body_mask
-from common.config import RoiConfig
 from common.dicom import find_ct_series, read_ct_series
 from common.errors import ImageError
 from common.phantom import make_phantom
+from common.recipe import RoiConfig
 from common.region import region_of_interest
 from common.volume import to_lps
 

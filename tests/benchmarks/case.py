@@ -15,12 +15,12 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 from _peers import best_of
 
-from common.config import PreprocessConfig
 from common.dicom import read_ct_series
 from common.phantom import make_phantom
 from common.phantom_dicom import DICOM_FOLDER, write_phantom
 from common.pictures import overlay_png
 from common.preprocess import LABEL_THRESHOLD, prepare, restore
+from common.recipe import PreprocessConfig
 from common.resample import resample_linear
 from common.rtstruct import choose_structure, contours_to_mask, read_rtstruct
 from common.rtstruct_writer import write_rtstruct

@@ -17,9 +17,9 @@ from pydicom.uid import generate_uid
 
 from client.exports import find_cases
 from client.ingest import import_folder
-from common.config import IngestConfig
 from common.phantom import make_phantom
 from common.phantom_dicom import write_phantom
+from common.site_config import IngestConfig
 from deploy.memory import PeakMemory
 
 CONFIG = IngestConfig()

@@ -19,12 +19,13 @@ from _peers import peer
 from torch import nn
 
 from common.cascade import predict
-from common.config import Recipe, load_yaml
 from common.metrics import case_metrics
 from common.networks import build_network, initialise
 from common.phantom import make_phantom
 from common.preprocess import prepare, restore
+from common.recipe import Recipe
 from common.sampling import inside
+from common.settings import load_yaml
 from common.volume import Volume
 from common.windows import mean_scores, tile
 

@@ -24,13 +24,14 @@ from torch import nn
 
 from common import training
 from common.cache import store_case
-from common.config import Recipe, load_yaml
 from common.dataset import CaseEntry
 from common.device import bf16_pays, choose_device
 from common.networks import build_network, initialise
 from common.phantom import make_phantom
 from common.prefetch import prefetched
 from common.preprocess import prepare
+from common.recipe import Recipe
+from common.settings import load_yaml
 from common.statistics import Normalisation, body_histogram
 from common.training import Span, make_optimiser, train_stage
 from common.volume import Volume

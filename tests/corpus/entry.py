@@ -8,7 +8,7 @@ import numpy as np
 from corpus.phantom import Case, make_case, make_slices, make_structures
 from pydicom import Dataset
 
-from common.config import IngestConfig
+from common.site_config import IngestConfig
 from common.volume import Volume, write_nifti
 
 UNREAD = "1 file beside its slices or structure set cannot be read"

@@ -9,7 +9,7 @@ import numpy as np
 from corpus.entry import nifti
 from corpus.phantom import GEOMETRY
 
-from common.config import IngestConfig
+from common.site_config import IngestConfig
 from common.volume import Geometry, Volume
 
 OBLIQUE = Geometry(GEOMETRY.size, (2.5, 0.75, 1.75), (3.0, 4.0, 5.0), (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0))

@@ -9,7 +9,10 @@ from faults.runs import MODEL, NUM_ROUNDS, unbroken
 from faults.standing import SITES, Standing, make_site
 from federation.running import kept_up, starting
 
-from common.config import Experiment, Recipe, RoundConfig, SplitConfig, StatisticsStep, TrainStep
+from common.experiment import Experiment, RoundConfig
+from common.recipe import Recipe
+from common.split import SplitConfig
+from common.steps import StatisticsStep, TrainStep
 from server.ledger import Ledger
 
 

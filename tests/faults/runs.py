@@ -13,7 +13,7 @@ from faults.standing import Standing
 
 from client.app import app as client_app
 from common.checkpoint import Weights, load_weights
-from common.config import Experiment
+from common.experiment import Experiment
 from deploy.in_process import InProcessGrid
 from server.experiment import run_experiment
 from server.launch import launch

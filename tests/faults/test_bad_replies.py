@@ -11,7 +11,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from client.app import app as client_app
 from common import wire
-from common.config import Experiment, RoundConfig, SplitConfig, StatisticsStep, TrainStep
+from common.experiment import Experiment, RoundConfig
+from common.split import SplitConfig
+from common.steps import StatisticsStep, TrainStep
 from common.tasks import TrainResult
 from deploy.in_process import InProcessGrid
 from server import sites as server_sites

@@ -17,8 +17,8 @@ from flwr.app import Message
 
 from client.app import app as client_app
 from common import wire
-from common.config import EvaluateStep
 from common.errors import InputError, WorkError
+from common.steps import EvaluateStep
 from deploy.in_process import InProcessGrid
 from server import sites as server_sites
 from server.experiment import run_experiment

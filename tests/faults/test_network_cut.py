@@ -17,7 +17,7 @@ from faults.runs import MODEL, NUM_ROUNDS, UnderWay, assert_same_bits, unbroken
 from faults.standing import SITES, make_site
 from federation.running import kept_up
 
-from common.config import NetworkConfig
+from common.recipe import NetworkConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.tls, pytest.mark.timeout(3600)]
 CUT_SITE = "B"

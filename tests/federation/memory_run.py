@@ -12,9 +12,11 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context, Message
 
 from common import wire
-from common.config import Experiment, NetworkConfig, PreprocessConfig, Recipe, StageConfig, StatisticsStep, TrainStep
+from common.experiment import Experiment
 from common.model import build_model, model_weights
+from common.recipe import NetworkConfig, PreprocessConfig, Recipe, StageConfig
 from common.statistics import HuHistogram
+from common.steps import StatisticsStep, TrainStep
 from common.tasks import EpochRecord, SiteStatistics, StatisticsTask, TrainResult
 from deploy.in_process import InProcessGrid
 from deploy.memory import resident_bytes

@@ -49,11 +49,13 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from client.contact import contact
 from client.keys import key_files, make_key
 from client.node import SiteNode
-from common.config import Experiment, SplitConfig, StatisticsStep, TrainStep
 from common.enrolment import read_join_request
 from common.errors import SiteError, WorkError
+from common.experiment import Experiment
 from common.kit import Kit
 from common.processes import free_port
+from common.split import SplitConfig
+from common.steps import StatisticsStep, TrainStep
 from server import provision
 from server.gateway import CALLS
 from server.launch import launch

@@ -30,8 +30,10 @@ from client.audit import AuditLog
 from client.keys import make_key
 from common import wire
 from common.bundle import RUN_KEY, write_bundle
-from common.config import Experiment, RoundConfig, SplitConfig, StatisticsStep, TrainStep
 from common.enrolment import read_join_request
+from common.experiment import Experiment, RoundConfig
+from common.split import SplitConfig
+from common.steps import StatisticsStep, TrainStep
 from common.tasks import NormalisationRecord, SiteStatistics, TrainResult, TrainTask
 from server.launch import launch
 from server.ledger import Ledger

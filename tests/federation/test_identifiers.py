@@ -23,8 +23,10 @@ from client.border import guarded
 from client.ingest import import_folder
 from client.site import Site
 from common.bundle import write_bundle
-from common.config import Experiment, IngestConfig, SplitConfig
 from common.errors import WorkError
+from common.experiment import Experiment
+from common.site_config import IngestConfig
+from common.split import SplitConfig
 from deploy.in_process import InProcessGrid
 from server import sites as server_sites
 from server import supervision

@@ -20,19 +20,12 @@ from client.splits import kept_parts
 from common import wire
 from common.card import read_card
 from common.checkpoint import load_metadata, load_weights
-from common.config import (
-    Experiment,
-    IngestConfig,
-    NetworkConfig,
-    PreprocessConfig,
-    Recipe,
-    RoiConfig,
-    SplitConfig,
-    StageConfig,
-    TrainingConfig,
-)
 from common.errors import WorkError
+from common.experiment import Experiment
 from common.model import build_model, model_weights
+from common.recipe import NetworkConfig, PreprocessConfig, Recipe, RoiConfig, StageConfig, TrainingConfig
+from common.site_config import IngestConfig
+from common.split import SplitConfig
 from common.tasks import TrainResult
 from common.volume import Geometry, Volume, write_nifti
 from deploy.in_process import InProcessGrid

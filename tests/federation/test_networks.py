@@ -15,10 +15,12 @@ import pytest
 from client.audit import AuditLog
 from client.keys import make_key
 from client.node import SiteNode
-from common.config import Experiment, RoundConfig, SplitConfig, StatisticsStep, TrainStep
 from common.enrolment import read_join_request
+from common.experiment import Experiment, RoundConfig
 from common.kit import Kit, write_kit
 from common.processes import free_port
+from common.split import SplitConfig
+from common.steps import StatisticsStep, TrainStep
 from server.gateway import Gateway
 from server.launch import launch
 from server.ledger import Ledger

@@ -13,8 +13,10 @@ import torch
 
 from client.app import app as client_app
 from client.cases import open_cases
-from common.config import AugmentationConfig, Experiment, SplitConfig
+from common.experiment import Experiment
 from common.model import build_model, model_weights
+from common.recipe import AugmentationConfig
+from common.split import SplitConfig
 from common.statistics import Normalisation, body_histogram
 from common.training import Span, make_optimiser, poly_lr, train_stage
 from deploy.in_process import InProcessGrid

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from client.app import app as client_app
-from common.config import EvaluateStep, Experiment, FinetuneStep, LocalStep, SplitConfig, StatisticsStep, TrainStep
+from common.experiment import Experiment
+from common.split import SplitConfig
+from common.steps import EvaluateStep, FinetuneStep, LocalStep, StatisticsStep, TrainStep
 from deploy.in_process import InProcessGrid
 from server.experiment import run_experiment
 from server.launch import launch

@@ -11,9 +11,11 @@ import pytest
 from federation.running import kept_up
 
 from client.app import app as client_app
-from common.config import Experiment, SplitConfig, StatisticsStep, TrainStep
 from common.errors import WorkError
+from common.experiment import Experiment
 from common.file_lock import is_held
+from common.split import SplitConfig
+from common.steps import StatisticsStep, TrainStep
 from deploy.in_process import InProcessGrid
 from server.experiment import run_experiment
 from server.launch import launch

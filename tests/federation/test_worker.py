@@ -18,10 +18,14 @@ from client.keys import make_key
 from client.node import SiteNode, WorkerLink
 from client.pseudonyms import FILE_NAME as PSEUDONYMS
 from client.worker_account import make_secret, share_with_worker
-from common.config import Experiment, SiteConfig, SplitConfig, StatisticsStep, TrainStep, load_yaml
 from common.enrolment import read_join_request
+from common.experiment import Experiment
 from common.private import private_folder
 from common.processes import free_port
+from common.settings import load_yaml
+from common.site_config import SiteConfig
+from common.split import SplitConfig
+from common.steps import StatisticsStep, TrainStep
 from server.launch import launch
 
 pytestmark = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 from images.buildah import Service, build, call, config, make_base, need_tools, size_gb
 
-from common.config import load_experiment
+from common.experiment import load_experiment
 from common.processes import free_port
 from deploy.cohorts import write_exports
 

@@ -1,111 +1,29 @@
-"""Configuration: what is refused, in one line that names the thing, its value and what was expected."""
+"""Experiments: steps that refer to what exists, recipes, folds and pictures, and what is refused."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pydantic import ValidationError
+from configuration import STATISTICS, experiment, refused
 
-import common.config
-from common.config import (
-    AugmentationConfig,
-    EvaluateStep,
-    Experiment,
-    FinetuneStep,
-    Frozen,
-    NetworkConfig,
-    Recipe,
-    SiteConfig,
-    SplitConfig,
-    StageConfig,
-    TrainingConfig,
-    fingerprint,
-    load_experiment,
-    load_yaml,
-    parse_yaml,
-    validate,
-)
 from common.errors import ConfigError
+from common.experiment import Experiment, load_experiment
+from common.recipe import Recipe, TrainingConfig
+from common.settings import parse_yaml
+from common.split import SplitConfig
+from common.steps import EvaluateStep, FinetuneStep
 
 REPOSITORY = Path(__file__).parents[1]
-STATISTICS = {"kind": "statistics"}
+
+
 TRAIN = {"kind": "train", "model": "federated", "rounds": 3, "local_epochs": 2}
-
-NO_NAME = "expected up to 63 letters, digits, _, . and -, the first a letter or digit"
-
-
-def experiment(*steps: dict[str, Any], **fields: Any) -> Experiment:
-    data = {"name": "demo", "sites": ["A", "B"], "steps": [STATISTICS, *steps]} | fields
-    return validate(data, Experiment, "demo.yaml")
-
-
-def refused(data: Any, model: type[Any], *words: str) -> None:
-    """The ConfigError is one line that names the origin and holds every one of `words`."""
-    with pytest.raises(ConfigError) as caught:
-        validate(data, model, "file.yaml")
-    text = str(caught.value)
-    assert text.startswith("file.yaml: ")
-    assert "\n" not in text
-    assert [word for word in words if word not in text] == []
-
-
-def test_an_unknown_key_is_named_with_its_place() -> None:
-    refused({"training": {"momentun": 0.9}}, Recipe, "unknown key 'training.momentun'", "spelling")
-
-
-def test_a_missing_key_is_named() -> None:
-    refused({}, SiteConfig, "key 'site' is missing; add it")
-
-
-def test_a_value_out_of_range_is_shown_with_the_range() -> None:
-    refused({"training": {"momentum": 1.5}}, Recipe, "training.momentum", "less than 1", "given: 1.5")
-    refused({"training": {"autocast": "fp8"}}, Recipe, "training.autocast", "'auto', 'bf16' or 'off'", "given: 'fp8'")
-
-
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_numbers_are_finite(value: str) -> None:
-    refused({"lr0": float(value)}, TrainingConfig, "lr0", "finite number", f"given: {value}")
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        ({"ingest": {"structures": "^gtv"}}, "ingest.structures: expected a list, such as [one, two] (given: '^gtv')"),
-        ({"ingest": {"structures": []}}, "ingest.structures: expected a list of at least 1 (given: [])"),
-        (
-            {"site": "A B"},
-            "site: expected up to 63 letters, digits, _, . and -, the first a letter or digit (given: 'A B')",
-        ),
-    ],
-)
-def test_faults_are_told_in_a_site_s_words(data: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError) as told:
-        validate({"site": "A"} | data, SiteConfig, "site.yaml")
-    assert str(told.value) == f"site.yaml: {words}"
-
-
-def test_a_site_that_has_no_file_yet_is_told_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\(No such file or directory\); make one with `fedgtv-site init SITE`"):
-        load_yaml(tmp_path / "site.yaml", SiteConfig)
-
-
-def test_further_faults_are_counted() -> None:
-    refused({"lr0": 0, "momentum": 2, "power": -1}, TrainingConfig, "lr0", "(and 2 more)")
 
 
 def test_a_site_named_twice() -> None:
     data = {"name": "demo", "sites": ["A", "B", "A"], "steps": []}
     refused(data, Experiment, "sites", "site 'A' is named twice", "name every site once")
     refused(data | {"sites": []}, Experiment, "no site is named", "expected at least one")
-
-
-@pytest.mark.parametrize("name", ["", "../A", "A/B", "A\n", ".hidden", "a" * 64, "Müller", "A B"])
-def test_names_become_file_names(name: str) -> None:
-    refused({"site": name}, SiteConfig, NO_NAME, repr(name))
 
 
 @pytest.mark.parametrize(
@@ -149,34 +67,6 @@ def test_a_step_over_an_unknown_site() -> None:
 def test_a_step_of_unknown_kind() -> None:
     data = {"name": "demo", "sites": ["A"], "steps": [{"kind": "trian"}]}
     refused(data, Experiment, "steps.0", "'trian'", "'train', 'local', 'finetune', 'pooled', 'evaluate'")
-
-
-@pytest.mark.parametrize(("axis", "size"), [("z", (60, 128, 128)), ("y", (64, 100, 128)), ("x", (64, 128, 127))])
-def test_a_patch_that_the_strides_do_not_divide(axis: str, size: tuple[int, int, int]) -> None:
-    """Defaults: five halvings in y and x, four in z."""
-    index = "zyx".index(axis)
-    factor = (16, 32, 32)[index]
-    refused(
-        {"stage1": {"patch_size": size}},
-        Recipe,
-        f"stage1: patch_size: {size[index]} along {axis}",
-        f"downsampling {factor}; use a multiple of {factor}",
-    )
-
-
-@settings(deadline=None)
-@given(st.tuples(*[st.sampled_from([1, 2, 3])] * 3), st.tuples(*[st.integers(1, 40)] * 3))
-def test_a_patch_divides_or_is_refused(stride: tuple[int, int, int], size: tuple[int, int, int]) -> None:
-    network = NetworkConfig(widths=(2, 2, 2), strides=(stride, stride))
-    if all(n % s**2 == 0 for n, s in zip(size, stride, strict=True)):
-        assert StageConfig(network=network, patch_size=size).patch_size == size
-    else:
-        with pytest.raises(ValidationError, match="not a multiple"):
-            StageConfig(network=network, patch_size=size)
-
-
-def test_widths_and_strides_agree() -> None:
-    refused({"widths": [8, 16], "strides": []}, NetworkConfig, "strides: 0 given for 2 widths", "one fewer than widths")
 
 
 def test_sites_models_and_epochs_of_steps() -> None:
@@ -302,16 +192,6 @@ def test_an_experiment_names_recipes_beside_it(tmp_path: Path) -> None:
     assert made.recipes == {"res": Recipe.model_validate(RES), "own": Recipe(stage2=None)}
 
 
-def test_configuration_is_immutable() -> None:
-    with pytest.raises(ValidationError, match="frozen"):
-        Recipe().training.lr0 = 1.0  # type: ignore[misc]
-
-
-def test_stages_by_prefix() -> None:
-    assert list(Recipe().stages) == ["stage1", "stage2"]
-    assert list(Recipe(stage2=None).stages) == ["stage1"]
-
-
 EXPERIMENT = {"name": "e", "sites": ["A", "B"], "recipe": {}, "steps": [{"kind": "statistics"}]}
 
 
@@ -326,36 +206,6 @@ EXPERIMENT = {"name": "e", "sites": ["A", "B"], "recipe": {}, "steps": [{"kind":
 )
 def test_an_experiment_that_cannot_run(change: dict[str, Any], words: str) -> None:
     refused({**EXPERIMENT, **change}, Experiment, words)
-
-
-def test_a_recipe_that_cannot_run() -> None:
-    refused({"widths": [8, 16], "strides": [[0, 1, 1]]}, NetworkConfig, "strides.0.0", "greater than 0", "given: 0")
-    refused({"first_kernel": [2, 3, 3]}, NetworkConfig, "first_kernel: (2, 3, 3) has an even size")
-    refused({"patch_size": [64, 128, -128]}, StageConfig, "patch_size.2", "greater than 0", "given: -128")
-    for scales in ([1.3, 0.7], [0, 0]):
-        refused({"scale_range": scales}, AugmentationConfig, "scale_range", "two positive factors, the smaller first")
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"- a\n- b\n", "holds list; expected a mapping"),
-        (b"", "holds NoneType; expected a mapping"),
-        (b"site: [A\nother", "not YAML"),
-        (b"site: \xff\xfe", "cannot be read (not UTF-8 text)"),
-        (b"site: !!python/object/apply:os.getcwd []", "not YAML"),
-    ],
-)
-def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes, words: str) -> None:
-    path = tmp_path / "site.yaml"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: {re.escape(words)}[^\n]*$"):
-        load_yaml(path, SiteConfig)
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read \(No such file or directory\); give the path"):
-        load_yaml(tmp_path / "none.yaml", Recipe)
 
 
 def test_an_experiment_names_its_recipe_beside_it(tmp_path: Path) -> None:
@@ -374,24 +224,3 @@ def test_experiments_that_ship_are_valid_and_survive_yaml_and_json(path: Path) -
     loaded = load_experiment(path)
     assert parse_yaml(yaml.safe_dump(loaded.model_dump(mode="json")), Experiment, "again") == loaded
     assert parse_yaml(loaded.model_dump_json(), Experiment, "again") == loaded
-
-
-def test_a_fingerprint_changes_with_every_part() -> None:
-    parts = [(), (1,), ("1",), (None,), (1, 2), (Recipe(),), (SplitConfig(),), (SplitConfig(seed=1),)]
-    prints = [fingerprint(*part) for part in parts]
-    assert len(set(prints)) == len(parts)
-    assert prints == [fingerprint(*part) for part in parts]
-    assert re.fullmatch("[0-9a-f]{16}", prints[0])
-
-
-def test_every_field_says_what_it_is() -> None:
-    """But for `kind`, which names its step."""
-    models = [each for each in vars(common.config).values() if isinstance(each, type) and issubclass(each, Frozen)]
-    bare = [
-        f"{model.__name__}.{name}"
-        for model in models
-        for name, field in model.model_fields.items()
-        if name != "kind" and not field.description
-    ]
-    assert len(models) > 15
-    assert bare == []
