@@ -191,7 +191,7 @@ def difference(matrix: Matrix, first: list[tuple[str, str]], second: list[tuple[
     if len(told) == len(first):
         return _paired(matrix, told, sites)
     pairs = [(_dsc(matrix, *one), _dsc(matrix, *two)) for one, two in zip(first, second, strict=True)]
-    variances = [_variance_of_mean(matrix, *cell) for cell in (*first, *second)]
+    variances = [variance_of_mean(matrix, *cell) for cell in (*first, *second)]
     known = [variance for variance in variances if variance is not None]
     error = 100 * sqrt(sum(known)) / len(pairs) if len(known) == len(variances) else None
     return Difference(100 * fmean(one - two for one, two in pairs), error, sites, matrix.decimals(sites))
@@ -254,9 +254,10 @@ def _dsc(matrix: Matrix, model: str, site: str) -> float:
     return value
 
 
-def _variance_of_mean(matrix: Matrix, model: str, site: str) -> float | None:
-    spread, result = matrix.spread(model, site, "dsc"), matrix.results[(model, site)]
-    if spread is None or spread.sd is None or result.n is None or result.n < 2:
+def variance_of_mean(matrix: Matrix, model: str, site: str) -> float | None:
+    """Returns the squared standard error of a cell's mean DSC (0 to 1) over its cases; None: not known."""
+    spread, result = matrix.spread(model, site, "dsc"), matrix.results.get((model, site))
+    if result is None or spread is None or spread.sd is None or result.n is None or result.n < 2:
         return None
     return spread.sd**2 / result.n
 

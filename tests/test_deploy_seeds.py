@@ -8,7 +8,8 @@ import yaml
 
 from common.errors import InputError
 from common.experiment import Experiment
-from deploy.seeds import Finding, findings, write_seeds
+from deploy.findings import Finding, findings
+from deploy.seeds import write_seeds
 from server.matrix import load_matrices
 
 STEPS = [
@@ -38,9 +39,13 @@ BY_HAND = {
     "fed minus loc-A, mean over sites": (15, 5),
     "fed minus loc-B, mean over sites": (25, 30),
     "fed minus local-only models abroad, mean": (40, 35),  # loc-A at B: 40, 20; loc-B at A: 40, 50
+    "loc-A: at B minus at A": (-60, -30),
+    "loc-B: at A minus at B": (-20, -40),
     "fin-A minus fed, at A": (4, 8),
     "fin-B minus fed, at B": (6, 2),
     "fine-tuned minus fed, each at its own site, mean": (5, 5),
+    "fine-tuned minus pool, each at its own site, mean": (2, 3),  # fin-A 74, 68; fin-B 66, 62
+    "fine-tuned minus local-only, each at its own site, mean": (5, 5),  # loc-A 80, 70; loc-B 50, 50
 }
 
 
@@ -82,23 +87,29 @@ def test_the_table_has_a_row_a_quantity_and_a_column_a_seed(tmp_path, runs):
     text = write_seeds(experiment(), runs, tmp_path)
     assert (tmp_path / "seeds.md").read_text() == text
     lines = text.splitlines()
-    assert lines[0] == "| DSC, % (test cases) | seed 1 | seed 2 | mean | SD over seeds |"
-    assert len(lines) == 2 + len(BY_HAND)
-    assert "| fed, mean over sites | 65.00 | 60.00 | 62.50 | 3.54 |" in lines  # 5 / sqrt 2
-    assert lines[-1] == "| fine-tuned minus fed, each at its own site, mean | 5.00 | 5.00 | 5.00 | 0.00 |"
+    assert (
+        lines[0]
+        == "| DSC, % (test cases) | seed 1 | seed 2 | mean | SD over seeds | 95 % over seeds | 95 % over cases |"
+    )
+    assert sum(line.startswith("| ") for line in lines) == 2 + len(BY_HAND)
+    # SD 5 / sqrt 2; t(1) = 12.706 times 3.536 / sqrt 2; two sites' SE of 10 / sqrt 2, so 1.96 x 5
+    assert "| fed, mean over sites | 65.00 | 60.00 | 62.50 | 3.54 | 30.7 to 94.3 | 52.7 to 72.3 |" in lines
+    # unpaired: each site's difference has an SE of 10, so 1.96 x 10 / sqrt 2
+    told = "fine-tuned minus local-only, each at its own site, mean"
+    assert f"| {told} | 5.00 | 5.00 | 5.00 | 0.00 | 5.0 to 5.0 | -8.9 to 18.9 |" in lines
 
 
 def test_one_seed_has_no_noise(tmp_path, runs):
     assert Finding("x", (3.0,)).sd is None
     text = write_seeds(experiment(), {1: runs[1]}, tmp_path)
-    assert text.splitlines()[2] == "| fed, mean over sites | 65.00 | 65.00 | – |"
+    assert text.splitlines()[2] == "| fed, mean over sites | 65.00 | 65.00 | – | – | 55.2 to 74.8 |"
 
 
 def test_what_a_site_withheld_shows_instead_of_being_left_out(tmp_path, runs):
     told = DSC[2] | {"fed": (60, None)}
     text = write_seeds(experiment(), {1: runs[1], 3: write_run(tmp_path / "s", told, experiment())}, tmp_path)
-    assert "| fed, mean over sites | 65.00 | nan | nan | – |" in text
-    assert "| fed minus local-only models abroad, mean | 40.00 | nan | nan | – |" in text
+    assert "| fed, mean over sites | 65.00 | nan | nan | – | – | – |" in text
+    assert "| fed minus local-only models abroad, mean | 40.00 | nan | nan | – | – | – |" in text
     assert "| fin-A minus fed, at A | 4.00 | 8.00 | 6.00 | 2.83 |" in text
     assert math.isnan(Finding("x", (1.0, math.nan)).values[1])
 
@@ -126,3 +137,37 @@ def test_a_run_without_evaluation_is_named(tmp_path):
     with pytest.raises(InputError, match="nothing was evaluated yet"):
         write_seeds(experiment(), {1: run}, tmp_path)
     assert not (tmp_path / "seeds.md").exists()
+
+
+def compared(sd, n=4):
+    told = {"first": "fin-A", "second": "fed", "site": "A", "metric": "dsc"}
+    return told | {"n": n, "difference": 0.04, "sd": sd, "low": None, "high": None, "t": None, "t_p": None}
+
+
+def test_where_sites_compared_two_models_the_error_is_that_of_the_pairs(tmp_path, runs):
+    line = json.loads((runs[1] / "ledger.jsonl").read_text())
+    (runs[1] / "ledger.jsonl").write_text(json.dumps(line | {"comparisons": [compared(0.02)]}) + "\n")
+    found = {each.name: each for each in findings(experiment(), matrices_of({1: runs[1]}))}
+    assert found["fin-A minus fed, at A"].errors == pytest.approx((1.0,))  # 2 points over sqrt 4
+    assert found["fin-B minus fed, at B"].errors == pytest.approx((10.0,))  # unpaired: sqrt 2 times 10 / sqrt 2
+    assert found["fin-A minus fed, at A"].over_cases == pytest.approx((4 - 1.96, 4 + 1.96))
+
+
+def test_cells_of_one_site_are_not_taken_for_independent(tmp_path):
+    """Three pairs of 10 points' error each, two of them at B: sqrt(20 x 20 + 10 x 10) / 3, not 10 / sqrt(3)."""
+    steps = [*STEPS[:3], {"kind": "train", "model": "twin", "sites": ["A"]}]
+    config = experiment(steps=[*steps, {"kind": "evaluate", "models": ["fed", "loc", "twin"]}])
+    told = {model: DSC[1][model] for model in ("fed", "loc-A", "loc-B")} | {"twin": (50, 40)}
+    run = write_run(tmp_path / "r", told, config)
+    found = {each.name: each for each in findings(config, matrices_of({1: run}))}
+    assert found["fed minus local-only models abroad, mean"].errors == pytest.approx((math.sqrt(500) / 3,))
+
+
+def test_a_model_that_is_not_measured_everywhere_is_told_where(tmp_path, runs):
+    line = json.loads((runs[1] / "ledger.jsonl").read_text())
+    line["matrix"]["pool"] = {"B": line["matrix"]["pool"]["B"]}
+    (runs[1] / "ledger.jsonl").write_text(json.dumps(line) + "\n")
+    found = {each.name: each.values for each in findings(experiment(), matrices_of({1: runs[1]}))}
+    assert found["pool, at B"] == pytest.approx((64,))
+    assert found["fed minus pool, at B"] == pytest.approx((-4,))
+    assert math.isnan(*found["fine-tuned minus pool, each at its own site, mean"])
