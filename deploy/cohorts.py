@@ -17,6 +17,7 @@ from common.phantom import make_phantom
 from common.phantom_dicom import write_phantom
 from common.settings import fingerprint
 from common.site_config import PolicyConfig, SiteConfig
+from common.text import counted
 
 Progress = Callable[[str], None]
 PHANTOM_POLICY = PolicyConfig(share_pictures=True, share_case_metrics=True, min_cases=1)
@@ -32,6 +33,8 @@ def write_exports(experiment: Experiment, folder: Path, tell: Progress) -> None:
         if not (folder / site / f"case-{case:03d}").exists()
     ]
     _claim(folder, experiment)
+    if wanted:
+        tell(f"making {counted(len(wanted), 'phantom')} as DICOM")
     pool = ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
     try:
         for job in [pool.submit(_write_export, experiment.simulation, folder, *each) for each in wanted]:

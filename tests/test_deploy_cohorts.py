@@ -67,11 +67,13 @@ def test_phantoms_of_the_sites_are_all_different_and_made_once(tmp_path, monkeyp
         (("B", 401_001, 0.5, 3.0), "Y/case-001", 1),
     ]
     assert told == [
+        "making 3 phantoms as DICOM",
         "site X: 2 phantoms of institution A as DICOM",
         "site Y: 1 phantoms of institution B as DICOM",
     ]
+    told.clear()
     write_exports(config, tmp_path, told.append)
-    assert len(made) == 3
+    assert (len(made), [line.split()[0] for line in told]) == (3, ["site", "site"])
 
 
 def test_a_site_without_phantoms_is_named(tmp_path):
