@@ -45,7 +45,8 @@ def _statistics(site: Site, message: Message) -> RecordDict:
 def _train(site: Site, message: Message) -> RecordDict:
     task = wire.read_train_task(message)
     weights = wire.record_to_weights(wire.records(message.content, ArrayRecord)[wire.ARRAYS])
-    return wire.train_reply(*site.train(task, weights), task.transport)
+    trained, result = site.train(task, weights)
+    return wire.train_reply(trained, weights, result, task.transport)
 
 
 def _evaluate(site: Site, message: Message) -> RecordDict:

@@ -221,7 +221,8 @@ class Border:
 
     def _training(self, task: TrainTask, received: Weights, reply: Message) -> _Leaving:
         result, withheld = wire.read_result(reply, TrainResult), policy.Withheld()
-        trained = wire.record_to_weights(wire.records(reply.content, ArrayRecord)[wire.ARRAYS])
+        arrays = wire.record_to_weights(wire.records(reply.content, ArrayRecord)[wire.ARRAYS])
+        trained = wire.trained_weights(arrays, received, task.transport)
         update = policy.limit_update(policy.keeping(self.policy, task), received, trained)
         result = policy.limit_training(self.policy, result, update, withheld)
         counts: dict[str, Any] = {"cases": result.num_examples, "arrays": len(update.weights)}
@@ -236,7 +237,7 @@ class Border:
                 "epsilon": self._epsilon((*noises, update.noise)),
                 "delta": self.policy.delta,
             }
-        return _Leaving(wire.train_reply(update.weights, result, task.transport), counts, withheld)
+        return _Leaving(wire.train_reply(update.weights, received, result, task.transport), counts, withheld)
 
     def _epsilon(self, noises: tuple[float, ...]) -> float:
         """Of all updates that ever left here with noise."""

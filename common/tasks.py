@@ -89,7 +89,7 @@ class TrainTask(_Task):
     before which there is nothing to choose from or to draw.
     """
     transport: Literal["fp32", "fp16"] = "fp32"
-    """Number format of the weights in the reply."""
+    """Number format of the reply; `fp16`: of what training changed, see `common.wire.pack_trained`."""
     local_layers: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=100)] = ()
     """Weights that stay at the site between rounds, named as in its policy and beside those that the policy keeps."""
 

@@ -79,12 +79,15 @@ TaskModel = TypeVar("TaskModel", bound=Frozen)
 Item = TypeVar("Item")
 
 _LAYOUT = TypeAdapter(list[tuple[str, tuple[Annotated[int, Field(ge=0)], ...]]])
-_DTYPES = {"fp32": np.float32, "fp16": np.float16}
+DTYPES = {"fp32": np.float32, "fp16": np.float16}
+"""By transport."""
+_STEP_SCALE = np.float32(4096)
+"""What training changed is multiplied by it for fp16, which is finest near 1: steps from 1e-8 to 16 keep 11 bits."""
 
 
 def weights_to_record(weights: Mapping[str, NDArray[Any]], transport: str = "fp32") -> ArrayRecord:
     """Returns the weights as an ArrayRecord with an array each, as Flower's strategies want them."""
-    dtype = _DTYPES[transport]
+    dtype = DTYPES[transport]
     return ArrayRecord({name: Array(np.asarray(value, dtype, order="C")) for name, value in weights.items()})
 
 
@@ -94,13 +97,49 @@ def pack_weights(weights: Mapping[str, NDArray[Any]], transport: str = "fp32") -
     Raises:
         WorkError: a finite number is too large for the format.
     """
+    return _packed(weights, [_rounded(name, value, transport) for name, value in weights.items()], transport)
+
+
+def pack_trained(weights: Mapping[str, NDArray[Any]], received: Weights, transport: str) -> ArrayRecord:
+    """Returns trained weights as they travel: in fp16 only what training changed, which is far smaller.
+
+    So the error is a share of the step and not of the weights, whose last bits in fp16 are as large as a step of
+    fine-tuning. `trained_weights` undoes it.
+
+    Raises:
+        WorkError: a finite step is too large for the format.
+    """
+    if transport == "fp32":
+        return pack_weights(weights)
+    steps = [
+        _rounded(name, (np.asarray(value, np.float32) - received[name]) * _STEP_SCALE, transport)
+        for name, value in weights.items()
+    ]
+    return _packed(weights, steps, transport)
+
+
+def trained_weights(arrays: Mapping[str, NDArray[Any]], start: Weights, transport: str) -> dict[str, NDArray[Any]]:
+    """Returns trained weights in fp32, from what `pack_trained` made of them and the model that was sent out.
+
+    To `start` in fp32 is added what a site learnt from its rounded copy, so that rounding does not pile up.
+    """
+    if transport == "fp32":
+        return dict(arrays)
+    return {name: start[name] + step.astype(np.float32) / _STEP_SCALE for name, step in arrays.items()}
+
+
+def _rounded(name: str, value: NDArray[Any], transport: str) -> NDArray[Any]:
+    """Flat, in the transport's number format."""
+    with np.errstate(over="ignore"):  # told by name
+        part = np.asarray(value, DTYPES[transport]).reshape(-1)
+    if np.isinf(part).any() and np.isfinite(value).all():
+        raise WorkError(f"weight {name}: {np.abs(value).max():.3g} is too large for {transport}; send it as fp32")
+    return part
+
+
+def _packed(weights: Mapping[str, NDArray[Any]], parts: Sequence[NDArray[Any]], transport: str) -> ArrayRecord:
     layout = json.dumps([[name, list(np.shape(value))] for name, value in weights.items()])
-    with np.errstate(over="ignore"):  # told by name below
-        parts = [np.asarray(value, _DTYPES[transport]).reshape(-1) for value in weights.values()]
-    for (name, value), part in zip(weights.items(), parts, strict=True):
-        if np.isinf(part).any() and np.isfinite(value).all():
-            raise WorkError(f"weight {name}: {np.abs(value).max():.3g} is too large for {transport}; send it as fp32")
-    vector = np.concatenate(parts) if parts else np.zeros(0, _DTYPES[transport])
+    vector = np.concatenate(parts) if parts else np.zeros(0, DTYPES[transport])
     return ArrayRecord({PACKED: Array(vector), LAYOUT: Array(np.frombuffer(layout.encode(), np.uint8))})
 
 
@@ -225,11 +264,14 @@ def read_models(message: Message) -> dict[str, Weights]:
     }
 
 
-def train_reply(weights: Weights, result: TrainResult, transport: str) -> RecordDict:
-    """Returns a training reply: exactly one ArrayRecord and one MetricRecord, as Flower's strategies want it."""
+def train_reply(weights: Weights, received: Weights, result: TrainResult, transport: str) -> RecordDict:
+    """Returns a training reply: exactly one ArrayRecord and one MetricRecord, as Flower's strategies want it.
+
+    `received`: what `weights` were trained from, see `pack_trained`.
+    """
     return RecordDict(
         {
-            ARRAYS: pack_weights(weights, transport),
+            ARRAYS: pack_trained(weights, received, transport),
             METRICS: MetricRecord({NUM_EXAMPLES: result.num_examples}),
             RESULT: ConfigRecord({JSON: result.model_dump_json()}),
         }

@@ -18,7 +18,7 @@ Arrays = dict[str, NDArray[Any]]
 def accept(
     message: Message, sent: Mapping[str, NDArray[Any]], task: TrainTask, most_cases: float = math.inf
 ) -> tuple[Arrays, TrainResult] | str:
-    """Returns a training reply's arrays, in the order of `sent`, and its result; or why it may not be used.
+    """Returns a training reply's weights in fp32, in the order of `sent`, and its result; or why it may not be used.
 
     Checked: an error code, one set of arrays with the names, shapes and dtypes that were sent out, but for the layers
     that the site says it keeps to itself, finite numbers, the task's own model and round, and a plausible case count:
@@ -34,10 +34,12 @@ def accept(
     local = set(result.local_layers if result else ())
     if not local <= set(sent) or local == set(sent):
         return "other-names"
-    arrays = _accept_arrays(records[0], {name: value for name, value in sent.items() if name not in local})
+    expected = {name: value for name, value in sent.items() if name not in local}
+    arrays = _accept_arrays(records[0], expected, task.transport)
     if isinstance(arrays, str):
         return arrays
-    return _refuse_result(message, result, task, most_cases) or (arrays, result)  # type: ignore[return-value]
+    trained = wire.trained_weights(arrays, expected, task.transport)
+    return _refuse_result(message, result, task, most_cases) or (trained, result)  # type: ignore[return-value]
 
 
 def _result(message: Message) -> TrainResult | None:
@@ -55,7 +57,7 @@ def _refuse_result(message: Message, result: TrainResult | None, task: TrainTask
     return None if _counts_agree(message, result) and result.num_examples <= most_cases else "other-count"
 
 
-def _accept_arrays(record: ArrayRecord, expected: Mapping[str, NDArray[Any]]) -> Arrays | str:
+def _accept_arrays(record: ArrayRecord, expected: Mapping[str, NDArray[Any]], transport: str) -> Arrays | str:
     """Judges the values themselves: shape and dtype that a message states need not be those of its bytes."""
     try:
         arrays = wire.unpack(record)
@@ -66,7 +68,7 @@ def _accept_arrays(record: ArrayRecord, expected: Mapping[str, NDArray[Any]]) ->
     for name, values in arrays.items():
         if values.shape != expected[name].shape:
             return f"other-shape {name}"
-        if values.dtype not in (np.float32, np.float16):
+        if values.dtype != wire.DTYPES[transport]:
             return "other-dtype"
         if not np.isfinite(values).all():
             return f"not-finite {name}"

@@ -1,6 +1,6 @@
 """Replies on disk: each good one is written as it comes, so that memory holds one at a time and a crash loses none.
 
-A round's folder holds `<site>.bin`, the numbers that the site sent, and after it `<site>.json`, what they are. A
+A round's folder holds `<site>.bin`, the site's weights in fp32, and after it `<site>.json`, what they are. A
 coordinator that was killed finds there who has answered. The numbers are read part by part.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,6 @@ class Update:
     places: Mapping[str, slice]
     """Where each array lies among the numbers; layers that the site keeps to itself are not there."""
     _path: Path
-    _dtype: str
 
     @property
     def cases(self) -> int:
@@ -45,7 +44,7 @@ class Update:
 
     def part(self, name: str, part: slice) -> NDArray[np.float32]:
         """Returns some numbers of an array that the site sent, flat and in fp32."""
-        return _read(self._path, self._dtype, self.places[name].start + part.start, part.stop - part.start)
+        return _read(self._path, self.places[name].start + part.start, part.stop - part.start)
 
 
 class _Note(Frozen):
@@ -53,7 +52,6 @@ class _Note(Frozen):
 
     key: str
     """Of the task and the weights that were sent out."""
-    dtype: Literal["float32", "float16"]
     layout: tuple[tuple[str, int], ...]
     """Name and size of each array, in order."""
     crc32: int
@@ -76,7 +74,7 @@ class Spool:
         self._key = key
 
     def put(self, site: str, arrays: Mapping[str, NDArray[Any]], result: TrainResult) -> Update:
-        """Writes a site's arrays (all fp32, or all fp16), replacing an earlier reply of it, and returns them as read.
+        """Writes a site's arrays in fp32, replacing an earlier reply of it, and returns them as read.
 
         Raises:
             OSError: the disk is full; no half reply is found afterwards.
@@ -84,10 +82,9 @@ class Spool:
         self._folder.mkdir(parents=True, exist_ok=True)
         note_path, path = self._paths(site)
         note_path.unlink(missing_ok=True)
-        dtype = next(iter(arrays.values())).dtype.name
         layout = tuple((name, int(array.size)) for name, array in arrays.items())
         try:
-            note = _Note(key=self._key, dtype=dtype, layout=layout, crc32=_write(path, arrays), result=result)
+            note = _Note(key=self._key, layout=layout, crc32=_write(path, arrays), result=result)
             write_text_atomically(note_path, note.model_dump_json(), durable=False)  # the checksum tells what was lost
         except OSError:
             path.unlink(missing_ok=True)  # the ledger's last line needs room
@@ -137,7 +134,7 @@ def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> int:
     crc32 = 0
     with path.open("wb") as file:
         for array in arrays.values():
-            flat = np.ascontiguousarray(array).reshape(-1)
+            flat = np.ascontiguousarray(array, np.float32).reshape(-1)
             file.write(flat.data)
             crc32 = zlib.crc32(flat.data, crc32)
     return crc32
@@ -146,12 +143,12 @@ def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> int:
 def _update(site: str, note: _Note, path: Path) -> Update:
     ends = list(accumulate(size for _, size in note.layout))
     places = {name: slice(end - size, end) for (name, size), end in zip(note.layout, ends, strict=True)}
-    return Update(site, note.result, places, path, note.dtype)
+    return Update(site, note.result, places, path)
 
 
-def _read(path: Path, dtype: str, first: int, count: int) -> NDArray[np.float32]:
+def _read(path: Path, first: int, count: int) -> NDArray[np.float32]:
     """Plain reads: the pages of a map would count as this process's memory, and grow with the number of sites."""
-    return np.fromfile(path, dtype, count, offset=first * np.dtype(dtype).itemsize).astype(np.float32, copy=False)
+    return np.fromfile(path, np.float32, count, offset=first * np.dtype(np.float32).itemsize)
 
 
 def _crc32(path: Path) -> int:

@@ -45,9 +45,10 @@ def answer(content: RecordDict, to: Message | None = None) -> Message:
     return Message(content=content, reply_to=to or Message(RecordDict(), 7, wire.TRAIN))
 
 
-def good(arrays: Mapping[str, Any], num_examples: int = 4, transport: str = "fp32", to=None, **more: Any) -> Message:
-    """A reply to `TASK` that carries these arrays."""
-    return answer(wire.train_reply(arrays, result(num_examples, **more), transport), to)
+def good(arrays: Mapping[str, Any], num_examples: int = 4, sent=None, to=None, **more: Any) -> Message:
+    """A reply to `TASK` that carries these arrays; in fp16 where it is told what they were made from."""
+    transport = "fp32" if sent is None else "fp16"
+    return answer(wire.train_reply(arrays, sent or {}, result(num_examples, **more), transport), to)
 
 
 def failed(code: str = "bad-image", to: Message | None = None) -> Message:

@@ -104,7 +104,7 @@ def test_training(context: Context, tiny_recipe: Recipe, transport: str) -> None
     assert wire.read_result(reply, TrainResult).num_examples == 4
     record = reply.content.array_records[wire.ARRAYS]
     assert record[wire.PACKED].dtype == {"fp32": "float32", "fp16": "float16"}[transport]
-    back = wire.record_to_weights(record)
+    back = wire.trained_weights(wire.unpack(record), weights, transport)
     assert {name: value.shape for name, value in back.items()} == {name: v.shape for name, v in weights.items()}
     assert all(np.isfinite(value).all() for value in back.values())
 

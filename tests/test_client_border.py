@@ -87,7 +87,7 @@ def answered(message: Message, content: RecordDict) -> Message:
 def trained(**fields: Any) -> RecordDict:
     told: dict[str, Any] = {"model": "m", "round": 1, "num_examples": 5, "epochs": (), "validation_dsc": 0.5,
                             "num_validated": 4, "seconds": 1.0}  # fmt: skip
-    return wire.train_reply(TRAINED, TrainResult(**told | fields), "fp32")
+    return wire.train_reply(TRAINED, SENT, TrainResult(**told | fields), "fp32")
 
 
 def through(config: Path, message: Message, content: RecordDict) -> Message:
@@ -328,7 +328,8 @@ def test_a_budget_that_shrank_while_a_task_was_worked_on_holds_for_its_reply(tmp
 def test_a_weight_too_large_for_half_precision_is_the_site_s_own_error(tmp_path: Path) -> None:
     message = train_message(transport="fp16")
     told = TrainResult(model="m", round=1, num_examples=5, epochs=(), validation_dsc=None, seconds=1.0)
-    content = wire.train_reply({**TRAINED, "stage1.b": np.full(2, 1e6, np.float32)}, told, "fp32")
+    content = wire.train_reply(SENT, SENT, told, "fp16")
+    content[wire.ARRAYS][wire.PACKED] = Array(np.full(8, 1e6, np.float32))
     assert wire.read_error(through(site(tmp_path), message, content)) == "policy-reply"
 
 
@@ -343,7 +344,7 @@ def test_a_message_s_id_that_is_none_is_not_on_record(tmp_path: Path) -> None:
 def test_layers_that_stay_are_not_in_the_bytes(tmp_path: Path) -> None:
     config = site(tmp_path, local_layers=["stage1.b"])
     told = TrainResult(model="m", round=1, num_examples=5, epochs=(), validation_dsc=None, seconds=1.0)
-    content = wire.train_reply({**TRAINED, "stage1.b": np.full(2, 1.2345678, np.float32)}, told, "fp32")
+    content = wire.train_reply({**TRAINED, "stage1.b": np.full(2, 1.2345678, np.float32)}, SENT, told, "fp32")
     reply = through(config, train_message(), content)
     assert wire.read_result(reply, TrainResult).local_layers == ("stage1.b",)
     assert np.float32(1.2345678).tobytes() in message_to_proto(answered(train_message(), content)).SerializeToString()

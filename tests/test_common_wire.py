@@ -182,15 +182,35 @@ def test_what_is_no_task(content: RecordDict) -> None:
 @pytest.mark.parametrize("transport", ["fp32", "fp16"])
 def test_a_training_reply_there_and_back(transport: str) -> None:
     sent = {"stage1.w": np.array([[1.5, -2.0]], np.float32)}
-    message = travel(wire.train_reply(sent, RESULT, transport))
+    start = {"stage1.w": np.array([[1.25, -3.0]], np.float32)}
+    message = travel(wire.train_reply(sent, start, RESULT, transport))
     assert wire.read_error(message) is None
     assert wire.read_result(message, TrainResult) == RESULT
-    assert same(wire.record_to_weights(message.content.array_records[wire.ARRAYS]), sent)
+    told = wire.unpack(message.content.array_records[wire.ARRAYS])
+    assert same(wire.trained_weights(told, start, transport), sent)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    arrays(np.float32, 20, elements=st.floats(2**-26, 15, width=32)),
+    arrays(np.float32, 20, elements=st.floats(-100, 100, width=32)),
+)
+def test_in_fp16_a_step_keeps_11_bits_whatever_the_weights_are(step: np.ndarray, start: np.ndarray) -> None:
+    told = wire.unpack(wire.pack_trained({"w": start + step}, {"w": start}, "fp16"))
+    taken = (start + step) - start  # what fp32 has of the step
+    travelled = wire.trained_weights(told, {"w": np.zeros_like(start)}, "fp16")["w"]
+    assert (np.abs(travelled - taken) <= np.abs(taken) / 2048 + 2**-37).all()
+
+
+def test_a_step_beyond_fp16_is_named() -> None:
+    start, trained = np.zeros(2, np.float32), np.array([0, 17], np.float32)
+    with pytest.raises(WorkError, match=r"^weight stage1.w: 6.96e\+04 is too large for fp16; send it as fp32$"):
+        wire.pack_trained({"stage1.w": trained}, {"stage1.w": start}, "fp16")
 
 
 def test_a_training_reply_is_what_flowers_strategies_take() -> None:
     """One ArrayRecord and one MetricRecord, whose only number weighs the site by its cases."""
-    reply = wire.train_reply({"w": np.zeros(1, np.float32)}, RESULT, "fp32")
+    reply = wire.train_reply({"w": np.zeros(1, np.float32)}, {}, RESULT, "fp32")
     assert [type(record) for record in reply.values()] == [ArrayRecord, MetricRecord, ConfigRecord]
     assert dict(reply.metric_records[wire.METRICS]) == {wire.NUM_EXAMPLES: 7}
 

@@ -35,9 +35,11 @@ def spooled(tmp_path):
     return spool
 
 
-def random(sites="ABCDE", seed=0, dtype=np.float32):
+def random(sites="ABCDE", seed=0):
     rng = np.random.default_rng(seed)
-    return {site: {name: rng.normal(size=each.shape).astype(dtype) for name, each in SENT.items()} for site in sites}
+    return {
+        site: {name: rng.normal(size=each.shape).astype(np.float32) for name, each in SENT.items()} for site in sites
+    }
 
 
 def by_hand(arrays, rule):
@@ -153,15 +155,13 @@ def test_a_site_alone_gets_its_own_weights_back(spooled, rule):
         assert array.tobytes() == arrays["D"][name].tobytes()
 
 
-def test_fp16_replies_are_added_up_in_higher_precision(spooled):
-    """3 x 40000 overflows fp16 (65504), and fp16 knows no 2049."""
-    level = {site: {name: np.full(each.shape, 40000, np.float16) for name, each in SENT.items()} for site in "ABC"}
-    assert combined(spooled(level), SENT, mean)["stage1.head"].tolist() == [40000.0] * 2
+def test_replies_are_added_up_in_fp64(spooled):
+    """fp32 knows no 2 ** 24 + 1: the sum of these two is no number of it, their mean is."""
     pair = {
-        site: {name: np.full(each.shape, value, np.float16) for name, each in SENT.items()}
-        for site, value in (("A", 2048), ("B", 2050))
+        site: {name: np.full(each.shape, value, np.float32) for name, each in SENT.items()}
+        for site, value in (("A", 2**24), ("B", 2**24 + 2), ("C", 2**24 + 4))
     }
-    assert combined(spooled(pair, {"A": 1, "B": 1}), SENT, mean)["stage1.head"].tolist() == [2049.0] * 2
+    assert combined(spooled(pair, {"A": 1, "B": 1, "C": 1}), SENT, mean)["stage1.head"].tolist() == [2**24 + 2.0] * 2
 
 
 @pytest.mark.parametrize("rule", [mean, median, trimmed_mean(0.34)])

@@ -155,7 +155,7 @@ class Hospitals:
             seconds=0.0,
         )
         moved = {name: array + np.float32(self.number(site)) for name, array in weights.items()}
-        return wire.train_reply(moved, told, task.transport)
+        return wire.train_reply(moved, weights, told, task.transport)
 
     def evaluate(self, site, message):
         task, _ = wire.read_task(message, EvaluateTask)

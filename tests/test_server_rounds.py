@@ -238,10 +238,11 @@ LATE = {"C": Late("id-1", TASK.model_copy(update={"round": 2}), THEN)}
 @pytest.mark.parametrize("transport", ["fp32", "fp16"])
 def test_what_a_straggler_learnt_is_added_to_the_present_model(open_round, told, transport):
     """It was sent 10 and 20 in round 2 and answers 11 and 22: one and two more than the present 0 and 0."""
-    under_way = open_round("ABC", late=LATE)
+    task = LATE["C"].task.model_copy(update={"transport": transport})
+    under_way = open_round("ABC", late={"C": Late("id-1", task, THEN)})
     under_way.take("A", moved(1.0, [2, 2, 2]))
     under_way.take("B", moved(1.0, [2, 2, 2]))
-    under_way.take("C", moved(11.0, [22, 22, 22], round=2, transport=transport))
+    under_way.take("C", moved(11.0, [22, 22, 22], round=2, sent=THEN if transport == "fp16" else None))
     outcome = close(under_way)
     np.testing.assert_allclose(outcome.weights["stage1.w"], 1.0)
     np.testing.assert_allclose(outcome.weights["stage1.b"], 2.0)

@@ -32,9 +32,9 @@ def quick(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 
-def changed(weights, result, transport="fp32", num_examples=None, vector=None):
+def changed(weights, result, num_examples=None, vector=None):
     """A reply of these weights, with another count in its metrics, or another vector."""
-    content = wire.train_reply(weights, result, transport)
+    content = wire.train_reply(weights, {}, result, "fp32")
     if num_examples is not None:
         content[wire.METRICS] = MetricRecord({wire.NUM_EXAMPLES: num_examples})
         text = result.model_dump_json().replace(

@@ -47,13 +47,15 @@ def client_app(message: Message, _: Context) -> Message:
         told = SiteStatistics(train=4, validation=1, test=1, seconds=0.0)
         histogram = HuHistogram.from_values([-100, 0, 100, 200]).to_array()
         return Message(wire.statistics_reply(told, histogram), reply_to=message)
-    weights = wire.record_to_weights(wire.records(message.content, ArrayRecord)[wire.ARRAYS])
-    next(iter(weights.values())).reshape(-1)[0] += 1e-3
+    received = wire.record_to_weights(wire.records(message.content, ArrayRecord)[wire.ARRAYS])
+    first = next(iter(received))
+    weights = {**received, first: received[first].copy()}
+    weights[first].reshape(-1)[0] += 1e-3
     epochs = (EpochRecord(epoch=task.epochs_done, lr=0.1, losses={"stage1": 0.5}),)
     result = TrainResult(
         model=task.model, round=task.round, num_examples=4, epochs=epochs, validation_dsc=None, seconds=0.0
     )
-    return Message(wire.train_reply(weights, result, task.transport), reply_to=message)
+    return Message(wire.train_reply(weights, received, result, task.transport), reply_to=message)
 
 
 def main(num_sites: int, num_rounds: int, megabytes: float, folder: Path) -> None:

@@ -168,7 +168,7 @@ def hostile_reply(message, number):
     received = wire.record_to_weights(message.content.array_records[wire.ARRAYS])
     records = [*(make() for make in WEIGHTS.values()), *spoilt(received).values()]
     told = TrainResult(model=task.model, round=task.round, num_examples=5, epochs=(), validation_dsc=None, seconds=1.0)
-    content = wire.train_reply(received, told, task.transport)
+    content = wire.train_reply(received, received, told, task.transport)
     content[wire.ARRAYS] = records[((task.round - 1) * len(LIARS) + number) % len(records)]
     return content
 
