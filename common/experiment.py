@@ -33,8 +33,9 @@ class RoundConfig(Frozen):
     finish, and what it learnt is added in the round in which it comes."""
     max_norm_ratio: float | None = Field(default=10.0, gt=1)
     """An update this many times longer than the median of this and the last round is left out; null: any may be."""
-    min_cosine: float | None = Field(default=-0.2, ge=-1, lt=0)
-    """Of three sites or more, an update whose cosine with most of the others is below this is left out; null: none."""
+    min_cosine: float | None = Field(default=None, ge=-1, lt=0)
+    """Of three sites or more, an update whose cosine with most of the others is below this is left out; null: none.
+    Honest sites that differ pull against each other too, towards the end of a training."""
     keep_rounds: Literal["last", "all"] = "last"
     """Whose weights stay on the coordinator's disk: the last two rounds' and the best's, or all."""
     transport: Literal["fp32", "fp16"] = "fp32"

@@ -768,7 +768,7 @@ STRATEGIES = {
 
 def training_with(strategy, **config):
     step = {**TRAIN, "strategy": strategy.split()[0], "strategy_options": STRATEGIES[strategy]}
-    return experiment(STATISTICS, step, sites=("A", "B", "C"), min_cosine=None, **config)
+    return experiment(STATISTICS, step, sites=("A", "B", "C"), **config)
 
 
 def round_files(ledger):
@@ -990,7 +990,7 @@ def test_weights_travel_in_fp16_and_rest_in_fp32(go):
 
 def test_a_line_taken_out_of_the_ledger_costs_no_round_whose_file_is_whole(go, folder):
     """As the error over a broken line advises; the last two rounds' files are there, as by default."""
-    config = experiment(STATISTICS, {**TRAIN, "rounds": 5}, min_cosine=None)
+    config = experiment(STATISTICS, {**TRAIN, "rounds": 5})
     whole = go(Hospitals(), config, "whole")
     with pytest.raises(Stop):
         go(Hospitals(), config, stop_after=len(whole.records) - 4)  # four rounds of five

@@ -34,7 +34,9 @@ def open_round(tmp_path, told):
     def begin(sites="ABC", quorum=None, config=None, key="key", **more):
         spool = Spool(tmp_path / "spool", key)
         watch = Watch(record=told.append)
-        return Round(TASK, SENT, sites, quorum or len(sites), config or RoundConfig(), spool, watch, **more)
+        return Round(
+            TASK, SENT, sites, quorum or len(sites), config or RoundConfig(min_cosine=-0.2), spool, watch, **more
+        )
 
     return begin
 
@@ -200,6 +202,14 @@ def test_an_offender_among_three_is_left_out_and_the_honest_two_make_the_model(o
     assert set(outcome.results) == set(outcome.norms) == {"A", "B"}
     np.testing.assert_allclose(outcome.weights["stage1.b"], [0.25, 1.0, 0.75])
     assert told == []  # the round's own line says so
+
+
+def test_directions_are_not_compared_unless_asked_for(open_round):
+    """Honest sites that differ end a training pulling against each other."""
+    under_way = open_round("ABC", config=RoundConfig())
+    for site, value in {"A": 1.0, "B": 1.0, "C": -1.0}.items():
+        under_way.take(site, reply(value))
+    assert close(under_way).dropped == {}
 
 
 def test_an_offender_is_no_reply_of_the_quorum(open_round):

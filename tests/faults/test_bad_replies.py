@@ -124,7 +124,7 @@ def run(folder, configs, recipe, app, grid_class=InProcessGrid, quorum=2, **step
     config = Experiment(
         name="lies", sites=("A", "B", "C"), recipe=recipe,
         split=SplitConfig(test_fraction=0.3, validation_fraction=0.2),
-        rounds=RoundConfig(quorum=quorum, grace_s=60.0),
+        rounds=RoundConfig(quorum=quorum, grace_s=60.0, min_cosine=-0.2),
         steps=(StatisticsStep(kind="statistics"), TrainStep(kind="train", model="m", local_epochs=2, **step)),
     )  # fmt: skip
     ledger = Ledger(folder, config)
