@@ -27,8 +27,8 @@ $(INTEROP)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed  ## Three hospitals' phantoms through a real TLS federation, minutes on two cores.
 	$(BIN)/python -m deploy.demo
 
-seeds: $(VENV)/installed  ## The demo's experiment at three seeds in one process: what is noise.
-	$(BIN)/fedgtv-simulate configs/experiments/demo.yaml --seeds 1,2,3 --out runs/seeds
+seeds: $(VENV)/installed  ## Transfer, fine-tuning, federating: three seeds on phantoms, in one process.
+	$(BIN)/fedgtv-simulate configs/experiments/small/generalisation.yaml --seeds 1,2,3 --out runs/seeds
 
 openkbp: $(VENV)/installed  ## The three real cohorts under FEDGTV_DATA.
 	FEDGTV_DATA=$${FEDGTV_DATA:-../shared/data} $(BIN)/fedgtv-simulate configs/experiments/openkbp.yaml
