@@ -266,6 +266,7 @@ def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
     """Returns the headline sentences of one matrix, the most important first; never empty."""
     origins = {model: origin for model, origin in model_origins(experiment).items() if model in matrix.models}
     federated = [model for model, origin in origins.items() if origin.kind == "federated"]
+    federated.sort(key=lambda model: origins[model].initial is not None)  # one from fresh weights leads
     local = [model for model, origin in origins.items() if origin.kind == "local"]
     sentences = [_against_local(matrix, model, local) for model in federated[:1] if local]
     sentences += _means(matrix, federated if not local else federated[1:])
@@ -290,6 +291,9 @@ def _rivals(matrix: Matrix, origins: Mapping[str, ModelOrigin]) -> list[Comparis
 
 def _against_local(matrix: Matrix, federated: str, local: list[str]) -> str:
     """The federated model against the best and the mean local-only model, over the sites where all have a value."""
+    where = set(matrix.sites_with([federated], "dsc"))
+    whole = [model for model in local if where <= set(matrix.sites_with([model], "dsc"))]
+    local = whole or local  # one that only some sites measured would leave the others' cases out
     sites = matrix.sites_with([federated, *local], "dsc")
     if not sites:
         return ""
@@ -299,7 +303,7 @@ def _against_local(matrix: Matrix, federated: str, local: list[str]) -> str:
     own = matrix.mean_over_sites(federated, "dsc", sites)[0]
     shown = partial(_percent, decimals=gap.decimals)
     return (
-        f"Mean DSC over {_cases(matrix, sites)}: {federated} {shown(own)}"
+        f"Mean DSC over {_cases(matrix, sites, [federated, *local])}: {federated} {shown(own)}"
         f"{_sd_range(matrix, federated)}, the best of {len(local)} local-only "
         f"models ({best}, chosen by this same score) {shown(scores[best])}, the local-only models on average "
         f"{shown(fmean(scores.values()))}. The first minus the best: {gap} points ({gap.verdict})."
@@ -333,9 +337,9 @@ def _means(matrix: Matrix, models: list[str]) -> list[str]:
 def _means_over(matrix: Matrix, sites: tuple[str, ...], models: list[str]) -> str:
     means = [_percent(matrix.mean_over_sites(model, "dsc", sites)[0], matrix.decimals(sites)) for model in models]
     if len(models) == 1:
-        return f"{models[0]}: mean DSC {means[0]} over {_cases(matrix, sites)}."
+        return f"{models[0]}: mean DSC {means[0]} over {_cases(matrix, sites, models)}."
     told = ", ".join(f"{model} {mean}" for model, mean in zip(models, means, strict=True))
-    return f"Mean DSC over {_cases(matrix, sites)}: {told}."
+    return f"Mean DSC over {_cases(matrix, sites, models)}: {told}."
 
 
 def _abroad(matrix: Matrix, federated: str, origins: Mapping[str, ModelOrigin]) -> str:
@@ -398,12 +402,18 @@ def _by_site(matrix: Matrix, gap: Difference, first: dict[str, str], second: dic
     parts = []
     for site in gap.sites:
         here = difference(matrix, [(first[site], site)], [(second[site], site)])
-        parts.append(f"{site} {here} (n = {matrix.num_cases(site) or NONE})".replace(" ", "\N{NO-BREAK SPACE}"))
+        n = _least(matrix, [(first[site], site), (second[site], site)])
+        parts.append(f"{site} {here} (n = {n or NONE})".replace(" ", "\N{NO-BREAK SPACE}"))
     return f"{', '.join(parts)} points of DSC; mean {gap} ({gap.verdict})."
 
 
-def _cases(matrix: Matrix, sites: tuple[str, ...]) -> str:
-    """`3 sites (A, B, C; 10 test cases)`."""
-    numbers = [matrix.num_cases(site) for site in sites]
+def _cases(matrix: Matrix, sites: tuple[str, ...], models: list[str]) -> str:
+    """`3 sites (A, B, C; 10 test cases)`: those that every one of `models` was measured on."""
+    numbers = [_least(matrix, [(model, site) for model in models]) for site in sites]
     cases = f"{sum(number or 0 for number in numbers)}{'' if all(numbers) else ' or more'} {matrix.split} cases"
     return f"{counted(len(sites), 'site')} ({', '.join(sites)}; {cases})"
+
+
+def _least(matrix: Matrix, cells: list[tuple[str, str]]) -> int | None:
+    """The number of cases that all of these cells are over, as far as it is told."""
+    return min((number for cell in cells if (number := matrix.results[cell].n)), default=None)

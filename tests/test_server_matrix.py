@@ -297,6 +297,25 @@ def test_abroad_says_what_it_left_out_and_which_of_several_federated_models_is_m
     assert "reach 40.0 % (mean of 1 cell; 1 more without a value); fed reaches 70.0 % on the same cells." in told
 
 
+def test_the_headline_is_of_the_model_from_fresh_weights_and_of_all_sites():
+    """One model goes on from another, and one local-only model was measured at A alone, by folds: it limits nobody."""
+    steps = [
+        {"kind": "train", "model": "folds", "sites": ["A"]},
+        {"kind": "train", "model": "tuned", "initial": "folds", "sites": ["A", "B"]},
+        {"kind": "train", "model": "fed"},
+        {"kind": "local", "model": "loc", "sites": ["A"]},
+    ]
+    experiment = Experiment.model_validate({"name": "e", "sites": ["A", "B"], "steps": steps})
+    levels = {"tuned": 0.9, "fed": 0.8, "loc-A": 0.7}
+    cells = {(model, site): cell(value, n=12) for model, value in levels.items() for site in "AB"}
+    first, *others = conclusions(matrix_of(cells | {("folds", "A"): cell(0.95, n=20)}), experiment)
+    told = first.replace("\xa0", " ")
+    assert told.startswith("Mean DSC over 2 sites (A, B; 24 test cases): fed 80.00 %")
+    assert "the best of 1 local-only models (loc-A" in told
+    (own,) = (text.replace("\xa0", " ") for text in others if "the site's own" in text)
+    assert "A +10.00 (n = 12)" in own
+
+
 def test_the_federated_model_is_set_against_the_pooled_one_of_the_same_sites():
     steps = [
         {"kind": "train", "model": "fed"},
