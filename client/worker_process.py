@@ -115,6 +115,7 @@ def main() -> None:
     from flwr.supercore.superexec.executor import factory
 
     log_to_output()
+    warm_start.prepare()
     vars(factory)[SubprocessExecutor.__name__] = FreshCode
     flower_superexec()
 
