@@ -1,12 +1,12 @@
 """Starts Flower's SuperExec for the worker: `python -m client.worker_process` with Flower's arguments."""
 
 import logging
-import os
 import secrets
 import shutil
-import subprocess
 import threading
 from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 
 import httpx
 from flwr.common.constant import FLWR_HOME, SubStatus
@@ -18,6 +18,7 @@ from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExec
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 from flwr.supercore.utils import get_flwr_home
 
+from client import warm_start
 from common.atomic import OWNERS, write_text_atomically
 from common.logs import log_to_output
 
@@ -28,6 +29,33 @@ LEAVE_S = 10.0
 """What an earlier ClientApp gets to end by itself, and again once it was asked to."""
 
 
+@dataclass
+class Running:
+    """A ClientApp at work, and the thread that waits for its end: nothing else does."""
+
+    process: BaseProcess
+    spec: ExecutionSpec
+    thread: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._follow, name="clientapp", daemon=True)
+        self.thread.start()
+
+    def _follow(self) -> None:
+        """Ends the task when the process has ended; a node that has heard of it from the ClientApp refuses that."""
+        self.process.join()
+        _tell_ended(self.spec, f"ended with exit code {self.process.exitcode}")
+
+    def end(self) -> None:
+        """Waits for its end, then asks for it, then kills."""
+        for act in (self.process.terminate, self.process.kill):
+            self.thread.join(LEAVE_S)
+            if not self.thread.is_alive():
+                return
+            act()
+        self.thread.join()
+
+
 class FreshCode(SubprocessExecutor):
     """Starts a ClientApp in a new FLWR_HOME: Flower uses unread what lies unpacked in an old one.
 
@@ -36,7 +64,7 @@ class FreshCode(SubprocessExecutor):
     """
 
     def __init__(self) -> None:
-        self._running: subprocess.Popen[bytes] | None = None
+        self._running: Running | None = None
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         """As Flower's, but for the task's token: on a command line, every user of the machine could read it.
@@ -45,18 +73,17 @@ class FreshCode(SubprocessExecutor):
         ClientApp that still runs works for a node that was killed since, and would disturb this one: it is ended.
         """
         if self._running is not None:
-            _end(self._running)
+            self._running.end()
         try:
-            self._running = self._start(spec)
+            self._running = Running(self._start(spec), spec)
         except OSError as error:  # a full disk, mostly; the launcher itself must not end over it
             log.error("the process for a task cannot be started: %s", error)
             _tell_ended(spec, "cannot be started")
             return LaunchResult.failed("cannot be started")
-        threading.Thread(target=_follow, args=(self._running, spec), name="clientapp", daemon=True).start()
         return LaunchResult.accepted()
 
     @staticmethod
-    def _start(spec: ExecutionSpec) -> "subprocess.Popen[bytes]":
+    def _start(spec: ExecutionSpec) -> BaseProcess:
         homes = get_flwr_home()
         for earlier in homes.glob(f"{HOME}*"):
             shutil.rmtree(earlier, ignore_errors=True)
@@ -67,23 +94,7 @@ class FreshCode(SubprocessExecutor):
         command = [TASK_TYPE_TO_COMMAND[spec.task_type], TASK_TYPE_TO_APPIO_API_ADDRESS_ARG[spec.task_type]]
         command += [spec.runtime_api_address, "--token-file", str(path), "--insecure"]
         command += ["--parent-pid", str(spec.parent_pid)]
-        return subprocess.Popen(command, env=os.environ | {FLWR_HOME: str(home)})
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Waits for a ClientApp's end, then asks for it, then kills."""
-    for act in (process.terminate, process.kill):
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(LEAVE_S)
-            return
-        act()
-    process.wait()
-
-
-def _follow(process: "subprocess.Popen[bytes]", spec: ExecutionSpec) -> None:
-    """Ends the task of a ClientApp that has ended; a node that has heard of it from the ClientApp refuses that."""
-    process.wait()
-    _tell_ended(spec, f"ended with exit code {process.returncode}")
+        return warm_start.start(command, {FLWR_HOME: str(home)})
 
 
 def _tell_ended(spec: ExecutionSpec, details: str) -> None:
@@ -104,6 +115,7 @@ def main() -> None:
     from flwr.supercore.superexec.executor import factory
 
     log_to_output()
+    warm_start.prepare()
     vars(factory)[SubprocessExecutor.__name__] = FreshCode
     flower_superexec()
 

@@ -33,7 +33,7 @@ def demo(
     (folder / DONE).touch()
     console.print(
         f"\n[bold]{time.monotonic() - started:.0f} s in all[/]; peak memory of all processes together: "
-        f"{showcase.peak_gb:.1f} GB"
+        f"{showcase.peak_gb:.1f} GB (proportional set size)"
     )
 
 

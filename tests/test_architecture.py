@@ -28,6 +28,7 @@ IMPORT_FLOWER = {
     "client.node_messages",
     "client.node_process",
     "client.node_queue",
+    "client.warm_start",
     "client.worker_process",
     "server.app",
     "server.acceptance",
@@ -47,7 +48,7 @@ IMPORT_FLOWER = {
 }
 """The messages, the two apps, the rounds and those steps that touch messages, the site's border and its gate in
 Flower's SuperNode with the queue before it, Flower's SuperLink with our database settings and guard, how Flower packs a
-bundle, and the simulation's grid and its pools, and what starts the training code under an account of its own.
+bundle, and the simulation's grid and its pools, and what starts the training code.
 
 Node, SuperLink and control need not: they run Flower's own commands as processes.
 """

@@ -1,7 +1,6 @@
 """The worker: it waits for the node's secret, is started again, passes lines on, and starts code unpacked anew."""
 
 import importlib
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -17,10 +16,10 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import factory
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResultStatus
 
-from client import worker_process
+from client import warm_start, worker_process
 from client.worker import NAME, Worker
 from client.worker_account import SECRET
-from client.worker_process import TOKEN, FreshCode
+from client.worker_process import TOKEN, FreshCode, Running
 from common.errors import WorkError
 
 flwr_clientapp = importlib.import_module("flwr.supernode.cli.flwr_clientapp")
@@ -93,19 +92,26 @@ class Started:
     """Stands in for a ClientApp's process; it ends once it was told to so many times."""
 
     stubborn: int = 0
-    returncode: int = -9
+    exitcode: int = -9
     told: list[str] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
 
-    def wait(self, timeout: float | None = None) -> int:
-        if len(self.told) < self.stubborn:
-            raise subprocess.TimeoutExpired("flwr-clientapp", timeout or 0.0)
-        return self.returncode
+    def __post_init__(self) -> None:
+        self._hear()
+
+    def join(self) -> None:
+        self.ended.wait()
 
     def terminate(self) -> None:
-        self.told.append("terminate")
+        self._hear("terminate")
 
     def kill(self) -> None:
-        self.told.append("kill")
+        self._hear("kill")
+
+    def _hear(self, *what: str) -> None:
+        self.told += what
+        if len(self.told) >= self.stubborn:
+            self.ended.set()
 
 
 @pytest.mark.parametrize("stubborn", [0, 1, 2])
@@ -115,8 +121,9 @@ def test_a_clientapp_of_a_node_that_was_killed_is_ended_before_the_next_one(
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
     processes = [Started(stubborn), Started()]
     waiting = list(processes)
-    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: waiting.pop(0))
-    monkeypatch.setattr(worker_process, "_follow", lambda *_: None)
+    monkeypatch.setattr(warm_start, "start", lambda *_: waiting.pop(0))
+    monkeypatch.setattr(worker_process, "_tell_ended", lambda *_: None)
+    monkeypatch.setattr(worker_process, "LEAVE_S", 0.05)
     launcher = FreshCode()
     launcher.launch(ASKED)
     assert processes[0].told == []
@@ -143,14 +150,14 @@ def test_the_end_of_a_clientapp_is_told_to_the_node_with_its_own_token() -> None
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         spec = replace(ASKED, runtime_api_address=f"127.0.0.1:{server.server_port}")
-        worker_process._follow(Started(), spec)  # type: ignore[arg-type]
+        Running(Started(), spec).thread.join()  # type: ignore[arg-type]
         thread.join()
     ((path, headers, body),) = heard
     assert path == "/v1/runtime/push-task-output"
     assert SECRET_TOKEN in headers
     told = PushTaskOutputRequest.FromString(body)
     assert (told.sub_status, told.details) == ("failed", "ended with exit code -9")
-    worker_process._follow(Started(), spec)  # type: ignore[arg-type]  # and a node that is gone is nobody's fault
+    worker_process._tell_ended(spec, "and a node that is gone is nobody's fault")
 
 
 def test_a_full_disk_ends_the_task_and_not_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,12 +177,12 @@ def test_a_task_finds_nothing_unpacked_and_shows_no_token(tmp_path: Path, monkey
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
     found: list[tuple[list[str], Path]] = []
 
-    def start(words: list[str], env: dict[str, str]) -> Started:
-        found.append((words, Path(env["FLWR_HOME"])))
+    def start(words: list[str], environment: dict[str, str]) -> Started:
+        found.append((words, Path(environment["FLWR_HOME"])))
         return Started()
 
-    monkeypatch.setattr("subprocess.Popen", start)
-    monkeypatch.setattr(worker_process, "_follow", lambda *_: None)
+    monkeypatch.setattr(warm_start, "start", start)
+    monkeypatch.setattr(worker_process, "_tell_ended", lambda *_: None)
     FreshCode().launch(ASKED)
     unpacked = "fedgtv.fedgtv.0.1.0.12345678"  # the right 8 digits, whatever is in it
     (tmp_path / "kept" / unpacked).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Resident memory of processes, against what this process is known to hold."""
+"""Memory of processes together, against what this process is known to hold."""
 
 import contextlib
 import os
@@ -8,29 +8,51 @@ import time
 
 import pytest
 
-from deploy.memory import PeakMemory, descendants, resident_bytes
+from deploy.memory import PeakMemory, descendants, proportional_bytes
 
 MIB = 2**20
 
 
 def test_this_process_holds_something_and_a_gone_one_nothing():
-    assert resident_bytes(os.getpid()) > 10 * MIB
+    assert proportional_bytes(os.getpid()) > 10 * MIB
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    assert resident_bytes(gone.pid) == 0
+    assert proportional_bytes(gone.pid) == 0
 
 
 def test_memory_that_is_touched_counts():
-    before = resident_bytes(os.getpid())
+    before = proportional_bytes(os.getpid())
     block = bytearray(b"\1") * (64 * MIB)
-    grown = resident_bytes(os.getpid()) - before
+    grown = proportional_bytes(os.getpid()) - before
     assert len(block) == 64 * MIB
     assert 56 * MIB < grown < 80 * MIB
 
 
+FORK = """
+import os
+from deploy.memory import proportional_bytes
+block = bytearray(b"x") * (96 * 2**20)
+before = proportional_bytes(os.getpid())
+read, write = os.pipe()
+if not (fork := os.fork()):
+    os.close(write)
+    os.read(read, 1)  # until the other end is closed
+    os._exit(0)
+print(before, proportional_bytes(os.getpid()), proportional_bytes(fork))
+"""
+"""Holds 96 MiB that its fork shares."""
+
+
+def test_memory_that_a_fork_shares_counts_once():
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True)
+    before, *shared = map(int, done.stdout.split())
+    assert all(48 * MIB < each < 72 * MIB for each in shared)
+    assert abs(sum(shared) - before) < 24 * MIB
+
+
 def test_peak_stays_after_the_memory_is_gone():
     with PeakMemory(list, every_s=0.005) as memory:
-        low = resident_bytes(os.getpid())
+        low = proportional_bytes(os.getpid())
         block = bytearray(b"\1") * (64 * MIB)
         deadline = time.monotonic() + 5
         while memory.peak_bytes < low + 48 * MIB and time.monotonic() < deadline:
@@ -62,7 +84,7 @@ def sampled(members):
         while len(asked) < 5 and time.monotonic() < deadline:
             time.sleep(0.005)
     assert len(asked) >= 5
-    return memory.peak_bytes - resident_bytes(os.getpid())
+    return memory.peak_bytes - proportional_bytes(os.getpid())
 
 
 @pytest.mark.parametrize("code", [HOLD, START], ids=["child", "grandchild"])
@@ -89,4 +111,4 @@ def test_a_process_named_twice_counts_once():
         deadline = time.monotonic() + 5
         while not memory.peak_bytes and time.monotonic() < deadline:
             time.sleep(0.005)
-    assert 0 < memory.peak_bytes < 2 * resident_bytes(os.getpid())
+    assert 0 < memory.peak_bytes < 2 * proportional_bytes(os.getpid())

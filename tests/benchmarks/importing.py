@@ -58,7 +58,7 @@ def measure(export, cases, config, num_processes):
     shutil.rmtree(cases, ignore_errors=True)
     used = processor_s()
     start = time.perf_counter()
-    with PeakMemory(lambda: (), every_s=0.02) as memory:
+    with PeakMemory(lambda: (), every_s=0.2) as memory:
         report = import_folder(export, cases, config, "A", num_processes=num_processes)
     seconds, used = time.perf_counter() - start, processor_s() - used
     assert len(report.imported) == len(report.cases), report.refused

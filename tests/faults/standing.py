@@ -46,12 +46,15 @@ class Standing:
 
 
 def role(process_id: int) -> str | None:
-    """What a process of a federation is; None for one that has ended, and for what is none of `ROLES`."""
+    """What a process of a federation is; None for one that has ended, and for what is none of `ROLES`.
+
+    A ClientApp is forked, with the command line of what it was forked from, and has a name of its own.
+    """
     try:
         words = Path(f"/proc/{process_id}/cmdline").read_bytes().decode().split("\0")
+        names = [Path(word).name for word in words[:4]] + [Path(f"/proc/{process_id}/comm").read_text().strip()]
     except OSError:
         return None
-    names = [Path(word).name for word in words[:4]]
     return next((each for each in ROLES if each in names), None)
 
 

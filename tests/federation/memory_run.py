@@ -19,7 +19,6 @@ from common.statistics import HuHistogram
 from common.steps import StatisticsStep, TrainStep
 from common.tasks import EpochRecord, SiteStatistics, StatisticsTask, TrainResult
 from deploy.in_process import InProcessGrid
-from deploy.memory import resident_bytes
 from server import sites as server_sites
 from server.experiment import run_experiment
 from server.ledger import Ledger
@@ -58,6 +57,12 @@ def client_app(message: Message, _: Context) -> Message:
     return Message(wire.train_reply(weights, received, result, task.transport), reply_to=message)
 
 
+def resident(field: str) -> float:
+    """MB in this process's memory: VmRSS now, VmHWM at most."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
 def main(num_sites: int, num_rounds: int, megabytes: float, folder: Path) -> None:
     server_sites.POLL_S = 0.01
     os.fsync = lambda handle: None  # a slow disk would say nothing of memory
@@ -72,14 +77,13 @@ def main(num_sites: int, num_rounds: int, megabytes: float, folder: Path) -> Non
 
     def on_record(record: dict) -> None:
         if record["kind"] == "round":
-            resident_mb.append(resident_bytes(os.getpid()) / 1e6)
+            resident_mb.append(resident("VmRSS"))
 
     ledger = Ledger(folder, experiment, on_record)
     with closing(InProcessGrid(client_app, dict.fromkeys(sites, folder / "site.yaml"))) as grid:
         run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds, Watch(folder, ledger.append)))
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     size = sum(array.nbytes for array in ledger.load_model("m").values())
-    told = {"model_mb": size / 1e6, "resident_mb": resident_mb, "peak_mb": int(peak.split()[1]) * 1024 / 1e6}
+    told = {"model_mb": size / 1e6, "resident_mb": resident_mb, "peak_mb": resident("VmHWM")}
     print(json.dumps(told))
 
 
