@@ -1,6 +1,7 @@
 """What the benchmark of rounds makes of what it sees: bytes, memory, times, and why something failed."""
 
 import importlib
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -69,18 +70,37 @@ def test_a_process_is_known_by_its_name_or_its_command(family, words, found):
     assert family.role(words) == found
 
 
+def test_nvflare_s_rounds_are_read_from_its_log(script):
+    lines = [
+        "2026-01-02 03:04:05,250 - FedAvg - INFO - [identity=rounds] - ",
+        80 * "-",
+        f"{'Round 0 started.':^80}",
+        80 * "-",
+        "",
+        "2026-01-02 03:04:06,000 - FedAvg - INFO - [identity=rounds] - Aggregated 1/3 results",
+        "2026-01-02 03:04:07,500 - FedAvg - INFO - [identity=rounds] - ",
+        80 * "=",
+        f"{'Finished FedAvg.':^80}",
+    ]
+    began = datetime(2026, 1, 2, 3, 4, 5, 250_000).timestamp()
+    marks_of = script("_nvflare_rounds").marks_of
+    assert marks_of("\n".join(lines)) == [began, began + 2.25]
+    assert marks_of("\n".join(lines[:6])) == [began]
+    assert marks_of("") == []
+
+
 def test_ratios_are_to_the_best_peer_and_the_first_round_does_not_count(script, wire):
     rounds = script("rounds")
     trips = [wire.RoundTrip(9, 9, 1, 1, 1, 1), wire.RoundTrip(2_000_000, 1_000_000, 1, 2, 3, 4)]
     rows = [
         rounds.Row("50", "product", "", [9.0, 3.0], 4.0, trips, [], 2_000_000_000, {"ClientApp": 500_000_000}),
         rounds.Row("50", "flower", "", [9.0, 6.0], 5.0, trips, [], 8_000_000_000, {"flwr command": 1}),
-        rounds.Row("50", "flower", "not done within 5 s: broken"),
+        rounds.Row("50", "nvflare", "not done within 5 s: broken"),
     ]
     assert rounds.table(rows).splitlines() == [
         "| 50 | product | 3.00 | 0.50 | 4.0 | 6.0 | 3.0 | 2.00 | 0.25 | ClientApp 0.50 |",
         "| 50 | flower | 6.00 | 1.00 | 5.0 | 6.0 | 3.0 | 8.00 | 1.00 |  |",
-        "| 50 | flower | failed: not done within 5 s: broken | | | | | | | |",
+        "| 50 | nvflare | failed: not done within 5 s: broken | | | | | | | |",
     ]
     told = rounds.shares(rows[0])
     assert told == "50, product: dispatch 1.00 s, at the site 2.00 s, upload 3.00 s, after it 4.00 s"

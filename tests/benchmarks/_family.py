@@ -13,7 +13,7 @@ from typing import Self
 from common.processes import MARK
 
 SAMPLE_S = 0.2
-SHARE = 0.05
+SHARE = 0.1
 """Of a core: so much at most goes into looking."""
 ROLES = {
     "flwr-serverapp": "ServerApp",
@@ -27,6 +27,7 @@ ROLES = {
     "client.worker_process": "launcher of ClientApps",
     "nginx:": "gateway",
     "nginx": "gateway",
+    "nvflare": "nvflare command",
     "nvflare.private.fed.app.server.server_train": "server",
     "nvflare.private.fed.app.client.client_train": "client",
     "nvflare.private.fed.app.server.runner_process": "server's job",

@@ -1,4 +1,4 @@
-"""A round of federated training without the training: the product and stock Flower, one after another.
+"""A round of federated training without the training: the product, stock Flower and NVFlare, one after another.
 
 Each is a federation of real processes on this machine, a coordinator and three sites, over TLS. The sites add a small
 number of their own to every weight, so that nothing is sent that the other side has already. Site A's calls pass a
@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,7 +38,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SIZES = ("0", "50", "200", "500", "full")
 PRODUCT = "product"
-SYSTEMS = {PRODUCT: "_product_rounds.py", "flower": "_flower_rounds.py"}
+SYSTEMS = {PRODUCT: "_product_rounds.py", "flower": "_flower_rounds.py", "nvflare": "_nvflare_rounds.py"}
 LOG = "driver.log"
 WAYS = ("down", "up")
 TOLD_BYTES = 50_000_000
@@ -92,7 +93,7 @@ class Row:
 def write_model(size: str, folder: Path) -> tuple[Path, Path]:
     """Writes weights of a size and their recipe, and returns both paths; torch stays out of this process's memory."""
     folder.mkdir()
-    with ProcessPoolExecutor(1) as elsewhere:
+    with ProcessPoolExecutor(1, get_context("spawn")) as elsewhere:
         elsewhere.submit(_write_model, size, folder).result()
     return folder / "model.safetensors", folder / "recipe.json"
 
@@ -122,7 +123,7 @@ def idle_release(folder: Path) -> Path:
 
 def measure(size: str, system: str, work: Path, model: Sequence[Path], num_rounds: int, limit_s: float) -> Row:
     """Runs one federation in `work` and returns what it took; nothing of it is left running."""
-    release = idle_release(work / "release") if system == "product" else ROOT
+    release = idle_release(work / "release") if system == PRODUCT else ROOT
     search = os.pathsep.join(map(str, (release, ROOT / "tests")))
     environment = os.environ | {"PYTHONPATH": search, MARK: str(work), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / SYSTEMS[system]), str(work)]
@@ -201,7 +202,7 @@ def shares(row: Row) -> str:
     seen = {name: median(getattr(trip, key) for trip in trips) for name, key in names.items() if trips}
     known = {name: median(part[name] for part in row.later(row.parts)) for name in (*row.parts, {})[0]}
     told = [", ".join(f"{name} {seconds:.2f} s" for name, seconds in each.items()) for each in (seen, known) if each]
-    return f"{row.size}, {row.system}: " + "; ".join(told)
+    return f"{row.size}, {row.system}: " + ("; ".join(told) or "too little passes to tell")
 
 
 def main() -> None:
@@ -222,7 +223,7 @@ def main() -> None:
             print(table(new), flush=True)
             rows += new
     print("\nWhere the time of a round goes, median without the first:\n")
-    print("\n".join(shares(row) for row in rows if not row.fault and row.trips))
+    print("\n".join(shares(row) for row in rows if not row.fault))
 
 
 def _measured(size: str, system: str, folder: Path, model: Sequence[Path], arguments: argparse.Namespace) -> Row:
