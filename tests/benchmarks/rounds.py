@@ -230,7 +230,9 @@ def _measured(size: str, system: str, folder: Path, model: Sequence[Path], argum
     work = folder / f"{system}-{size}"
     work.mkdir()
     try:
-        return measure(size, system, work, model, arguments.rounds, arguments.limit_s)
+        row = measure(size, system, work, model, arguments.rounds, arguments.limit_s)
+        print(f"{size}, {system}: {row.fault or 'measured'}", file=sys.stderr, flush=True)
+        return row
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
