@@ -16,6 +16,7 @@ from server.daemons import HOST, start_daemon
 from server.provision import Certificates, make_certificates
 
 LOOK_S = 0.1
+START_S = 120.0
 ASK_EVERY_S = 60.0
 """Asking for a run's state starts a process, which would be felt."""
 PROJECT = """\
@@ -99,7 +100,7 @@ def running(setup: Setup, certificates: Certificates) -> Iterator[Control]:
         command = [flower_command("flower-superlink"), "--host", HOST, "--port", str(port)]
         command += ["--ssl-certfile", str(certificates.certificate), "--ssl-keyfile", str(certificates.key)]
         command += ["--ssl-ca-certfile", str(certificates.authority), "--disable-runtime-dependency-installation"]
-        start_daemon(superlink, command, environment, port, certificates.authority, 60.0)
+        start_daemon(superlink, command, environment, port, certificates.authority, START_S)
         for number, site in enumerate(SITES):
             node = ProcessTree("supernode", setup.folder / f"site-{site}")
             stack.callback(node.stop)

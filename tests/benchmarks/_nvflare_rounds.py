@@ -122,7 +122,7 @@ def running(kits: Path) -> Iterator[None]:
 def connected(kits: Path) -> Iterator[Any]:
     """The administrator's session, once all clients are connected."""
     api = peer("nvflare.fuel.flare_api.flare_api")
-    session = until(lambda: api.new_secure_session(ADMIN, str(kits / ADMIN)))
+    session = until(lambda: api.new_secure_session(ADMIN, str(kits / ADMIN), command_timeout=CONNECT_S))
     try:
         until(lambda: len(session.get_system_info().client_info) == len(SITES))
         yield session
