@@ -49,12 +49,6 @@ def test_a_round_in_which_nothing_passed_took_its_time_all_the_same(wire):
     assert wire.round_trip([wire.Passed(1.0, 70, 5)], 2.0, 5.0) == wire.RoundTrip(0, 0, 0.0, 0.0, 0.0, 3.0)
 
 
-def test_a_shared_page_counts_in_parts(family):
-    text = "55d0-7fff ---p 00000000 00:00 0  [rollup]\nRss:  9000 kB\nPss:  4096 kB\nPss_Dirty:  100 kB\n"
-    assert family.proportional_bytes(text) == 4 << 20
-    assert family.proportional_bytes("") == 0
-
-
 @pytest.mark.parametrize(
     ("words", "found"),
     [

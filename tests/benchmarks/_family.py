@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from common.processes import MARK
+from deploy.memory import proportional_bytes
 
 SAMPLE_S = 0.2
 SHARE = 0.1
@@ -59,11 +60,6 @@ def role(words: list[str]) -> str:
     return next((ROLES[name] for name in (*words, *names) if name in ROLES), "other")
 
 
-def proportional_bytes(smaps_rollup: str) -> int:
-    """Returns the proportional set size of /proc/PID/smaps_rollup: of a page that several share, each has its part."""
-    return next((int(line.split()[1]) * 1024 for line in smaps_rollup.splitlines() if line.startswith("Pss:")), 0)
-
-
 class PeakByRole:
     """Samples a federation's memory inside a `with`: the most of all together, and of each role's largest process."""
 
@@ -95,11 +91,11 @@ class PeakByRole:
         for process_id in members(self._folder):
             process = Path(f"/proc/{process_id}")
             try:
-                num_bytes = proportional_bytes((process / "smaps_rollup").read_text())
                 words = (process / "cmdline").read_bytes().decode().split("\0")[:6]
                 name = role([(process / "comm").read_text().strip(), *words])
             except OSError:
                 continue  # it has just ended
+            num_bytes = proportional_bytes(process_id)
             name = DRIVER if process_id == self._driver else name
             self.of_role[name] = max(self.of_role.get(name, 0), num_bytes)
             total += num_bytes
