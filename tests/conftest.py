@@ -1,6 +1,5 @@
 import hashlib
 import io
-import json
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_site
 import torch
 from pydicom import Dataset, FileDataset
 from pydicom.dataset import FileMetaDataset
@@ -243,7 +243,6 @@ def command(capsys, monkeypatch):
     return run
 
 
-TINY_GRID = Geometry((16, 24, 24), (4.0, 4.0, 4.0), (-46.0, -46.0, 0.0))
 TINY_RECIPE = Recipe(
     preprocess=PreprocessConfig(spacing_mm=(4.0, 4.0, 4.0), roi=RoiConfig(crop_at_neck=False)),
     stage1=StageConfig(
@@ -258,41 +257,19 @@ TINY_RECIPE = Recipe(
 @pytest.fixture
 def tiny_hu():
     """(z, y, x) HU: a body of 40 HU in air, with a bone of 400 HU along its axis."""
-    hu = np.full(TINY_GRID.size, -1000, np.int16)
-    hu[:, 4:20, 4:20] = 40
-    hu[:, 10:12, 10:12] = 400
-    return hu
+    return tiny_site.hu()
 
 
 @pytest.fixture
 def tiny_label():
     """(z, y, x): a target of 4 x 4 x 4 voxels of 64 mm3, which is 4.096 ml."""
-    label = np.zeros(TINY_GRID.size, np.uint8)
-    label[6:10, 6:10, 6:10] = 1
-    return label
+    return tiny_site.label()
 
 
 @pytest.fixture
-def make_site(tiny_hu, tiny_label):
+def make_site():
     """A function that makes a site of imported cases, alike but for a voxel of air, and returns its site.yaml."""
-
-    def make(folder, site="A", num_cases=3, policy=None):
-        folder.mkdir(parents=True)
-        config = {"site": site, "device": "cpu", "num_threads": 1, "policy": policy or {"min_cases": 1}}
-        (folder / "site.yaml").write_text(json.dumps(config))
-        entries = []
-        for number in range(1, num_cases + 1):
-            name = f"{site}-{number:04d}"
-            (folder / "cases" / name).mkdir(parents=True)
-            hu = tiny_hu.copy()
-            hu[0, 0, 1] += number
-            write_nifti(Volume(hu, TINY_GRID), folder / "cases" / name / "image.nii.gz")
-            write_nifti(Volume(tiny_label, TINY_GRID), folder / "cases" / name / "label.nii.gz")
-            entries.append(CaseEntry(name, name, (f"{name}/image.nii.gz",), f"{name}/label.nii.gz"))
-        write_index(folder / "cases", entries)
-        return folder / "site.yaml"
-
-    return make
+    return tiny_site.make_site
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+from federation.sized import sized_recipe
 from flwr.app import ArrayRecord, Context, Message
 
 from common import wire
 from common.experiment import Experiment
-from common.model import build_model, model_weights
-from common.recipe import NetworkConfig, PreprocessConfig, Recipe, StageConfig
 from common.statistics import HuHistogram
 from common.steps import StatisticsStep, TrainStep
 from common.tasks import EpochRecord, SiteStatistics, StatisticsTask, TrainResult
@@ -24,19 +23,6 @@ from server.experiment import run_experiment
 from server.ledger import Ledger
 from server.sites import Sites
 from server.watch import Watch
-
-
-def recipe(megabytes: float) -> Recipe:
-    """One stage whose weights take about so much; they grow with the square of the widths."""
-    one = _stage(64)
-    size = sum(array.nbytes for array in model_weights(build_model(one, 1)).values())
-    return _stage(round(64 * (megabytes * 1e6 / size) ** 0.5))
-
-
-def _stage(width: int) -> Recipe:
-    network = NetworkConfig(widths=(width, 2 * width), strides=((2, 2, 2),), aspp=None)
-    stage = StageConfig(network=network, patch_size=(8, 8, 8))
-    return Recipe(preprocess=PreprocessConfig(spacing_mm=(8.0, 8.0, 8.0)), stage1=stage, stage2=None)
 
 
 def client_app(message: Message, _: Context) -> Message:
@@ -70,7 +56,7 @@ def main(num_sites: int, num_rounds: int, megabytes: float, folder: Path) -> Non
     experiment = Experiment(
         name="memory",
         sites=sites,
-        recipe=recipe(megabytes),
+        recipe=sized_recipe(megabytes),
         steps=(StatisticsStep(kind="statistics"), TrainStep(kind="train", model="m", rounds=num_rounds)),
     )
     resident_mb: list[float] = []

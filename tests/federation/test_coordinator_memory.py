@@ -11,13 +11,14 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SCRIPT = Path(__file__).parent / "memory_run.py"
 ROOT = Path(__file__).parents[2]
+PYTHONPATH = f"{ROOT}:{ROOT / 'tests'}"
 
 
 def measured(folder, num_sites, num_rounds, megabytes):
     """What a run without training, all in one process of its own, tells of its memory."""
     arguments = [str(num_sites), str(num_rounds), str(megabytes), str(folder)]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], cwd=ROOT, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        [sys.executable, str(SCRIPT), *arguments], cwd=ROOT, env={"PYTHONPATH": PYTHONPATH, "PATH": "/usr/bin:/bin"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
