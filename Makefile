@@ -33,8 +33,8 @@ seeds: $(VENV)/installed  ## Transfer, fine-tuning, federating: three seeds on p
 openkbp: $(VENV)/installed  ## The three real cohorts under FEDGTV_DATA.
 	FEDGTV_DATA=$${FEDGTV_DATA:-../shared/data} $(BIN)/fedgtv-simulate configs/experiments/openkbp.yaml
 
-bench: $(BENCH)/installed  ## Every benchmark of one core against its peers: what docs/performance.md shows, but for rounds.
-	failed=; for script in $(filter-out %/rounds.py,$(wildcard tests/benchmarks/[!_]*.py)); do \
+bench: $(BENCH)/installed  ## Every benchmark of one core against its peers: what docs/performance.md shows, but for rounds and 16 bits.
+	failed=; for script in $(filter-out %/rounds.py %/precision.py,$(wildcard tests/benchmarks/[!_]*.py)); do \
 		OMP_NUM_THREADS=1 $(BENCH)/bin/python $$script || failed="$$failed $$script"; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
