@@ -42,8 +42,9 @@ def compare(
         raise NoResultsError(f"metric {odd[0]!r} is not measured; expected {', '.join(METRIC_NAMES)}; update one side")
     parts = cache(cases_of)
     rows = {name: _row(name, each, folder, parts) for name, each in task.rows.items()}
+    fewest = {name: _fewest([len(parts(fold)) for _, fold in each]) for name, each in task.rows.items()}
     return CompareResult(
-        rows={name: _spread(list(row.values()), task.metrics) for name, row in rows.items()},
+        rows={name: _spread(list(row.values()), fewest[name], task.metrics) for name, row in rows.items()},
         pairs=tuple(_difference(one, two, rows, task.metrics) for one, two in task.pairs),
         seconds=seconds(),
     )
@@ -66,9 +67,14 @@ def _row(
     return row
 
 
-def _spread(row: Sequence[MeasuredCase], metrics: Sequence[str]) -> RowSpread:
+def _fewest(numbers: Sequence[int]) -> int:
+    return min((number for number in numbers if number), default=0)
+
+
+def _spread(row: Sequence[MeasuredCase], fewest: int, metrics: Sequence[str]) -> RowSpread:
     return RowSpread(
         n=len(row),
+        fewest=fewest,
         num_undefined=sum(math.isnan(each.metrics.assd_mm) for each in row),
         num_empty=sum(each.is_empty for each in row),
         metrics={name: _metric_spread([value(each, name) for each in row]) for name in metrics},

@@ -1,8 +1,9 @@
-"""What of a comparison may leave a site: nothing that tells a single case's metrics, alone or by subtraction.
+"""What of a comparison may leave a site: nothing of fewer cases than `min_cases`, alone or by simple subtraction.
 
-The numbers told of a metric are fewer than the cases behind them, so they cannot be solved for these: 2 (mean, SD) of
-3 cases, 5 (and median and interval) of 6, 9 (and quartiles and whiskers) of 12, with the default `min_cases` of 3.
-Quartiles and whiskers are values of single cases besides, or lie between two.
+Of one row and metric fewer numbers are told than there are cases: 2 (mean, SD) of 3 cases, 5 (and median and interval)
+of 6, 9 (and quartiles and whiskers) of 12, with the default `min_cases` of 3. That is a bound for one row alone: pairs
+of many models, and several metrics, tell more of the same cases. Medians, quartiles and whiskers are values of single
+cases, or lie between two.
 """
 
 from client.policy import METRICS, Withheld
@@ -18,9 +19,10 @@ BOX, BOX_FACTOR = ("q1", "q3", "whisker_low", "whisker_high"), 4
 def limit_comparison(policy: PolicyConfig, task: CompareTask, result: CompareResult, told: Withheld) -> CompareResult:
     """Returns a comparison of the task's rows and pairs alone, with nothing that rests on too few cases.
 
-    Of fewer than `min_cases` cases only their number is told. So it is of a pair that leaves out so few cases of a
-    row, for want of a distance: the row's mean less the pair's would tell theirs. A site that shares single cases'
-    metrics tells median, interval, quartiles and such pairs too.
+    Of fewer than `min_cases` cases only their number is told. So it is of a row with a fold of so few, and of its
+    pairs: the row less the other folds, which were told, would be that fold. So it is of a pair that leaves out so few
+    cases of a row, for want of a distance: the row's mean less the pair's would tell theirs. A site that shares single
+    cases' metrics tells median, interval, quartiles and such pairs too.
 
     Raises:
         PolicyError: it holds another row, pair or metric, which could carry words out.
@@ -40,11 +42,18 @@ def limit_comparison(policy: PolicyConfig, task: CompareTask, result: CompareRes
 
 
 def _limit_row(policy: PolicyConfig, row: RowSpread, told: Withheld) -> RowSpread:
-    if row.n < policy.min_cases:
-        told.what.append(f"spread of {row.n} cases")
+    if not _is_whole(policy, row):
+        of = f", a fold of {row.fewest}" if row.n >= policy.min_cases else ""
+        told.what.append(f"spread of {row.n} cases{of}")
         none = {name: MetricSpread(n=0) for name in row.metrics}
         return RowSpread(n=row.n, num_undefined=0, num_empty=0, metrics=none)
+    row = row.model_copy(update={"fewest": 0})  # nobody needs it
     return row.model_copy(update={"metrics": {name: _limit_spread(policy, each) for name, each in row.metrics.items()}})
+
+
+def _is_whole(policy: PolicyConfig, row: RowSpread) -> bool:
+    """Whether all of its parts may be told."""
+    return min(row.n, row.fewest) >= policy.min_cases
 
 
 def _limit_spread(policy: PolicyConfig, spread: MetricSpread) -> MetricSpread:
@@ -60,11 +69,12 @@ def _limit_spread(policy: PolicyConfig, spread: MetricSpread) -> MetricSpread:
 def _limit_pair(
     policy: PolicyConfig, pair: PairDifference, rows: dict[str, RowSpread], told: Withheld
 ) -> PairDifference:
+    both_whole = all(_is_whole(policy, rows[row]) for row in (pair.first, pair.second))
     metrics = {}
     for name, each in pair.metrics.items():
         left_out = [rows[row].metrics[name].n - each.n for row in (pair.first, pair.second)]
         subtracts = any(0 < number < policy.min_cases for number in left_out) and not policy.share_case_metrics
-        hidden = each.n < policy.min_cases or subtracts
+        hidden = each.n < policy.min_cases or subtracts or not both_whole
         if hidden and each.difference is not None:
             told.what.append(f"difference in {name} of {each.n} cases")
         metrics[name] = MetricDifference(n=each.n) if hidden else each

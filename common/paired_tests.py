@@ -74,7 +74,24 @@ def paired_t(differences: Moments) -> PairedT | None:
     n, mean, sd = differences.n, differences.mean, differences.sd
     if n < 2 or sd <= EXACT * abs(mean):
         return None
-    error, degrees = sd / math.sqrt(n), n - 1
+    return _t_test(mean, sd / math.sqrt(n), n - 1)
+
+
+def mean_of_sites(parts: Sequence[Moments]) -> tuple[float, PairedT | None]:
+    """Returns the mean of sites' mean differences, each site once, and its test; None as in `paired_t`.
+
+    The degrees of freedom are those of Satterthwaite (Biometrics Bulletin 2, 1946), for sites differ in n and SD.
+    """
+    mean = math.fsum(part.mean for part in parts) / len(parts)
+    shares = [part.sd**2 / part.n / len(parts) ** 2 for part in parts]
+    error = math.sqrt(math.fsum(shares))
+    if any(part.n < 2 for part in parts) or error <= EXACT * abs(mean):
+        return mean, None
+    degrees = error**4 / math.fsum(share**2 / (part.n - 1) for share, part in zip(shares, parts, strict=True))
+    return mean, _t_test(mean, error, degrees)
+
+
+def _t_test(mean: float, error: float, degrees: float) -> PairedT:
     t = mean / error
     reach = float(special.stdtrit(degrees, (1 + LEVEL) / 2)) * error
     return PairedT(t, float(2 * special.stdtr(degrees, -abs(t))), mean - reach, mean + reach)

@@ -275,6 +275,8 @@ class RowSpread(Frozen):
     num_undefined: Count
     num_empty: Count
     """Cases in which the model found nothing."""
+    fewest: Count = 0
+    """Cases of the smallest of its parts that has any: folds, or the plain split's one."""
     metrics: dict[str, MetricSpread]
 
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from math import isnan, nan, sqrt
 from statistics import fmean, stdev
 
+from scipy import special
+
 from common.experiment import Experiment
 from common.paired_tests import Moments, paired_t
 from server.conclusion import ModelOrigin, local_homes, model_origins, pooled_like, variance_of_mean
 from server.matrix import Matrix
 
-NORMAL_95 = 1.96
 Cell = tuple[str, str]
 """A model at a site."""
 
@@ -23,6 +24,8 @@ class Finding:
     values: tuple[float, ...]
     errors: tuple[float | None, ...] = ()
     """Standard error of each value over the test cases; None: not known."""
+    degrees: int = 1
+    """Of freedom of these errors, for Student's t: those of the site with the fewest cases, which is cautious."""
 
     @property
     def sd(self) -> float | None:
@@ -37,7 +40,7 @@ class Finding:
         if self.sd is None:
             return None
         test = paired_t(Moments(len(self.values), fmean(self.values), self.sd))
-        return (test.low, test.high) if test else (self.values[0], self.values[0])
+        return (test.low, test.high) if test else None
 
     @property
     def over_cases(self) -> tuple[float, float] | None:
@@ -48,7 +51,7 @@ class Finding:
         known = [error for error in self.errors if error is not None]
         if not known or len(known) < len(self.values):
             return None
-        half = NORMAL_95 * fmean(known)
+        half = float(special.stdtrit(self.degrees, 0.975)) * fmean(known)
         return fmean(self.values) - half, fmean(self.values) + half
 
 
@@ -62,13 +65,17 @@ class _Question:
 
     def answer(self, matrices: Sequence[Matrix]) -> Finding:
         values = [_points(matrix, self.first) - _points(matrix, self.second) for matrix in matrices]
-        return Finding(self.name, tuple(values), tuple(_error(matrix, self) for matrix in matrices))
+        errors = tuple(_error(matrix, self) for matrix in matrices)
+        numbers = [
+            matrices[0].results[cell].n or 0 for cell in (*self.first, *self.second) if cell in matrices[0].results
+        ]
+        return Finding(self.name, tuple(values), errors, max(1, min(numbers, default=0) - 1))
 
 
 def findings(experiment: Experiment, matrices: Sequence[Matrix]) -> tuple[Finding, ...]:
     """Returns, over the seeds, each model's mean DSC and the differences that the experiment is about.
 
-    The first federated model that starts from fresh weights is set against the pooled one, each local-only model, and
+    The federated model from fresh weights over most sites is set against the pooled one, each local-only model, and
     the mean of the local-only models on the sites that did not train them ("abroad"). A local-only model is set against
     itself at home (other patients, so unpaired), and what goes on from a model against that model, where it trained.
     """
@@ -82,8 +89,10 @@ def _questions(experiment: Experiment, matrix: Matrix) -> Iterator[_Question]:
         where = "mean over sites" if sites == matrix.sites else f"at {', '.join(sites)}"
         yield _Question(f"{model}, {where}", _cells(model, sites))
     homes = local_homes(origins)
-    federated = [m for m, origin in origins.items() if origin.kind == "federated" and not origin.initial][:1]
+    fresh = [m for m, origin in origins.items() if origin.kind == "federated" and not origin.initial]
+    federated = sorted(fresh, key=lambda model: -len(origins[model].sites))[:1]
     for base in federated:
+        yield from _unseen(matrix, origins, base)
         for other in (*pooled_like(origins, base), *homes):
             yield from _minus(matrix, base, other)
         yield from _abroad(matrix, base, homes)
@@ -117,6 +126,14 @@ def _abroad(matrix: Matrix, base: str, homes: Mapping[str, str]) -> Iterator[_Qu
         yield _Question(f"{base} minus local-only models abroad, mean", first, tuple(pairs))
 
 
+def _unseen(matrix: Matrix, origins: Mapping[str, ModelOrigin], base: str) -> Iterator[_Question]:
+    """Models of other sites, at the sites of `base` that did not train them."""
+    for model, origin in origins.items():
+        if origin.kind == "federated" and not origin.initial:
+            unseen = [site for site in origins[base].sites if site not in origin.sites]
+            yield from _minus(matrix, model, base, unseen) if unseen else ()
+
+
 def _transferred(matrix: Matrix, homes: Mapping[str, str]) -> Iterator[_Question]:
     for model, home in homes.items():
         if (model, home) in matrix.results:
@@ -128,7 +145,12 @@ def _transferred(matrix: Matrix, homes: Mapping[str, str]) -> Iterator[_Question
 def _gone_on(matrix: Matrix, origins: Mapping[str, ModelOrigin]) -> Iterator[_Question]:
     for model, origin in origins.items():
         if origin.initial:
-            yield from _minus(matrix, model, origin.initial, (origin.site,) if origin.site else origin.sites)
+            sites = (origin.site,) if origin.site else origin.sites
+            yield from _minus(matrix, model, origin.initial, sites)
+            home = origins[origin.initial].site if origin.initial in origins else None
+            if origin.site and home and {(model, origin.site), (origin.initial, home)} <= set(matrix.results):
+                name = f"{model} at {origin.site} minus {origin.initial} at {home}"
+                yield _Question(name, ((model, origin.site),), ((origin.initial, home),))
 
 
 def _tuned(

@@ -17,9 +17,17 @@ patients of these sites, of these trainings; paired where the same cases were me
 
 def write_seeds(experiment: Experiment, runs: Mapping[int, Path], folder: Path) -> str:
     """Writes `seeds.md` into `folder` and returns its text: a row a quantity, a column a seed, then mean and noise."""
-    found = findings(experiment, [load_matrices(run)[0] for run in runs.values()])
+    matrices = [load_matrices(run)[0] for run in runs.values()]
+    found = findings(experiment, matrices)
     seeds = [f"seed {seed}" for seed in runs]
-    header = ["DSC, % (test cases)", *seeds, "mean", "SD over seeds", "95 % over seeds", "95 % over cases"]
+    header = [
+        f"DSC, % ({matrices[0].split} cases)",
+        *seeds,
+        "mean",
+        "SD over seeds",
+        "95 % over seeds",
+        "95 % over cases",
+    ]
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *map(_row, found)]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n" + NOTES
     write_text_atomically(folder / "seeds.md", text)

@@ -13,7 +13,7 @@ from math import sqrt
 from statistics import fmean
 
 from common.experiment import Experiment
-from common.paired_tests import Moments, PairedT, paired_t, pooled
+from common.paired_tests import Moments, PairedT, mean_of_sites, paired_t, pooled
 from common.steps import FinetuneStep, LocalStep, PooledStep, TrainStep
 from common.text import counted
 from server.comparison_tables import ALPHA, comparison_sentences, show_p
@@ -96,7 +96,7 @@ class Difference:
     """DSC difference over `sites`, in per cent points: paired, or of means with an unpaired standard error."""
 
     points: float
-    """Over paired cases; where they are not paired, over the sites' means, each site once."""
+    """Over the sites' means, each site once."""
     standard_error: float | None
     sites: tuple[str, ...]
     decimals: int
@@ -198,8 +198,15 @@ def difference(matrix: Matrix, first: list[tuple[str, str]], second: list[tuple[
 
 
 def _paired(matrix: Matrix, lines: list[ComparisonLine], sites: tuple[str, ...]) -> Difference:
-    """Over all sites' cases, each counted once; the models may differ from site to site, as fine-tuned ones do."""
-    whole = pooled([Moments(line.n or 0, 100 * (line.difference or 0.0), 100 * (line.sd or 0.0)) for line in lines])
+    """Each site counts once; the models may differ from site to site, as fine-tuned ones do.
+
+    Of sites with equally many cases that is the mean over cases, of which the ledger has more tests.
+    """
+    parts = [Moments(line.n or 0, 100 * (line.difference or 0.0), 100 * (line.sd or 0.0)) for line in lines]
+    if len({part.n for part in parts}) > 1:
+        mean, test = mean_of_sites(parts)
+        return Difference(mean, None, sites, matrix.decimals(sites), Paired(sum(part.n for part in parts), test))
+    whole = pooled(parts)
     line = _line_of(matrix, lines, sites)
     tests = (line.holm_p, line.wilcoxon_p) if line else ()
     return Difference(whole.mean, None, sites, matrix.decimals(sites), Paired(whole.n, paired_t(whole), *tests))
@@ -266,7 +273,7 @@ def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
     """Returns the headline sentences of one matrix, the most important first; never empty."""
     origins = {model: origin for model, origin in model_origins(experiment).items() if model in matrix.models}
     federated = [model for model, origin in origins.items() if origin.kind == "federated"]
-    federated.sort(key=lambda model: origins[model].initial is not None)  # one from fresh weights leads
+    federated.sort(key=lambda model: (origins[model].initial is not None, -len(origins[model].sites)))
     local = [model for model, origin in origins.items() if origin.kind == "local"]
     sentences = [_against_local(matrix, model, local) for model in federated[:1] if local]
     sentences += _means(matrix, federated if not local else federated[1:])
@@ -274,6 +281,7 @@ def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
         sentences.append(_abroad(matrix, federated[0], origins))
         sentences.append(_against_own_local(matrix, federated[0], origins))
         sentences += [_against_pooled(matrix, federated[0], model) for model in pooled_like(origins, federated[0])]
+        sentences.append(_unseen(matrix, federated, origins))
     sentences += _finetuned_sentences(matrix, origins)
     sentences += comparison_sentences(_rivals(matrix, origins))
     kept = tuple(sentence for sentence in sentences if sentence)
@@ -369,6 +377,25 @@ def _against_own_local(matrix: Matrix, federated: str, origins: dict[str, ModelO
     return f"At each site, {federated} minus the site's own local-only model: {_by_site(matrix, gap, joint, own)}"
 
 
+def _unseen(matrix: Matrix, federated: list[str], origins: dict[str, ModelOrigin]) -> str:
+    """Federated models at the sites that did not train them, and the one that leads there: what a newcomer gets."""
+    cells = {
+        site: model
+        for model in federated
+        for site in matrix.sites_with([model, federated[0]], "dsc")
+        if site not in origins[model].sites and not origins[model].initial and site in origins[federated[0]].sites
+    }
+    if not cells:
+        return ""
+    gap = difference(matrix, [(model, site) for site, model in cells.items()], [(federated[0], site) for site in cells])
+    told = ", ".join(
+        f"{model} at {site} {_percent(matrix.mean(model, site, 'dsc'), matrix.decimals([site]))}"
+        for site, model in cells.items()
+    )
+    shown = _by_site(matrix, gap, cells, dict.fromkeys(cells, federated[0]))
+    return f"At the site that did not train it: {told}. Minus {federated[0]} there: {shown}"
+
+
 def _against_pooled(matrix: Matrix, federated: str, pooled: str) -> str:
     """The federated model against the one trained on all cases in one place: what keeping them apart costs."""
     sites = matrix.sites_with([federated, pooled], "dsc")
@@ -391,9 +418,8 @@ def _finetuned_sentences(matrix: Matrix, origins: dict[str, ModelOrigin]) -> lis
         if own:
             gap = difference(matrix, [(own[site], site) for site in own], [(initial, site) for site in own])
             before = dict.fromkeys(own, initial)
-            sentences.append(
-                f"At each site, its fine-tuned model minus {initial}: {_by_site(matrix, gap, own, before)}"
-            )
+            whose = "At each site, its fine-tuned model" if len(own) > 1 else "The fine-tuned model"
+            sentences.append(f"{whose} minus {initial}: {_by_site(matrix, gap, own, before)}")
     return sentences
 
 
@@ -404,7 +430,8 @@ def _by_site(matrix: Matrix, gap: Difference, first: dict[str, str], second: dic
         here = difference(matrix, [(first[site], site)], [(second[site], site)])
         n = _least(matrix, [(first[site], site), (second[site], site)])
         parts.append(f"{site} {here} (n = {n or NONE})".replace(" ", "\N{NO-BREAK SPACE}"))
-    return f"{', '.join(parts)} points of DSC; mean {gap} ({gap.verdict})."
+    mean = f"mean {gap} " if len(parts) > 1 else ""
+    return f"{', '.join(parts)} points of DSC; {mean}({gap.verdict})."
 
 
 def _cases(matrix: Matrix, sites: tuple[str, ...], models: list[str]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 
 from common.errors import InputError
+from common.paired_tests import holm
 from server.metric import METRIC, METRICS, Metric
 from server.run_record import ComparisonLine, EvaluationLine, RunRecord, SiteResult, Spread, in_order, read_run
 
@@ -118,7 +119,26 @@ def _merge(split: str, lines: list[EvaluationLine], order: Sequence[str]) -> Mat
         (each.first, each.second, each.site, each.metric): each for line in lines for each in line.comparisons
     }
     results = {key: cell for key, cell in cells.items() if cell is not None}
-    return Matrix(split, models, sites, results, tuple(comparisons.values()))
+    told = tuple(comparisons.values())
+    return Matrix(
+        split,
+        models,
+        sites,
+        results,
+        told if len([line for line in lines if line.comparisons]) < 2 else _corrected(told),
+    )
+
+
+def _corrected(lines: Sequence[ComparisonLine]) -> tuple[ComparisonLine, ...]:
+    """Holm's correction over the pairs of all evaluations: each has corrected for its own alone."""
+    families: dict[tuple[str | None, str], list[int]] = {}
+    for place, line in enumerate(lines):
+        families.setdefault((line.site, line.metric), []).append(place)
+    corrected = list(lines)
+    for places in families.values():
+        for place, p in zip(places, holm([lines[place].t_p for place in places]), strict=True):
+            corrected[place] = lines[place].model_copy(update={"holm_p": p})
+    return tuple(corrected)
 
 
 def load_matrices(run_folder: Path) -> tuple[Matrix, ...]:

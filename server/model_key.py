@@ -4,14 +4,16 @@ The same key twice means the same training, so the second is a copy. Names and t
 data must be known to be the same: a model has no key where a site has told no digest of its cases.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.bundle import bundle_files
 from common.checkpoint import Weights, load_weights
 from common.errors import CheckpointError, InputError
-from common.release import release
 from common.settings import fingerprint
 from common.split import fold_model, fold_of
 from server.ledger_file import LEDGER, Record, read_lines
@@ -47,7 +49,8 @@ class Earlier:
 def model_key(run: "Run", model: str) -> str | None:
     """Returns the key of a model or a fold's: of recipe, training, sites, their data, seed, split, start and release.
 
-    None where it cannot be copied: a site has told no digest of its cases, or keeps layers to itself.
+    None where it cannot be copied: a site has told no digest of its cases, keeps layers to itself, or was not in each
+    round, which is a matter of time.
 
     Raises:
         WorkError: there are no statistics yet.
@@ -56,6 +59,8 @@ def model_key(run: "Run", model: str) -> str | None:
     step, sites = experiment.maker_of(model), experiment.cohort_of(model)
     digests, start = run.digests(fold, sites), _start(run, step, fold)
     if None in digests or start is None or _strategy(step) in STAYS_AT_SITES or _keeps_layers(run, model):
+        return None
+    if _lacks_sites(run, model, sites):
         return None
     recipe = experiment.recipe_of(model)
     rounds = experiment.rounds.model_dump(mode="json", include=set(ROUNDS))
@@ -70,7 +75,16 @@ def model_key(run: "Run", model: str) -> str | None:
         "split": experiment.split_of(fold).model_dump(exclude=set() if fold else {"folds", "fold"}),
         "start": start,
     }
-    return fingerprint(parts, recipe, run.normalisation(fold), experiment.seed, release())
+    return fingerprint(parts, recipe, run.normalisation(fold), experiment.seed, _code())
+
+
+@cache
+def _code() -> str:
+    """Of what trains: the code of this release, down to the commit."""
+    digest = hashlib.sha256()
+    for name, path in bundle_files().items():
+        digest.update(f"{name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _start(run: "Run", step: Any, fold: int) -> str | None:
@@ -88,6 +102,13 @@ def _strategy(step: Any) -> str:
 def _keeps_layers(run: "Run", model: str) -> bool:
     lines = run.ledger.find("round", model=model)
     return any(told.get("local_layers") for line in lines for told in line["sites"].values())
+
+
+def _lacks_sites(run: "Run", model: str, sites: tuple[str, ...]) -> bool:
+    """Whether a round was made without a site; a pooled model's rounds are of one place."""
+    if _strategy(run.experiment.maker_of(model)) == "pooled":
+        return False
+    return any(set(line["sites"]) != set(sites) for line in run.ledger.find("round", model=model))
 
 
 def find_earlier(run: "Run", model: str, key: str | None) -> Earlier | None:

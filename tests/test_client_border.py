@@ -264,7 +264,7 @@ def evaluated(n: int = 4) -> RecordDict:
 
 def compared(n: int, name: str = "m") -> RecordDict:
     spread = MetricSpread(n=n, mean=0.5, sd=0.1, median=0.5, low=0.4, high=0.6, q1=0.4, q3=0.6)
-    row = RowSpread(n=n, num_undefined=0, num_empty=0, metrics={"dsc": spread})
+    row = RowSpread(n=n, num_undefined=0, num_empty=0, fewest=n, metrics={"dsc": spread})
     return wire.compare_reply(CompareResult(rows={name: row}, pairs=(), seconds=1.0))
 
 

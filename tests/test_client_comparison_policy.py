@@ -21,7 +21,7 @@ TOLD = {"difference": 0.1, "sd": 0.1, "ranks": 1.0, "squares": 2.0, "wilcoxon_p"
 
 def row(n: int, defined: int | None = None, metric: str = "assd_mm") -> RowSpread:
     spread = MetricSpread(n=n if defined is None else defined, **NUMBERS)
-    return RowSpread(n=n, num_undefined=n - spread.n, num_empty=0, metrics={metric: spread})
+    return RowSpread(n=n, num_undefined=n - spread.n, num_empty=0, fewest=n, metrics={metric: spread})
 
 
 def result(a: RowSpread, b: RowSpread, n: int) -> CompareResult:
@@ -82,3 +82,15 @@ def test_what_is_taken_out_is_told_here() -> None:
     told = Withheld()
     limit_comparison(PolicyConfig(), TASK, result(row(2), row(2), 2), told)
     assert told.what == ["spread of 2 cases", "spread of 2 cases", "difference in assd_mm of 2 cases"]
+
+
+@pytest.mark.parametrize(("fewest", "told"), [(2, False), (3, True)])
+def test_a_row_with_a_fold_of_few_cases_is_not_told_nor_its_pairs(fewest: int, told: bool) -> None:
+    """Its mean over 14 less those of the other folds, 3 each, which were told, would be that of the fold of 2."""
+    whole, words = row(14), Withheld()
+    given = result(whole.model_copy(update={"fewest": fewest}), whole, 14)
+    found = limit_comparison(PolicyConfig(share_case_metrics=True), TASK, given, words)
+    assert (found.rows["a"].n, found.rows["a"].metrics["assd_mm"].mean is not None) == (14, told)
+    assert found.rows["b"].metrics["assd_mm"].mean is not None
+    assert (found.pairs[0].metrics["assd_mm"].difference is not None) == told
+    assert ("spread of 14 cases, a fold of 2" in words.what) != told

@@ -14,6 +14,7 @@ from common.paired_tests import (
     Moments,
     SignedRanks,
     holm,
+    mean_of_sites,
     moments,
     paired_t,
     pooled,
@@ -121,3 +122,19 @@ def test_holm_by_hand() -> None:
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_statsmodels(ps: list[float]) -> None:
     assert holm(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]), rel=1e-12, abs=1e-300)
+
+
+def test_the_mean_of_two_sites_is_tested_as_welch_tests_their_sum() -> None:
+    """Mean of a and b against 0 is half of the difference of a and minus b: SciPy's test of unequal variances."""
+    random = np.random.default_rng(5)
+    a, b = random.normal(1.0, 2.0, 18), random.normal(-0.5, 5.0, 4)
+    mean, test = mean_of_sites([moments(a), moments(b)])
+    oracle = stats.ttest_ind(a, -b, equal_var=False)
+    low, high = oracle.confidence_interval(0.95)
+    assert test is not None
+    assert (test.t, test.p) == pytest.approx((oracle.statistic, oracle.pvalue))
+    assert (mean, test.low, test.high) == pytest.approx(((a.mean() + b.mean()) / 2, low / 2, high / 2))
+
+
+def test_a_site_of_one_case_leaves_the_mean_of_sites_without_a_test() -> None:
+    assert mean_of_sites([moments([1.0, 2.0]), moments([4.0])]) == (2.75, None)

@@ -92,17 +92,17 @@ def test_the_table_has_a_row_a_quantity_and_a_column_a_seed(tmp_path, runs):
         == "| DSC, % (test cases) | seed 1 | seed 2 | mean | SD over seeds | 95 % over seeds | 95 % over cases |"
     )
     assert sum(line.startswith("| ") for line in lines) == 2 + len(BY_HAND)
-    # SD 5 / sqrt 2; t(1) = 12.706 times 3.536 / sqrt 2; two sites' SE of 10 / sqrt 2, so 1.96 x 5
-    assert "| fed, mean over sites | 65.00 | 60.00 | 62.50 | 3.54 | 30.7 to 94.3 | 52.7 to 72.3 |" in lines
-    # unpaired: each site's difference has an SE of 10, so 1.96 x 10 / sqrt 2
+    # SD 5 / sqrt 2; t(1) = 12.706 times 3.536 / sqrt 2; two sites' SE of 10 / sqrt 2 each, so 12.706 x 5
+    assert "| fed, mean over sites | 65.00 | 60.00 | 62.50 | 3.54 | 30.7 to 94.3 | -1.0 to 126.0 |" in lines
+    # unpaired: each site's difference has an SE of 10, so 12.706 x 10 / sqrt 2
     told = "fine-tuned minus local-only, each at its own site, mean"
-    assert f"| {told} | 5.00 | 5.00 | 5.00 | 0.00 | 5.0 to 5.0 | -8.9 to 18.9 |" in lines
+    assert f"| {told} | 5.00 | 5.00 | 5.00 | 0.00 | – | -84.8 to 94.8 |" in lines
 
 
 def test_one_seed_has_no_noise(tmp_path, runs):
     assert Finding("x", (3.0,)).sd is None
     text = write_seeds(experiment(), {1: runs[1]}, tmp_path)
-    assert text.splitlines()[2] == "| fed, mean over sites | 65.00 | 65.00 | – | – | 55.2 to 74.8 |"
+    assert text.splitlines()[2] == "| fed, mean over sites | 65.00 | 65.00 | – | – | 1.5 to 128.5 |"
 
 
 def test_what_a_site_withheld_shows_instead_of_being_left_out(tmp_path, runs):
@@ -150,7 +150,7 @@ def test_where_sites_compared_two_models_the_error_is_that_of_the_pairs(tmp_path
     found = {each.name: each for each in findings(experiment(), matrices_of({1: runs[1]}))}
     assert found["fin-A minus fed, at A"].errors == pytest.approx((1.0,))  # 2 points over sqrt 4
     assert found["fin-B minus fed, at B"].errors == pytest.approx((10.0,))  # unpaired: sqrt 2 times 10 / sqrt 2
-    assert found["fin-A minus fed, at A"].over_cases == pytest.approx((4 - 1.96, 4 + 1.96))
+    assert found["fin-A minus fed, at A"].over_cases == pytest.approx((4 - 12.7062, 4 + 12.7062))
 
 
 def test_cells_of_one_site_are_not_taken_for_independent(tmp_path):

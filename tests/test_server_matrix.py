@@ -175,6 +175,43 @@ def test_comparisons_are_written_beside(run_folder):
     assert text.endswith(f"{NOTE}\n")
 
 
+def test_pairs_of_several_evaluations_are_corrected_together(run_folder):
+    """Each alone has p = 0.03 and nothing to correct for; together the smallest of three is multiplied by three."""
+    for step, other in enumerate(("k", "l", "n"), 9):
+        line = paired("A", 0.1, 0.1, 12, "m", other, holm_p=0.03).model_copy(update={"t_p": 0.03})
+        told = [line.model_dump(mode="json")]
+        append(run_folder, {"kind": "evaluation", "step": step, "split": "test", "matrix": {}, "comparisons": told})
+    (matrix,) = load_matrices(run_folder)
+    assert [line.holm_p for line in matrix.comparisons] == pytest.approx([0.09, 0.09, 0.09])
+
+
+def test_sites_of_different_size_count_alike_in_a_difference():
+    """A: -2 over 18 cases, B: +10 over 4; over cases that is +0.18, and the means that stand beside it say +4."""
+    matrix = matrix_of({(model, site): cell(0.7) for model in "mk" for site in "AB"})
+    lines = (paired("A", -0.02, 0.05, 18), paired("B", 0.10, 0.05, 4), paired(None, 0.0018, 0.07, 22, holm_p=0.5))
+    gap = difference(replace(matrix, comparisons=lines), *[[(model, site) for site in "AB"] for model in "mk"])
+    assert gap.points == pytest.approx(4.0)
+    assert "not corrected for other comparisons, n = 22" in gap.verdict
+
+
+def test_leaving_a_site_out_is_told_at_the_site_that_was_left_out():
+    steps = [
+        {"kind": "train", "model": "without-A", "sites": ["B", "C"]},
+        {"kind": "train", "model": "without-B", "sites": ["A", "C"]},
+        {"kind": "train", "model": "all"},
+    ]
+    experiment = Experiment.model_validate({"name": "e", "sites": ["A", "B", "C"], "steps": steps})
+    levels = {"without-A": (0.6, 0.8, 0.8), "without-B": (0.8, 0.5, 0.8), "all": (0.7, 0.7, 0.7)}
+    cells = {(model, site): cell(dsc) for model, row in levels.items() for site, dsc in zip("ABC", row, strict=True)}
+    (told,) = (
+        text for text in conclusions(matrix_of(cells), experiment) if text.startswith("At the site that did not")
+    )
+    assert told.replace("\xa0", " ").startswith(
+        "At the site that did not train it: without-A at A 60.0 %, without-B at B 50.0 %. Minus all there: "
+        "A −10.0 (n = 4), B −20.0 (n = 4) points of DSC; mean −15.0 "
+    )
+
+
 def test_a_single_case_gives_no_standard_error_and_no_conclusion():
     matrix = matrix_of({("m", "A"): cell(0.8, None, 1), ("k", "A"): cell(0.5, None, 1)})
     gap = difference(matrix, *CELLS)

@@ -197,8 +197,14 @@ def test_without_a_digest_or_with_layers_that_stay_at_a_site_there_is_no_key(tmp
     silent = {**STATISTICS, "sites": {"A": {"train": 3, "digest": None}, "B": {"train": 3, "digest": "b" * 32}}}
     assert key_of(tmp_path, experiment(), "m", silent) is None
     assert key_of(tmp_path, experiment(), "tuned-A", silent) is None
-    kept = {**round_line(1, 1.0), "sites": {"A": {"local_layers": 2}}}
+    kept = {**round_line(1, 1.0), "sites": {"A": {"local_layers": 2}, "B": {}}}
     assert key_of(tmp_path, experiment(), "m", STATISTICS, kept) is None
+
+
+def test_a_model_whose_round_lacked_a_site_has_no_key(tmp_path):
+    whole, lacking = ({**round_line(1, 1.0), "sites": dict.fromkeys(sites, {})} for sites in ("AB", "A"))
+    assert key_of(tmp_path, experiment(), "m", STATISTICS, whole)
+    assert key_of(tmp_path, experiment(), "m", STATISTICS, lacking) is None
 
 
 def test_an_earlier_model_is_looked_for_here_then_beside_and_not_where_it_is_not_wanted(tmp_path):
