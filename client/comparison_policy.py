@@ -47,7 +47,6 @@ def _limit_row(policy: PolicyConfig, row: RowSpread, told: Withheld) -> RowSprea
         told.what.append(f"spread of {row.n} cases{of}")
         none = {name: MetricSpread(n=0) for name in row.metrics}
         return RowSpread(n=row.n, num_undefined=0, num_empty=0, metrics=none)
-    row = row.model_copy(update={"fewest": 0})  # nobody needs it
     return row.model_copy(update={"metrics": {name: _limit_spread(policy, each) for name, each in row.metrics.items()}})
 
 

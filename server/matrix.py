@@ -119,14 +119,8 @@ def _merge(split: str, lines: list[EvaluationLine], order: Sequence[str]) -> Mat
         (each.first, each.second, each.site, each.metric): each for line in lines for each in line.comparisons
     }
     results = {key: cell for key, cell in cells.items() if cell is not None}
-    told = tuple(comparisons.values())
-    return Matrix(
-        split,
-        models,
-        sites,
-        results,
-        told if len([line for line in lines if line.comparisons]) < 2 else _corrected(told),
-    )
+    told, num_tables = tuple(comparisons.values()), sum(bool(line.comparisons) for line in lines)
+    return Matrix(split, models, sites, results, _corrected(told) if num_tables > 1 else told)
 
 
 def _corrected(lines: Sequence[ComparisonLine]) -> tuple[ComparisonLine, ...]:

@@ -8,7 +8,9 @@ from scipy import stats
 
 from client import measuring
 from client.cases import open_cases
+from client.comparison_policy import limit_comparison
 from client.kept_results import RESULTS, KeptResults, MeasuredCase
+from client.policy import Withheld
 from client.removal import CasePlaces, remove_cases
 from client.site import Site
 from common.digest import model_digest
@@ -54,7 +56,7 @@ def test_rows_and_pairs_are_those_of_the_cases(site, tiny_recipe):
     keep(site, tiny_recipe, TWO, B_DSC, B_MM)
     told = site.compare(task(tiny_recipe, {"a": [(ONE, 0)], "b": [(TWO, 0)]}, [("a", "b")]))
     a = told.rows["a"]
-    assert (a.n, a.num_undefined, a.num_empty) == (6, 1, 1)
+    assert (a.n, a.num_undefined, a.num_empty, a.fewest) == (6, 1, 1, 6)
     assert (a.metrics["dsc"].n, a.metrics["assd_mm"].n) == (6, 5)
     assert a.metrics["dsc"].mean == pytest.approx(np.mean(A_DSC))
     assert a.metrics["dsc"].median == pytest.approx(0.675)
@@ -73,6 +75,15 @@ def test_the_policy_holds_in_the_site_too(site, tiny_recipe):
     told = site.compare(task(tiny_recipe, {"a": [(ONE, 0)]})).rows["a"].metrics
     assert (told["dsc"].mean, told["dsc"].median) == (pytest.approx(np.mean(A_DSC)), None)
     assert told["assd_mm"].mean is None
+
+
+def test_what_the_site_lets_go_the_border_lets_go_too(site, tiny_recipe):
+    """Both apply the same rules, one after the other."""
+    keep(site, tiny_recipe, ONE, A_DSC, A_MM)
+    asked = task(tiny_recipe, {"a": [(ONE, 0)]})
+    told = site.compare(asked)
+    assert limit_comparison(site.config.policy, asked, told, Withheld()) == told
+    assert told.rows["a"].metrics["dsc"].mean is not None
 
 
 def test_a_missing_or_damaged_result_is_an_error_and_no_number(site, tiny_recipe):

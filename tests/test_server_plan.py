@@ -202,7 +202,7 @@ def test_without_a_digest_or_with_layers_that_stay_at_a_site_there_is_no_key(tmp
 
 
 def test_a_model_whose_round_lacked_a_site_has_no_key(tmp_path):
-    whole, lacking = ({**round_line(1, 1.0), "sites": dict.fromkeys(sites, {})} for sites in ("AB", "A"))
+    whole, lacking = ({**round_line(1, 1.0), "sites": {site: {} for site in sites}} for sites in ("AB", "A"))
     assert key_of(tmp_path, experiment(), "m", STATISTICS, whole)
     assert key_of(tmp_path, experiment(), "m", STATISTICS, lacking) is None
 
