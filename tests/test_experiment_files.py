@@ -38,8 +38,7 @@ def test_full_and_small_have_the_same_steps(name: str) -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_a_small_preset_s_networks_are_those_of_the_full_one_in_small(name: str) -> None:
     full, small = (load_experiment(FOLDER / part / f"{name}.yaml") for part in ("", "small"))
-    for key in full.recipes:
-        large, little = full.recipes[key], small.recipes[key]
+    for large, little in zip(*((each.recipe, *each.recipes.values()) for each in (full, small)), strict=True):
         assert list(large.stages) == list(little.stages)
         for stage in large.stages:
             one, other = large.stages[stage].network, little.stages[stage].network
