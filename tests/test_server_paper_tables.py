@@ -119,6 +119,9 @@ def test_shipped_experiments_fill_every_row_of_their_table(path, tmp_path):
     assert not any("Not run here" in note for note in table.notes)
     is_small = path.parent.name == "small"
     assert ("smaller than the paper's" in table.notes[-1], "3 folds for 5" in table.notes[-1]) == (is_small, is_small)
+    share = "60" if is_small else "30"
+    split = f"{share} % of each site's cases test every model, in the paper all of B and C test direct transfer"
+    assert (split in table.notes[-1]) == (path.stem == "table4")
 
 
 def test_table_4_finds_each_row_by_where_its_model_was_trained(tmp_path):
