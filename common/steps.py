@@ -111,6 +111,9 @@ class EvaluateStep(Frozen):
         for first, second in self.compare:
             if first == second:
                 raise ValueError(f"compare: {first!r} with itself; name two models")
+        twice = [pair for number, pair in enumerate(self.compare) if {*pair} in map(set, self.compare[:number])]
+        if twice:
+            raise ValueError(f"compare: {twice[0][0]!r} with {twice[0][1]!r} twice; name every pair once")
         return self
 
 

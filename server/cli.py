@@ -199,8 +199,10 @@ def run(
     federation = _open(folder)
     superlink = federation.superlink()
     if dry_run:
+        from server.experiment import refuse_pooled
         from server.plan import plan_lines
 
+        refuse_pooled(config)
         for line in plan_lines(config, superlink.runs_folder / run_name):
             typer.echo(line)
         return

@@ -22,7 +22,7 @@ from server.sites import read_result
 
 Pair = tuple[str, str]
 Line = dict[str, Any]
-FEW, NOBODY = "too few cases", "no site told"
+FEW, NOBODY, UNDEFINED = "too few cases", "no site told", "undefined in every case"
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _line(compared: Compared, pair: Pair, site: str | None, metric: str) -> Line
     known = {name: each for name, each in told.items() if each.difference is not None}
     line = {"first": pair[0], "second": pair[1], "site": site, "metric": metric, "sites": list(known)}
     if not known:
-        return line | _NOTHING | {"withheld": _why(compared, site, bool(told))}
+        return line | _NOTHING | {"withheld": _why(compared, site, told)}
     whole = pooled([_moments(each) for each in known.values()])
     test = paired_t(whole)
     return line | {
@@ -151,10 +151,12 @@ def _told(result: CompareResult, pair: Pair, metric: str) -> MetricDifference:
     return next(each.metrics[metric] for each in result.pairs if (each.first, each.second) == pair)
 
 
-def _why(compared: Compared, site: str | None, answered: bool) -> str:
+def _why(compared: Compared, site: str | None, told: Mapping[str, MetricDifference]) -> str:
+    if told and not any(each.n for each in told.values()):
+        return UNDEFINED  # no case where both models have a distance
     if site is None:
         return NOBODY
-    return FEW if answered else compared.faults.get(site, "not measured")
+    return FEW if told else compared.faults.get(site, "not measured")
 
 
 def _moments(told: MetricDifference) -> Moments:

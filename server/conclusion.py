@@ -22,6 +22,8 @@ from server.metric import METRIC, NONE, signed
 from server.run_record import ComparisonLine
 
 DSC = METRIC["dsc"]
+MANY_EMPTY = 0.1
+"""[C] Beyond this share of empty predictions the report begins with them."""
 ONE_TRAINING = (
     "The tests are about these trained models and further cases like these. What training with another seed gives, and "
     "what holds at hospitals that were not measured, cannot be concluded from them."
@@ -284,10 +286,25 @@ def conclusions(matrix: Matrix, experiment: Experiment) -> tuple[str, ...]:
         sentences.append(_unseen(matrix, federated, origins))
     sentences += _finetuned_sentences(matrix, origins)
     sentences += comparison_sentences(_rivals(matrix, origins))
-    kept = tuple(sentence for sentence in sentences if sentence)
+    kept = tuple(filter(None, (_empty(matrix), *sentences, _withheld(matrix))))
     if any(line.difference is not None for line in matrix.comparisons):
         kept += (ONE_TRAINING,) if kept else ()
     return kept or ("The matrix below holds no pair of models that this report knows how to compare.",)
+
+
+def _empty(matrix: Matrix) -> str:
+    """Where many predictions are empty, that goes before all else: nothing that follows says much then."""
+    known = [result for result in matrix.results.values() if result.n]
+    num_empty, n = sum(result.num_empty or 0 for result in known), sum(result.n or 0 for result in known)
+    if num_empty <= MANY_EMPTY * n:
+        return ""
+    return f"In {num_empty} of {n} measurements the model found nothing at all, which counts as DSC 0."
+
+
+def _withheld(matrix: Matrix) -> str:
+    """Who tells nothing, and why."""
+    reasons = {site: result.withheld for (_, site), result in matrix.results.items() if result.withheld}
+    return f"Withheld: {'; '.join(f'{site}, {why}' for site, why in sorted(reasons.items()))}." if reasons else ""
 
 
 def _rivals(matrix: Matrix, origins: Mapping[str, ModelOrigin]) -> list[ComparisonLine]:

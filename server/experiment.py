@@ -49,9 +49,12 @@ def run_experiment(
 
 def check_strategies(experiment: Experiment) -> None:
     """Raises ConfigError if a step's strategy does not take the options that the step gives it."""
-    for step in experiment.steps:
+    for number, step in enumerate(experiment.steps, 1):
         if isinstance(step, TrainStep):
-            Strategy(step.strategy, step.strategy_options)
+            try:
+                Strategy(step.strategy, step.strategy_options)
+            except ConfigError as error:
+                raise ConfigError(f"step {number}: {error}") from error
 
 
 def refuse_pooled(experiment: Experiment) -> None:

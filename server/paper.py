@@ -45,8 +45,9 @@ class Transfer:
     trained: str
     tuned: str
     tested: str
-    dsc: float
-    assd_mm: float
+    dsc: float | None
+    assd_mm: float | None
+    """None: the paper has no such row."""
 
 
 TRANSFERS = (
@@ -62,6 +63,7 @@ TRANSFERS = (
     Transfer("C", "", "C", 65.77, 2.56),
     Transfer("B", "", "A", 61.23, 2.80),
     Transfer("C", "", "A", 58.88, 2.72),
+    Transfer("BC", "", "A", None, None),
     Transfer("B", "A", "A", 74.81, 1.36),
     Transfer("C", "A", "A", 74.27, 1.40),
     Transfer("BC", "A", "A", 74.46, 1.61),

@@ -67,14 +67,15 @@ def _network_row(network: Network, matrix: Matrix, model: str, site: str) -> tup
     return tuple(cells)
 
 
-def _reference(value: float) -> Cell:
-    return Cell(f"{value:.2f}", reference=True)
+def _reference(value: float | None) -> Cell:
+    return Cell(NONE if value is None else f"{value:.2f}", reference=True)
 
 
 def _transfer_table(record: RunRecord, matrix: Matrix) -> Table:
     sites = dict(zip(INSTITUTIONS, record.experiment.sites, strict=False))
     known = {model: line for model, line in lineages(record.experiment).items() if model in matrix.models}
     rows, models, absent = [], [], 0
+    theirs = [transfer for transfer in TRANSFERS if transfer.dsc is not None]
     for transfer in TRANSFERS:
         tested = [sites[each] for each in transfer.tested if each in sites]
         own = [
@@ -83,7 +84,7 @@ def _transfer_table(record: RunRecord, matrix: Matrix) -> Table:
             if all((model, site) in matrix.results for site in tested)
         ]
         models += own
-        absent += not own
+        absent += not own and transfer in theirs
         rows += [_transfer_row(transfer, matrix, model, sites) for model in own]
     columns = [cell for metric in TRANSFER_METRICS for cell in (Cell(f"{metric.title}, {metric.unit}"), PAPER)]
     labels = ("trained on", "fine-tuned on", "tested on", "model", "n")
@@ -93,7 +94,7 @@ def _transfer_table(record: RunRecord, matrix: Matrix) -> Table:
         header=(*map(Cell, labels), *columns),
         rows=tuple(rows),
         num_labels=4,
-        notes=_notes(record, matrix, models, [f"{absent} of its {len(TRANSFERS)} rows"] if absent else []),
+        notes=_notes(record, matrix, models, [f"{absent} of its {len(theirs)} rows"] if absent else []),
     )
 
 

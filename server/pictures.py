@@ -71,7 +71,7 @@ def _ask(run: Run, sites: Sequence[str], task: PictureTask) -> dict[str, tuple[P
 
 
 def _saved(run: Run, number: int, site: str, drawing: Drawing, png: bytes, names: Sequence[str]) -> dict[str, Any]:
-    name = f"{site}-step{number}-{drawing.what}-{drawing.rank}"
+    name = f"{site}-step{number + 1}-{drawing.what}-{drawing.rank}"  # steps count from 1 for people
     return {
         "file": run.ledger.save_picture(name, png),
         "site": site,

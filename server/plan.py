@@ -16,6 +16,7 @@ from common.recipe import Recipe
 from common.settings import load_yaml
 from common.steps import EvaluateStep, PicturesStep, Step
 from common.text import counted
+from server.experiment import check_strategies
 from server.ledger import EXPERIMENT, check_folder
 from server.ledger_file import LEDGER, Record, read_lines
 from server.model_key import find_earlier, model_key
@@ -69,10 +70,11 @@ def plan_lines(experiment: Experiment, folder: Path) -> Iterator[str]:
     """Gives the plan of `experiment` in the run's `folder` as lines of text, a step each, then the whole.
 
     Raises:
-        ConfigError: the folder holds a run of another experiment.
+        ConfigError: the folder holds a run of another experiment, or a strategy does not take its options.
         InputError: a whole line of its ledger is broken.
     """
     check_folder(folder, experiment)
+    check_strategies(experiment)
     here = Past(experiment, read_lines(folder / LEDGER) if (folder / EXPERIMENT).exists() else [])
     plan = _Plan(experiment, folder, here)
     num_steps = counted(len(experiment.steps), "step")

@@ -70,7 +70,10 @@ def _model(record: Mapping[str, Any]) -> str:
 
 def _evaluation(record: Mapping[str, Any]) -> str:
     models = "1 model" if len(record["matrix"]) == 1 else f"{len(record['matrix'])} models"
-    return f"  {models} measured on the {record['split']} cases, {record['seconds']:.0f} s"
+    rows = record["matrix"].values()
+    withheld = {site: cell["withheld"] for row in rows for site, cell in row.items() if cell and cell.get("withheld")}
+    none = "".join(f"; none of {site}: {why}" for site, why in sorted(withheld.items()))
+    return f"  {models} measured on the {record['split']} cases, {record['seconds']:.0f} s{none}"
 
 
 def _pictures(record: Mapping[str, Any]) -> str:

@@ -1149,7 +1149,7 @@ def test_pictures_are_kept_described_and_shown_and_who_sends_none_is_named(go, f
     (line,) = ledger.find("pictures")
     common = {"site": "A", "what": "planes", "models": ["m"], "case": 2, "dsc": {"m": 0.5}}
     assert line["pictures"] == [
-        {"file": f"pictures/A-step2-planes-{rank}.png", "rank": rank, **common} for rank in ("best", "worst")
+        {"file": f"pictures/A-step3-planes-{rank}.png", "rank": rank, **common} for rank in ("best", "worst")
     ]
     assert line["withheld"] == {"B": "the policy"}
     record = read_run(folder)

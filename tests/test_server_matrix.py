@@ -286,7 +286,9 @@ def test_later_evaluations_add_cells_and_other_splits_stand_apart(run_folder):
 
 def test_headline_is_arithmetic_on_the_matrix(run_folder):
     record, (matrix,) = read_run(run_folder), load_matrices(run_folder)
-    first, away, against_own, tuned = (text.replace("\xa0", " ") for text in conclusions(matrix, record.experiment))
+    told = [text.replace("\xa0", " ") for text in conclusions(matrix, record.experiment)]
+    first, away, against_own, tuned, withheld = told
+    assert withheld == "Withheld: A, fewer than 3 cases."
     federated = (72.13 + 68.45 + 64.02) / 3
     locals_ = {"A": (71.02 + 60.21 + 55.33) / 3, "B": (60.10 + 66.33 + 54.87) / 3, "C": (55.25 + 53.04 + 61.20) / 3}
     assert "3 sites (A, B, C; 18 test cases)" in first
@@ -436,3 +438,14 @@ def test_several_federated_models_share_a_sentence():
     cells = {(model, site): cell(mean) for model, mean in (("m", 0.7), ("k", 0.6)) for site in "AB"}
     (sentence,) = conclusions(matrix_of(cells), experiment)
     assert sentence.replace("\xa0", " ") == "Mean DSC over 2 sites (A, B; 8 test cases): m 70.0 %, k 60.0 %."
+
+
+def test_many_empty_predictions_are_said_first_and_what_is_withheld_last():
+    experiment = Experiment.model_validate(
+        {"name": "e", "sites": ["A", "B"], "steps": [{"kind": "train", "model": "m"}]}
+    )
+    empty = cell(0.1, n=9).model_copy(update={"num_empty": 8})
+    reason = "fewer cases than the site's min_cases 3"
+    first, *_, last = conclusions(matrix_of({("m", "A"): empty, ("m", "B"): SiteResult(withheld=reason)}), experiment)
+    assert first == "In 8 of 9 measurements the model found nothing at all, which counts as DSC 0."
+    assert last == f"Withheld: B, {reason}."

@@ -219,3 +219,9 @@ def test_an_earlier_model_is_looked_for_here_then_beside_and_not_where_it_is_not
     assert find_earlier(run_of(config, here, STATISTICS), "m", "k") is None
     unwanted = experiment(reuse=False)
     assert find_earlier(run_of(unwanted, here, STATISTICS, runs=tmp_path), "m", "k") is None
+
+
+def test_a_plan_refuses_what_a_run_would_refuse(tmp_path):
+    config = experiment({**STEPS[1], "strategy": "fedprox", "strategy_options": {"mu": 1.0}})
+    with pytest.raises(ConfigError, match=r"^step 1: strategy_options: 'mu' is no option of fedprox"):
+        list(plan_lines(config, tmp_path))
