@@ -18,11 +18,12 @@ from common.tasks import CompareResult, CompareTask, MetricDifference, Part
 from server.comparison_reply import refuse_comparison
 from server.metric import METRIC
 from server.run import Run
+from server.run_record import UNDEFINED
 from server.sites import read_result
 
 Pair = tuple[str, str]
 Line = dict[str, Any]
-FEW, NOBODY, UNDEFINED = "too few cases", "no site told", "undefined in every case"
+FEW, NOBODY = "too few cases", "no site told"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from common.text import counted
 from server.matrix import MANY_CASES, Matrix
 from server.metric import METRIC, METRICS, NONE, Metric, signed
-from server.run_record import ComparisonLine
+from server.run_record import UNDEFINED, ComparisonLine
 from server.table import Cell, Table
 
 ALPHA = 0.05
@@ -115,7 +115,7 @@ def better(line: ComparisonLine) -> str:
 def reading(line: ComparisonLine) -> str:
     """Returns what the comparison shows in a few words."""
     if line.withheld:
-        return "withheld"
+        return "withheld" if line.withheld != UNDEFINED else "not measured"
     if None in (line.holm_p, line.wilcoxon_p, line.difference):
         return "not tested"
     if is_shown(line):

@@ -118,6 +118,10 @@ class SiteResult(Line):
     """The same metrics against the phantoms' true masks instead of the contours."""
 
 
+UNDEFINED = "undefined in every case"
+"""Why there is no difference of two models that have no distance in common; nobody withholds anything."""
+
+
 class ComparisonLine(Line):
     """Two models on the same cases, the first less the second, in the matrix's units."""
 

@@ -85,6 +85,8 @@ def test_a_site_that_does_not_tell_is_there_with_its_reason(lines):
     few = comparison_lines(Compared({"A": answer("A", lambda values: MetricDifference(n=2))}, {}), PAIRS, ["A"])
     assert of(few, "A")["withheld"] == "too few cases"
     assert of(few, None)["withheld"] == "no site told"
+    none = comparison_lines(Compared({"A": answer("A", lambda values: MetricDifference(n=0))}, {}), PAIRS, ["A"])
+    assert {of(none, site)["withheld"] for site in ("A", None)} == {"undefined in every case"}
 
 
 def test_a_cell_takes_what_the_comparison_tells():

@@ -38,6 +38,7 @@ def test_shown_where_both_tests_agree():
         ({"low": 0.001, "high": 0.009}, "new is better, by less than 1 point"),
         ({"holm_p": None}, "not tested"),
         ({"withheld": "too few cases"}, "withheld"),
+        ({"withheld": "undefined in every case"}, "not measured"),
     ],
 )
 def test_what_is_not_shown_says_why(told, words):
