@@ -86,7 +86,7 @@ def exports_folder(experiment: Experiment, work: Path) -> Path:
         if not (folder / site).is_dir():
             raise InputError(
                 f"simulation.folder: {folder / site} is no folder; expected one folder a site, named like it"
-                " (set FEDGTV_DATA if the path begins with it)"
+                + (f" (set the variable that {simulation.folder} begins with)" if str(folder).startswith("$") else "")
             )
     return folder
 

@@ -90,6 +90,9 @@ def test_a_folder_may_begin_with_a_variable(tmp_path, monkeypatch):
             exports_folder(config, tmp_path)
         (tmp_path / "openkbp" / site).mkdir(parents=True)
     assert exports_folder(config, tmp_path) == tmp_path / "openkbp"
+    monkeypatch.delenv("FEDGTV_DATA")
+    with pytest.raises(InputError, match=r"\(set the variable that \$FEDGTV_DATA/openkbp begins with\)$"):
+        exports_folder(config, tmp_path)
 
 
 def test_a_site_is_prepared_with_what_can_be_imported(tmp_path):
