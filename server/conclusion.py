@@ -447,8 +447,8 @@ def _by_site(matrix: Matrix, gap: Difference, first: dict[str, str], second: dic
         here = difference(matrix, [(first[site], site)], [(second[site], site)])
         n = _least(matrix, [(first[site], site), (second[site], site)])
         parts.append(f"{site} {here} (n = {n or NONE})".replace(" ", "\N{NO-BREAK SPACE}"))
-    mean = f"mean {gap} " if len(parts) > 1 else ""
-    return f"{', '.join(parts)} points of DSC; {mean}({gap.verdict})."
+    mean = f"; mean {gap}" if len(parts) > 1 else ""
+    return f"{', '.join(parts)} points of DSC{mean} ({gap.verdict})."
 
 
 def _cases(matrix: Matrix, sites: tuple[str, ...], models: list[str]) -> str:
