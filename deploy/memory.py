@@ -1,11 +1,10 @@
 """How much memory a family of processes holds together, read from /proc."""
 
 import os
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from deploy.repeated import Repeated
 
 
 def proportional_bytes(process_id: int) -> int:
@@ -44,7 +43,7 @@ def _parent(process_id: int) -> int:
         return 0
 
 
-class PeakMemory:
+class PeakMemory(Repeated):
     """Samples the sum over processes every `every_s` inside a `with`; `peak_bytes` is the largest sum seen."""
 
     def __init__(self, members: Callable[[], Iterable[int]], every_s: float = 2.0) -> None:
@@ -52,25 +51,12 @@ class PeakMemory:
 
         This process and its descendants are always counted; `members` are those that have got another parent.
         """
+        super().__init__("peak-memory", self._sample)
         self.peak_bytes = 0
         self._members = members
         self._every_s = every_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while True:
-            ids = {os.getpid(), *descendants(os.getpid()), *self._members()}
-            self.peak_bytes = max(self.peak_bytes, sum(proportional_bytes(process_id) for process_id in ids))
-            if self._stop.wait(self._every_s):
-                return
+    def _sample(self) -> float:
+        ids = {os.getpid(), *descendants(os.getpid()), *self._members()}
+        self.peak_bytes = max(self.peak_bytes, sum(proportional_bytes(process_id) for process_id in ids))
+        return self._every_s

@@ -5,13 +5,12 @@ All carry an environment variable that names the federation's folder; `common.pr
 
 import os
 import signal
-import threading
 import time
 from pathlib import Path
-from typing import Self
 
 from common.processes import MARK
 from deploy.memory import proportional_bytes
+from deploy.repeated import Repeated
 
 SAMPLE_S = 0.2
 SHARE = 0.1
@@ -60,33 +59,21 @@ def role(words: list[str]) -> str:
     return next((ROLES[name] for name in (*words, *names) if name in ROLES), "other")
 
 
-class PeakByRole:
+class PeakByRole(Repeated):
     """Samples a federation's memory inside a `with`: the most of all together, and of each role's largest process."""
 
     def __init__(self, folder: Path, driver: int) -> None:
+        super().__init__("memory", self._sample)
         self.peak_bytes = 0
         self.of_role: dict[str, int] = {}
         self._folder, self._driver = folder, driver
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="memory", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    def _sample(self) -> float:
+        used = time.thread_time()
+        self._add_up()
+        return max(SAMPLE_S, (time.thread_time() - used) / SHARE)
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while True:
-            used = time.thread_time()
-            self._look()
-            used = time.thread_time() - used
-            if self._stop.wait(max(SAMPLE_S, used / SHARE)):
-                return
-
-    def _look(self) -> None:
+    def _add_up(self) -> None:
         total = 0
         for process_id in members(self._folder):
             process = Path(f"/proc/{process_id}")

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from _driven import SITES, Setup
+from federation.flower_app import write_app
 
 from common.processes import ProcessTree, flower_command, flower_environment, free_port
 from server.control import Control
@@ -19,28 +20,6 @@ LOOK_S = 0.1
 START_S = 120.0
 ASK_EVERY_S = 60.0
 """Asking for a run's state starts a process, which would be felt."""
-PROJECT = """\
-[project]
-name = "rounds"
-version = "1.0.0"
-license = { file = "LICENSE" }
-dependencies = ["flwr>=1.41.0,<1.42"]
-
-[tool.flwr.app]
-publisher = "fedgtv"
-fab-format-version = 1
-flwr-version-target = "1.41.0"
-fab-include = ["rounds/**/*.py", "LICENSE"]
-
-[tool.flwr.app.components]
-serverapp = "rounds.server:app"
-clientapp = "rounds.client:app"
-
-[tool.flwr.app.config]
-model = ""
-marks = ""
-rounds = ""
-"""
 CLIENT = """\
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -75,17 +54,6 @@ def main(grid, context):
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=3, min_available_nodes=3)
     strategy.start(grid, arrays, num_rounds=int(context.run_config["rounds"]), evaluate_fn=mark)
 """
-
-
-def write_app(folder: Path) -> Path:
-    """Writes the app's project and returns its folder."""
-    (folder / "rounds").mkdir(parents=True)
-    (folder / "pyproject.toml").write_text(PROJECT)
-    (folder / "LICENSE").write_text("Apache-2.0\n")
-    (folder / "rounds" / "__init__.py").touch()
-    (folder / "rounds" / "client.py").write_text(CLIENT)
-    (folder / "rounds" / "server.py").write_text(SERVER)
-    return folder
 
 
 @contextmanager
@@ -134,7 +102,7 @@ def main() -> None:
     began = time.time()
     with running(setup, certificates) as control:
         config = {"model": setup.model, "marks": str(marks), "rounds": str(setup.rounds)}
-        run_id = control.run(write_app(setup.folder / "app"), config)
+        run_id = control.run(write_app(setup.folder / "app", "rounds", CLIENT, SERVER, tuple(config)), config)
         setup.tell(began, wait(control, run_id, marks, setup.rounds + 1))
 
 

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from common.experiment import Experiment
 from common.recipe import Recipe
 from common.split import SplitConfig
 from common.steps import StatisticsStep, TrainStep
+from deploy.repeated import Repeated
 from server.launch import launch
 from server.ledger_file import LEDGER, LedgerTail
 
@@ -24,34 +24,25 @@ MODEL = "federated"
 LOOK_S = 0.01
 
 
-class Diary:
+class Diary(Repeated):
     """Looks at the files of a run while it goes on, for the ledger's times are whole seconds."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__("diary", self._write)
         self.marks: list[float] = []
         self.parts: list[dict[str, float]] = []
         self._spool, self._rounds = folder / "spool" / MODEL, folder / "rounds" / MODEL
         self._tail = LedgerTail(folder / LEDGER)
         self._spooled = self._combined = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="diary", daemon=True)
 
-    def __enter__(self) -> "Diary":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._stop.wait(LOOK_S):
-            self._look_at_files()
-            for record in self._tail.new():
-                if record["kind"] == "statistics":
-                    self.marks.append(time.time())
-                elif record["kind"] == "round":
-                    self._end_round(time.time())
+    def _write(self) -> float:
+        self._look_at_files()
+        for record in self._tail.new():
+            if record["kind"] == "statistics":
+                self.marks.append(time.time())
+            elif record["kind"] == "round":
+                self._end_round(time.time())
+        return LOOK_S
 
     def _look_at_files(self) -> None:
         """The last reply's note is younger than the numbers; the round's file is written beside its place."""

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from federation.flower_app import write_app
 
 from client.keys import key_files, make_key
 from client.node import SiteNode
@@ -17,26 +18,6 @@ from server.provision import make_certificates, read_sites
 
 pytestmark = [pytest.mark.tls, pytest.mark.timeout(300)]
 
-PROJECT = """\
-[project]
-name = "probe"
-version = "1.0.0"
-license = { file = "LICENSE" }
-dependencies = ["flwr>=1.41.0,<1.42"]
-
-[tool.flwr.app]
-publisher = "fedgtv"
-fab-format-version = 1
-flwr-version-target = "1.41.0"
-fab-include = ["probe/**/*.py", "LICENSE"]
-
-[tool.flwr.app.components]
-serverapp = "probe.server:app"
-clientapp = "probe.client:app"
-
-[tool.flwr.app.config]
-task = ""
-"""
 CLIENT = """\
 import os
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -83,14 +64,7 @@ AWKWARD = 'it\'s "quoted" = 5 \\ Müller \N{GRINNING FACE}\n\x7f' + 150_000 * "x
 
 
 def probe_app(folder: Path) -> Path:
-    app = folder / "probe"
-    (app / "probe").mkdir(parents=True)
-    (app / "pyproject.toml").write_text(PROJECT)
-    (app / "LICENSE").write_text("Apache-2.0\n")
-    (app / "probe" / "__init__.py").touch()
-    (app / "probe" / "client.py").write_text(CLIENT)
-    (app / "probe" / "server.py").write_text(SERVER)
-    return app
+    return write_app(folder / "probe", "probe", CLIENT, SERVER, ("task",))
 
 
 def peaks_kib(process_ids: list[int]) -> dict[str, int]:
