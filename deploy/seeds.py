@@ -6,7 +6,7 @@ from statistics import fmean
 
 from common.atomic import write_text_atomically
 from common.experiment import Experiment
-from deploy.findings import Finding, findings
+from server.findings import Finding, findings
 from server.matrix import load_matrices
 
 NOTES = """

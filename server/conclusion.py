@@ -6,7 +6,7 @@ stands beside its unpaired standard error from the cases' SD: cautious, for the 
 model is chosen by the very score it is compared with, the sentence says so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
@@ -234,6 +234,11 @@ def pooled_like(origins: Mapping[str, ModelOrigin], federated: str) -> list[str]
     return [model for model, origin in origins.items() if origin.kind == "pooled" and set(origin.sites) == sites]
 
 
+def cells_abroad(homes: Mapping[str, str], sites: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns each local-only model with every site that did not train it."""
+    return [(model, site) for model, home in homes.items() for site in sites if site != home]
+
+
 def abroad(matrix: Matrix, federated: str, homes: Mapping[str, str]) -> Abroad | None:
     """Returns how local-only models fare on the sites that did not train them, and the federated model there.
 
@@ -245,7 +250,7 @@ def abroad(matrix: Matrix, federated: str, homes: Mapping[str, str]) -> Abroad |
     Returns:
         None where no pair of a model and another site has a DSC of both.
     """
-    pairs = [(model, site) for model, home in homes.items() for site in matrix.sites if site != home]
+    pairs = cells_abroad(homes, matrix.sites)
     known = [(model, site) for model, site in pairs if site in matrix.sites_with([federated, model], "dsc")]
     if not known:
         return None

@@ -1,9 +1,9 @@
 """One cell of the matrix for all folds of a model: what would stand there had its cases been measured together."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.paired_tests import Moments, pooled
 from server.metric import METRIC
 
 Cell = Mapping[str, Any]
@@ -42,13 +42,9 @@ def _spread(cells: Sequence[Cell], against: str, name: str) -> dict[str, float |
     parts = [(number, spread) for number, spread in parts if number]
     if not parts or any(spread.get("mean") is None for _, spread in parts):
         return {"mean": None, "sd": None}
-    total = sum(number for number, _ in parts)
-    mean = sum(number * spread["mean"] for number, spread in parts) / total
-    if total < 2 or any(number > 1 and spread.get("sd") is None for number, spread in parts):
-        return {"mean": mean, "sd": None}
-    squares = sum((number - 1) * (spread.get("sd") or 0.0) ** 2 for number, spread in parts)
-    squares += sum(number * (spread["mean"] - mean) ** 2 for number, spread in parts)
-    return {"mean": mean, "sd": math.sqrt(squares / (total - 1))}
+    whole = pooled([Moments(number, spread["mean"], spread.get("sd") or 0.0) for number, spread in parts])
+    has_sd = whole.n > 1 and all(number < 2 or spread.get("sd") is not None for number, spread in parts)
+    return {"mean": whole.mean, "sd": whole.sd if has_sd else None}
 
 
 def _num_defined(cell: Cell, name: str) -> int:

@@ -4,9 +4,9 @@ Sites stand for the paper's institutions in the experiment's order: the first fo
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import sqrt
 
 from common.experiment import Experiment
+from common.paired_tests import Moments, pooled
 from server.lineage import Lineage, lineages
 from server.matrix import MANY_CASES, Matrix
 from server.metric import METRIC, METRICS, NONE, Metric
@@ -127,17 +127,14 @@ def together(matrix: Matrix, model: str, sites: Sequence[str], metric: Metric) -
     if len(sites) == 1:
         return _num_values(matrix, model, sites[0], metric), spreads[0] or Spread()
     parts = [
-        (_num_values(matrix, model, site, metric), spread.mean, spread.sd)
+        Moments(_num_values(matrix, model, site, metric), spread.mean, spread.sd or 0.0)
         for site, spread in zip(sites, spreads, strict=True)
         if spread and spread.mean is not None
     ]
-    total = sum(n for n, _, _ in parts)
-    if len(parts) < len(sites) or not total:
+    if len(parts) < len(sites) or not any(part.n for part in parts):
         return 0, Spread()
-    mean = sum(n * each for n, each, _ in parts) / total
-    squares = [(n - 1) * sd**2 + n * (each - mean) ** 2 for n, each, sd in parts if sd is not None]
-    sd = sqrt(sum(squares) / (total - 1)) if len(squares) == len(parts) else None
-    return total, Spread(mean=mean, sd=sd)
+    whole, has_sd = pooled(parts), all(spread and spread.sd is not None for spread in spreads)
+    return whole.n, Spread(mean=whole.mean, sd=whole.sd if has_sd else None)
 
 
 def _num_values(matrix: Matrix, model: str, site: str, metric: Metric) -> int:

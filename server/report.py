@@ -62,7 +62,7 @@ def render(record: RunRecord) -> str:
 
 def _context(record: RunRecord) -> dict[str, Any]:
     built = build_matrices(record)
-    found = savings(record)
+    found, paper = savings(record), paper_table(record, built[0]) if built else None
     return {
         "experiment": record.experiment,
         "last_line": datetime.fromtimestamp((record.folder / LEDGER).stat().st_mtime, UTC),
@@ -74,8 +74,8 @@ def _context(record: RunRecord) -> dict[str, Any]:
         "recipe_rows": recipes_rows(record.experiment),
         "statistics": record.statistics,
         "matrices": [matrix_view(matrix, record.experiment) for matrix in built],
-        "paper": paper_table(record, built[0]) if built else None,
-        "paper_absent": reproduces_nothing(record.experiment, paper_table(record, built[0])) if built else "",
+        "paper": paper,
+        "paper_absent": reproduces_nothing(record.experiment, paper) if built else "",
         "comparisons": _comparisons(record, built),
         "folds": bool(record.experiment.folds),
         "model_rows": model_rows(record),

@@ -8,8 +8,8 @@ import yaml
 
 from common.errors import InputError
 from common.experiment import Experiment
-from deploy.findings import Finding, findings
 from deploy.seeds import write_seeds
+from server.findings import Finding, findings
 from server.matrix import load_matrices
 
 STEPS = [

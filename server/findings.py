@@ -9,7 +9,7 @@ from scipy import special
 
 from common.experiment import Experiment
 from common.paired_tests import Moments, paired_t
-from server.conclusion import ModelOrigin, local_homes, model_origins, pooled_like, variance_of_mean
+from server.conclusion import ModelOrigin, cells_abroad, local_homes, model_origins, pooled_like, variance_of_mean
 from server.matrix import Matrix
 
 Cell = tuple[str, str]
@@ -119,8 +119,7 @@ def _minus(matrix: Matrix, first: str, second: str, sites: Sequence[str] = ()) -
 
 
 def _abroad(matrix: Matrix, base: str, homes: Mapping[str, str]) -> Iterator[_Question]:
-    pairs = [(m, site) for m, home in homes.items() for site in matrix.sites if site != home]
-    pairs = [(m, site) for m, site in pairs if {(m, site), (base, site)} <= set(matrix.results)]
+    pairs = [(m, s) for m, s in cells_abroad(homes, matrix.sites) if {(m, s), (base, s)} <= set(matrix.results)]
     if pairs:
         first = tuple((base, site) for _, site in pairs)
         yield _Question(f"{base} minus local-only models abroad, mean", first, tuple(pairs))
