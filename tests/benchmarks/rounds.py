@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import _family
@@ -48,6 +48,8 @@ SMALL_BYTES = 1_000_000
 HEAD = """\
 | MB | system | s a round | ratio | start-up, s | MB to sites | MB from sites | GB | ratio | largest of each kind, GB |
 |---|---|---|---|---|---|---|---|---|---|"""
+SHOWN_S = 0.05
+"""Less processor time a round is not told."""
 END_S = 90.0
 """A federation has so long to end when it is told to."""
 NO_TRAINING = '''
@@ -78,6 +80,8 @@ class Row:
     parts: Sequence[dict[str, float]] = ()
     peak_bytes: int = 0
     of_role: dict[str, int] = field(default_factory=dict)
+    processor: Sequence[dict[str, float]] = ()
+    """Of each round, seconds by role."""
 
     @property
     def round_s(self) -> float:
@@ -129,11 +133,11 @@ def measure(size: str, system: str, work: Path, model: Sequence[Path], num_round
     command = [sys.executable, str(HERE / SYSTEMS[system]), str(work)]
     with Wire(lambda: int((work / BEYOND).read_text())) as wire:
         Setup(str(work), *map(str, model), num_rounds, wire.port).write()
-        with driven(command, environment, work) as driver, _family.PeakByRole(work, driver.pid) as memory:
+        with driven(command, environment, work) as driver, _family.UseByRole(work, driver.pid) as use:
             code = ended(driver, limit_s)
     if code != 0:
         return Row(size, system, reason(code, work, limit_s))
-    return made(size, system, json.loads((work / TOLD).read_text()), wire.passed, memory)
+    return made(size, system, json.loads((work / TOLD).read_text()), wire.passed, use)
 
 
 @contextlib.contextmanager
@@ -167,13 +171,14 @@ def reason(code: int | None, work: Path, limit_s: float) -> str:
     return f"{why}: {lines[-1] if lines else 'it said nothing'}"
 
 
-def made(size: str, system: str, told: dict, passed: Sequence[Passed], memory: _family.PeakByRole) -> Row:
+def made(size: str, system: str, told: dict, passed: Sequence[Passed], use: _family.UseByRole) -> Row:
     """Returns the row of what a driver told and what was seen meanwhile."""
     marks = told["marks"]
     trips = [round_trip(passed, begin, end) for begin, end in pairwise(marks)]
     seconds = [end - begin for begin, end in pairwise(marks)]
     start_s = marks[0] - told["began"]
-    return Row(size, system, "", seconds, start_s, trips, told["parts"], memory.peak_bytes, memory.of_role)
+    processor = [use.processor_s(begin, end) for begin, end in pairwise(marks)]
+    return Row(size, system, "", seconds, start_s, trips, told["parts"], use.peak_bytes, use.of_role, processor)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -196,13 +201,24 @@ def _line(row: Row, least_s: float, least_bytes: float) -> str:
 
 
 def shares(row: Row) -> str:
-    """Returns where the time of a round goes, by what passed at one site and by what the system knows of itself."""
+    """Returns where the time of a round goes.
+
+    By what passed at one site, by what the system knows of itself, and the seconds of processors that each role used.
+    """
     names = {"dispatch": "dispatch_s", "at the site": "site_s", "upload": "upload_s", "after it": "after_s"}
     trips = [trip for trip in row.later(row.trips) if min(trip.down, trip.up) >= SMALL_BYTES]
     seen = {name: median(getattr(trip, key) for trip in trips) for name, key in names.items() if trips}
     known = {name: median(part[name] for part in row.later(row.parts)) for name in (*row.parts, {})[0]}
+    used = _by_role(row.later(row.processor))
     told = [", ".join(f"{name} {seconds:.2f} s" for name, seconds in each.items()) for each in (seen, known) if each]
-    return f"{row.size}, {row.system}: " + ("; ".join(told) or "too little passes to tell")
+    told += [f"of processors {sum(used.values()):.2f} s: " + ", ".join(f"{name} {used[name]:.2f}" for name in used)]
+    return f"{row.size}, {row.system}: " + "; ".join(told)
+
+
+def _by_role(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean over rounds, the largest first, without what does not show."""
+    means = {role: fmean(used.get(role, 0.0) for used in rounds) for used in rounds for role in used}
+    return {role: means[role] for role in sorted(means, key=lambda role: -means[role]) if means[role] >= SHOWN_S}
 
 
 def main() -> None:
