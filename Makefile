@@ -7,7 +7,7 @@ INTEROP := .venv-interop
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
-.PHONY: demo test test-all lint test-images seeds openkbp bench interop fuzz nginx clean
+.PHONY: demo test test-all lint test-images seeds openkbp sixteen-bits bench interop fuzz nginx clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,11 @@ seeds: $(VENV)/installed  ## Transfer, fine-tuning, federating: three seeds on p
 
 openkbp: $(VENV)/installed  ## The three real cohorts under FEDGTV_DATA.
 	FEDGTV_DATA=$${FEDGTV_DATA:-../shared/data} $(BIN)/fedgtv-simulate configs/experiments/openkbp.yaml
+
+sixteen-bits: $(VENV)/installed  ## The three real cohorts with weights in fp32 and in fp16, three seeds each.
+	for form in fp32 fp16; do FEDGTV_DATA=$${FEDGTV_DATA:-../shared/data} \
+		$(BIN)/fedgtv-simulate configs/experiments/openkbp_$$form.yaml --seeds 1,2,3 || exit 1; \
+	done
 
 bench: $(BENCH)/installed  ## Every benchmark of one core against its peers: what docs/performance.md shows, but for rounds and 16 bits.
 	failed=; for script in $(filter-out %/rounds.py %/precision.py,$(wildcard tests/benchmarks/[!_]*.py)); do \
