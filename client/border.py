@@ -221,7 +221,8 @@ class Border:
 
     def _training(self, task: TrainTask, received: Weights, reply: Message) -> _Leaving:
         result, withheld = wire.read_result(reply, TrainResult), policy.Withheld()
-        arrays = wire.record_to_weights(wire.records(reply.content, ArrayRecord)[wire.ARRAYS])
+        record = wire.records(reply.content, ArrayRecord)[wire.ARRAYS]
+        arrays = wire.record_to_weights(record)
         trained = wire.trained_weights(arrays, received, task.transport)
         update = policy.limit_update(policy.keeping(self.policy, task), received, trained)
         result = policy.limit_training(self.policy, result, update, withheld)
@@ -237,7 +238,9 @@ class Border:
                 "epsilon": self._epsilon((*noises, update.noise)),
                 "delta": self.policy.delta,
             }
-        return _Leaving(wire.train_reply(update.weights, received, result, task.transport), counts, withheld)
+        leaving = None if update.is_changed else wire.packed_again(record, task.transport)
+        leaving = leaving or wire.pack_trained(update.weights, received, task.transport)
+        return _Leaving(wire.packed_reply(leaving, result), counts, withheld)
 
     def _epsilon(self, noises: tuple[float, ...]) -> float:
         """Of all updates that ever left here with noise."""

@@ -70,12 +70,18 @@ class Gate:
         self._queue = Queue(self._pass_over)
         self._link: Link | None = None
         self._looked = self._looked_at_run = self._began = 0.0
+        self._happened = time.monotonic()
+        """When a message came, or a reply went, last."""
         self._left_off = False
         """Whether nobody waits any more for what is worked on."""
         self._error: tuple[str, str] | None = None
         """The last task's experiment and the code that it ended in."""
         with suppress(FedgtvError):
             self._open()
+
+    def quiet_s(self) -> float:
+        """Returns for how long no message has come and no reply has gone."""
+        return time.monotonic() - self._happened
 
     def pull(self, *, state: Any, object_store: Any, receive: Any, get_run: Any, get_fab: Any, pull_object: Any,
              confirm_message_received: Any, **others: Any) -> int | None:  # fmt: skip
@@ -85,6 +91,7 @@ class Gate:
             kept = self._queue.next(self._link)
             if kept is None:
                 return None
+            self._happened = time.monotonic()
             message, tree = kept.message, kept.tree
             run_id, message_id = int(message.metadata.run_id), message.metadata.message_id
             if wire.is_progress(message):
@@ -142,7 +149,7 @@ class Gate:
                 self._check_code(border, run, fab)
             whole = inflated(message, contents)
             entry = border.enter(whole)
-            self._asked[message.metadata.message_id] = (whole, entry)
+            self._asked[message.metadata.message_id] = (message, entry)
             forget_progress(border.work)
             self._began = time.monotonic()
             if self._error and self._error[0] != entry.task.experiment:
@@ -183,7 +190,9 @@ class Gate:
         """As Flower's step: waits for replies, and sends what the border makes of them."""
 
         def send_off(leaving: Message, seconds: float) -> str:
-            return _send(leaving, seconds, send, push_object)
+            session = _send(leaving, seconds, send, push_object)
+            self._happened = time.monotonic()
+            return session
 
         def send_what_may_leave(reply: Message, tree: Any, seconds: float) -> tuple[set[str], str]:
             leaving = self._leaving(reply, tree, object_store.get, lambda: is_over(state))

@@ -7,10 +7,11 @@ from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.common.constant import Status
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
+from flwr.supercore.inflatable.inflatable_object import get_object_id, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.object_store import NoObjectInStoreError
 
+from common import objects
 from common.errors import TaskError, WorkerLostError
 
 OBJECTS_S, OBJECT_POLL_S = 600.0, 0.05
@@ -62,8 +63,17 @@ def is_over(state: Any) -> bool:
 
 
 def pulled(tree: Any, pull: Callable[[str], bytes]) -> dict[str, bytes]:
-    """Returns a message's objects by id (ObjectPullError: one cannot be had)."""
-    return pull_objects([each.object_id for each in iterate_object_tree(tree)], pull)
+    """Returns a message's objects by id; no bytes for one that is not what its id says, which `inflated` refuses.
+
+    Raises:
+        ObjectPullError: one cannot be had.
+    """
+
+    def pull_checked(name: str) -> bytes:
+        content = pull(name)
+        return content if get_object_id(content) == name else b""
+
+    return pull_objects([each.object_id for each in iterate_object_tree(tree)], pull_checked)
 
 
 def stored_contents(tree: Any, get: Callable[[str], bytes | None], over: Callable[[], bool]) -> dict[str, bytes]:
@@ -92,7 +102,7 @@ def inflated(message: Message, contents: dict[str, bytes]) -> Message:
         TaskError: the objects are not what they say.
     """
     try:
-        whole = inflate_object_from_contents(message.metadata.message_id, contents, keep_object_contents=True)
+        whole = objects.inflated(message.metadata.message_id, contents)
         content = whole.content if isinstance(whole, Message) else None
     except Exception as error:  # Flower's own and Python's, whatever a broken object sets off
         raise TaskError(f"message: cannot be read ({type(error).__name__}); update one side") from error

@@ -19,9 +19,12 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from client.approval import own_hash
 from client.node import CONFIG_VARIABLE, HEARTBEAT_S, LAUNCHER_VARIABLE
 from client.node_gate import PULL, PUSH, Gate
+from client.node_pauses import Pauses
 from common.logs import log_to_output
 
 log = logging.getLogger("fedgtv.site")
+TIME = "time"
+"""What Flower's loop calls its clock's module; a contract test guards it."""
 INTERVAL = "HEARTBEAT_DEFAULT_INTERVAL"
 """Flower's name for it, in each module that uses it; a contract test guards it."""
 RETRY = "make_simple_http_retry_invoker"
@@ -33,9 +36,10 @@ an upload of which no part has come for 180 s."""
 
 
 def install(gate: Gate) -> None:
-    """Puts the gate's steps in the place of Flower's."""
+    """Puts the gate's steps and pauses in the place of Flower's."""
     vars(start_client_internal)[PULL] = gate.pull
     vars(start_client_internal)[PUSH] = gate.push
+    vars(start_client_internal)[TIME] = Pauses(gate.quiet_s)
 
 
 def beat_every(seconds: int) -> None:

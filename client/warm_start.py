@@ -1,18 +1,20 @@
-"""ClientApps that find their libraries loaded: forked from a process that has imported them and nothing of ours.
+"""ClientApps that find their libraries loaded: forked from a process that has imported them, and this release.
 
-Each task still has a process of its own, and the code that runs in it is the approved one, as the node unpacked it.
-Importing torch and the rest anew takes more than three seconds of a processor for each task.
+Each task still has a process of its own, and the code that runs in it is the approved one: what the node sent, or,
+where that is this release's own to the byte, the release that is installed (`client.loaded_release`). Importing torch
+and the rest anew takes more than three seconds of a processor for each task.
 
-The process that is forked is Python's own fork server. It never sees a task, weights or a case: it imports `LIBRARIES`,
-then answers each request with a new process, which alone reads what to do. When it forks it has a single thread, since
-others would be missing in the fork and their locks held for good, and no GPU open, since a fork cannot use what was
-initialised before it. The OpenBLAS of NumPy, SciPy and OpenCV starts threads when it is imported and ends them for a
-fork; gRPC, which Flower imports, and OpenMP start theirs when they are first called. A new process looks whether all of
-that is so, and if a version of some library has changed it, loads the libraries itself.
+The process that is forked is Python's own fork server. It never sees a task, weights or a case: it imports `LIBRARIES`
+and the release, then answers each request with a new process, which alone reads what to do. When it forks it has a
+single thread, since others would be missing in the fork and their locks held for good, and no GPU open, since a fork
+cannot use what was initialised before it. The OpenBLAS of NumPy, SciPy and OpenCV starts threads when it is imported
+and ends them for a fork; gRPC, which Flower imports, and OpenMP start theirs when they are first called. A new process
+looks whether all of that is so, and if a version of some library has changed it, loads the libraries itself.
 """
 
 import atexit
 import ctypes
+import gc
 import logging
 import multiprocessing
 import os
@@ -26,10 +28,12 @@ from multiprocessing.process import BaseProcess, current_process
 from pathlib import Path
 from types import ModuleType
 
+from client import loaded_release
+from client.loaded_release import InstalledRelease
+from client.task_input import TAKE, take_in
 from common.logs import log_to_output
 
 log = logging.getLogger("fedgtv.site")
-OURS = ("client", "common", "server")
 LIBRARIES = (
     "flwr.supernode.cli.flwr_clientapp",
     "contourpy",
@@ -54,40 +58,52 @@ PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 """prctl(2)."""
 
 _warm, _cold = ForkServerContext(), SpawnContext()
-_warm.set_forkserver_preload(list(LIBRARIES))
+_warm.set_forkserver_preload([*LIBRARIES, loaded_release.APP])
 
 
 def prepare() -> None:
-    """Has the libraries loaded for the first ClientApp, without waiting for it."""
+    """Has libraries and release loaded for the first ClientApp, without waiting for it."""
     with suppress(OSError):  # `start` tries again
         forkserver.ensure_running()
 
 
-def start(command: Sequence[str], environment: Mapping[str, str]) -> BaseProcess:
+def start(
+    command: Sequence[str], environment: Mapping[str, str], release: InstalledRelease | None = None
+) -> BaseProcess:
     """Starts a ClientApp by Flower's command line, with more variables in its environment, and returns its process.
 
     Whatever ended the process that is forked, another one takes its place.
+
+    Args:
+        command: Flower's.
+        environment: what is added to this process's own.
+        release: what is installed; a task that brings the same code need not unpack it. None: every task does.
 
     Raises:
         OSError: the system starts no process.
     """
     try:
-        return _started(_warm, command, environment)
+        return _started(_warm, command, environment, release)
     except (OSError, EOFError) as error:  # killed just now, or the path of its socket in TMPDIR is too long
         log.warning("no process can be forked (%s); this one loads its libraries itself", error)
-        return _started(_cold, command, environment)
+        return _started(_cold, command, environment, None)
 
 
 def _started(
-    context: ForkServerContext | SpawnContext, command: Sequence[str], environment: Mapping[str, str]
+    context: ForkServerContext | SpawnContext,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    release: InstalledRelease | None,
 ) -> BaseProcess:
-    arguments = (list(command), dict(environment), context is _warm)
+    arguments = (list(command), dict(environment), context is _warm, release)
     process: BaseProcess = context.Process(target=_run, args=arguments, daemon=True)
     process.start()
     return process
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str], forked: bool) -> None:
+def _run(
+    command: Sequence[str], environment: Mapping[str, str], forked: bool, release: InstalledRelease | None
+) -> None:
     """Flower's command, in the new process; it ends with the one that started it, whose end is taken for its own."""
     os.environ.update(environment)
     prctl = ctypes.CDLL(None).prctl
@@ -97,7 +113,12 @@ def _run(command: Sequence[str], environment: Mapping[str, str], forked: bool) -
         log_to_output()
         log.warning("%s where ClientApps are forked; this one loads its libraries itself", why)
         os.execvp(command[0], list(command))
-    _forget()
+    gc.freeze()  # what is shared is neither searched for cycles nor copied for that: 0.9 s and 60 MB a task
+    _begin_anew()
+    if release is not None and loaded_release.APP in sys.modules:
+        _offer(release)
+    else:
+        loaded_release.forget()
     sys.argv = list(command)
     _call_flower()
 
@@ -110,19 +131,25 @@ def _unfit(parent_id: int) -> str | None:
     return next((each for each in opened if each.startswith(GPUS)), None)
 
 
-def _forget() -> None:
-    """Leaves nothing that a new interpreter would not have: the approved modules are imported, not this release's.
+def _begin_anew() -> None:
+    """Leaves nothing of the process that was forked which a new interpreter would not have.
 
     NumPy's global generator would draw the same numbers in every task; Python's own and torch's see to that themselves.
     """
     import numpy
 
-    for name in [each for each in sys.modules if each.partition(".")[0] in OURS or each == "__mp_main__"]:
-        del sys.modules[name]
+    sys.modules.pop("__mp_main__", None)
     sys.modules["__main__"] = ModuleType("__main__")
     multiprocessing.set_start_method(None, force=True)
     current_process().daemon = False  # may have children
     numpy.random.seed()
+
+
+def _offer(release: InstalledRelease) -> None:
+    from flwr.supernode.runtime import run_clientapp
+
+    vars(run_clientapp)[TAKE] = take_in
+    loaded_release.offer(release, run_clientapp)
 
 
 def _call_flower() -> None:

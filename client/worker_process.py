@@ -1,11 +1,13 @@
 """Starts Flower's SuperExec for the worker: `python -m client.worker_process` with Flower's arguments."""
 
 import logging
+import os
 import secrets
 import shutil
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.process import BaseProcess
 
 import httpx
@@ -19,12 +21,16 @@ from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 from flwr.supercore.utils import get_flwr_home
 
 from client import warm_start
+from client.loaded_release import InstalledRelease
 from common.atomic import OWNERS, write_text_atomically
 from common.logs import log_to_output
 
 log = logging.getLogger("fedgtv.site")
 TOKEN, HOME = "task.token", "task-"
 """What a task has of its own below the worker's FLWR_HOME: a folder of this name and some digits, its token in it."""
+LOOK_EVERY = "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"
+LOOK_EVERY_S = "0.2"
+"""Flower's setting of how often its launcher asks the node for a task, else 1 s; 2 ms of a processor each time."""
 LEAVE_S = 10.0
 """What an earlier ClientApp gets to end by itself, and again once it was asked to."""
 
@@ -63,7 +69,9 @@ class FreshCode(SubprocessExecutor):
     told to the node at once: Flower itself would wait for a minute of missed heartbeats.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, release: InstalledRelease | None = None) -> None:
+        """`release`: the code that a task may find loaded."""
+        self._release = release
         self._running: Running | None = None
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
@@ -82,8 +90,7 @@ class FreshCode(SubprocessExecutor):
             return LaunchResult.failed("cannot be started")
         return LaunchResult.accepted()
 
-    @staticmethod
-    def _start(spec: ExecutionSpec) -> BaseProcess:
+    def _start(self, spec: ExecutionSpec) -> BaseProcess:
         homes = get_flwr_home()
         for earlier in homes.glob(f"{HOME}*"):
             shutil.rmtree(earlier, ignore_errors=True)
@@ -94,7 +101,7 @@ class FreshCode(SubprocessExecutor):
         command = [TASK_TYPE_TO_COMMAND[spec.task_type], TASK_TYPE_TO_APPIO_API_ADDRESS_ARG[spec.task_type]]
         command += [spec.runtime_api_address, "--token-file", str(path), "--insecure"]
         command += ["--parent-pid", str(spec.parent_pid)]
-        return warm_start.start(command, {FLWR_HOME: str(home)})
+        return warm_start.start(command, {FLWR_HOME: str(home)}, self._release)
 
 
 def _tell_ended(spec: ExecutionSpec, details: str) -> None:
@@ -115,8 +122,10 @@ def main() -> None:
     from flwr.supercore.superexec.executor import factory
 
     log_to_output()
+    os.environ.setdefault(LOOK_EVERY, LOOK_EVERY_S)
+    release = InstalledRelease.read()
     warm_start.prepare()
-    vars(factory)[SubprocessExecutor.__name__] = FreshCode
+    vars(factory)[SubprocessExecutor.__name__] = partial(FreshCode, release)
     flower_superexec()
 
 

@@ -132,15 +132,13 @@ def load_into(module: "nn.Module", weights: "Mapping[str, Array | Tensor]", pref
         CheckpointError: a name is missing or too many, a shape or dtype differs, or a number is not finite; nothing
             was copied then.
     """
-    import torch
-
     state = module.state_dict()
     given = {name.removeprefix(prefix): as_array(value) for name, value in weights.items() if name.startswith(prefix)}
     mismatch = _first_mismatch({name: as_array(value) for name, value in state.items()}, given)
     if mismatch:
         raise CheckpointError(f"checkpoint of another network: {prefix}{mismatch}; use the recipe it was trained with")
     for name, tensor in state.items():
-        tensor.copy_(torch.from_numpy(given[name]))
+        tensor.copy_(tensor.new_tensor(given[name]))
 
 
 def as_array(value: "Array | Tensor") -> Array:

@@ -37,7 +37,7 @@ def load_model(recipe: Recipe, weights: Mapping[str, NDArray[Any]], device: torc
     Raises:
         CheckpointError: the weights belong to another network; the first name or shape that differs is named.
     """
-    networks = build_model(recipe)
+    networks = _laid_out(recipe)
     foreign = [name for name in weights if name.split(".")[0] not in networks]
     if foreign:
         raise CheckpointError(
@@ -47,3 +47,10 @@ def load_model(recipe: Recipe, weights: Mapping[str, NDArray[Any]], device: torc
     for stage, network in networks.items():
         load_into(network, weights, prefix=f"{stage}.")
     return {stage: network.to(device) for stage, network in networks.items()}
+
+
+def _laid_out(recipe: Recipe) -> dict[str, nn.Module]:
+    """Networks by stage whose weights are memory and no numbers yet: to draw some takes longer than to copy others."""
+    with torch.device("meta"):
+        laid_out = {stage: build_network(each.network, each.patch_size) for stage, each in recipe.stages.items()}
+    return {stage: network.to_empty(device="cpu") for stage, network in laid_out.items()}

@@ -173,6 +173,7 @@ def flower_environment(home: Path, extra: Mapping[str, str] | None = None) -> di
     direct = ["localhost", "127.0.0.1", *filter(None, [environment.get("NO_PROXY") or environment.get("no_proxy")])]
     environment |= {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     environment |= {"COLUMNS": "1000"}  # else Flower breaks its error messages, and the paths in them, at 80
+    environment |= {"MALLOC_ARENA_MAX": environment.get("MALLOC_ARENA_MAX", "2")}  # else models lie in 16
     environment |= {"PATH": os.pathsep.join(search), "NO_PROXY": ",".join(direct), "no_proxy": ",".join(direct)}
     return environment | dict(extra or {})
 

@@ -19,6 +19,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
+from common import objects
 from common.checkpoint import Weights
 from common.errors import CODES, INTERNAL, FedgtvError, ReleaseError, TaskError, WorkError
 from common.settings import Frozen
@@ -138,9 +139,31 @@ def _rounded(name: str, value: NDArray[Any], transport: str) -> NDArray[Any]:
 
 
 def _packed(weights: Mapping[str, NDArray[Any]], parts: Sequence[NDArray[Any]], transport: str) -> ArrayRecord:
-    layout = json.dumps([[name, list(np.shape(value))] for name, value in weights.items()])
-    vector = np.concatenate(parts) if parts else np.zeros(0, DTYPES[transport])
-    return ArrayRecord({PACKED: Array(vector), LAYOUT: Array(np.frombuffer(layout.encode(), np.uint8))})
+    dtype, size = np.dtype(DTYPES[transport]), sum(part.size for part in parts)
+    data = b"".join((objects.header(dtype, size), *(np.ascontiguousarray(part).data for part in parts if part.size)))
+    return _record(objects.vector(dtype, size, data), weights)
+
+
+def _record(vector: Array, arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
+    layout = json.dumps([[name, list(np.shape(value))] for name, value in arrays.items()])
+    return ArrayRecord({PACKED: vector, LAYOUT: Array(np.frombuffer(layout.encode(), np.uint8))})
+
+
+def packed_again(record: ArrayRecord, transport: str) -> ArrayRecord | None:
+    """Returns a record made anew of the numbers, names and shapes of a packed one; nothing else that came is in it.
+
+    The numbers are not copied. None: they did not come, to the byte, as `pack_trained` writes them in this transport.
+
+    Raises:
+        Exception: as `unpack`.
+    """
+    if not is_packed(record):
+        return None
+    arrays, vector = unpack(record), record[PACKED]
+    numbers = objects.vector_of(vector)
+    if numbers is None or numbers.dtype != DTYPES[transport]:
+        return None
+    return _record(objects.vector(numbers.dtype, numbers.size, vector.data, objects.known_chunks(vector)), arrays)
 
 
 def unpack(record: ArrayRecord) -> dict[str, NDArray[Any]]:
@@ -150,7 +173,7 @@ def unpack(record: ArrayRecord) -> dict[str, NDArray[Any]]:
         ValueError: the layout is none, or does not fit the vector.
         Exception: one of `UNREADABLE`, where an array is not what it says.
     """
-    vector, layout = record[PACKED].numpy(), record[LAYOUT].numpy()
+    vector, layout = objects.values(record[PACKED]), objects.values(record[LAYOUT])
     entries = _LAYOUT.validate_json(layout.tobytes())
     ends = list(accumulate(math.prod(shape) for _, shape in entries))  # in Python's integers, which do not overflow
     if vector.ndim != 1 or (ends[-1] if ends else 0) != vector.size or len(dict(entries)) != len(entries):
@@ -165,13 +188,13 @@ def is_packed(record: ArrayRecord) -> bool:
 
 
 def record_to_weights(record: ArrayRecord) -> Weights:
-    """Returns the record's arrays in fp32, packed or not; names and shapes are kept.
+    """Returns the record's arrays in fp32, packed or not; names and shapes are kept. They may not be writable.
 
     Raises:
         TaskError: no floating-point arrays, a layout that does not fit, or numbers that are not finite.
     """
     try:
-        arrays = unpack(record) if is_packed(record) else {name: array.numpy() for name, array in record.items()}
+        arrays = unpack(record) if is_packed(record) else {name: objects.values(each) for name, each in record.items()}
     except UNREADABLE as error:
         raise TaskError(f"weights: cannot be read ({_line(error)}); update one side") from error
     for name, values in arrays.items():
@@ -181,7 +204,7 @@ def record_to_weights(record: ArrayRecord) -> Weights:
             raise TaskError(
                 f"weights: {name[:80]!a} holds NaN or infinity; the model is spoilt, start from an earlier round"
             )
-    return {name: values.astype(np.float32) for name, values in arrays.items()}
+    return {name: values.astype(np.float32, copy=False) for name, values in arrays.items()}
 
 
 def _line(error: Exception) -> str:
@@ -269,9 +292,14 @@ def train_reply(weights: Weights, received: Weights, result: TrainResult, transp
 
     `received`: what `weights` were trained from, see `pack_trained`.
     """
+    return packed_reply(pack_trained(weights, received, transport), result)
+
+
+def packed_reply(arrays: ArrayRecord, result: TrainResult) -> RecordDict:
+    """Returns a training reply with weights by `pack_trained`."""
     return RecordDict(
         {
-            ARRAYS: pack_trained(weights, received, transport),
+            ARRAYS: arrays,
             METRICS: MetricRecord({NUM_EXAMPLES: result.num_examples}),
             RESULT: ConfigRecord({JSON: result.model_dump_json()}),
         }
