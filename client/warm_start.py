@@ -30,7 +30,6 @@ from types import ModuleType
 
 from client import loaded_release
 from client.loaded_release import InstalledRelease
-from client.task_input import TAKE, take_in
 from common.logs import log_to_output
 
 log = logging.getLogger("fedgtv.site")
@@ -147,6 +146,8 @@ def _begin_anew() -> None:
 
 def _offer(release: InstalledRelease) -> None:
     from flwr.supernode.runtime import run_clientapp
+
+    from client.task_input import TAKE, take_in
 
     vars(run_clientapp)[TAKE] = take_in
     loaded_release.offer(release, run_clientapp)

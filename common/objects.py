@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from flwr.app import Array
+from flwr.app import Array, ArrayRecord
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_object_head_values_from_object_content
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 CHUNKS = "_chunks"
 """Where a Flower array keeps its chunks; a contract test guards it."""
 NUMPY = "numpy.ndarray"
-ARRAY = b"Array "
-"""An array's object begins so."""
+ARRAY, ARRAY_RECORD = b"Array ", b"ArrayRecord "
+"""The objects of either begin so."""
 DIVIDER = b"\x00"
 LONGEST_HEADER = 1024
 """Bytes before an array's numbers, at most; of a vector, 128."""
@@ -73,10 +73,28 @@ def inflated(name: str, contents: Mapping[str, bytes], keep_chunks: bool = True)
     Raises:
         Exception: Flower's own and Python's, whatever a broken object sets off.
     """
-    arrays: dict[str, InflatableObject] = {
+    arrays = {
         each: _array(each, contents, keep_chunks) for each, content in contents.items() if content.startswith(ARRAY)
     }
-    return inflate_object_from_contents(name, dict(contents), keep_object_contents=True, objects=arrays)
+    records = {each: _record(content, arrays) for each, content in contents.items() if content.startswith(ARRAY_RECORD)}
+    made: dict[str, InflatableObject] = {**arrays, **records}
+    return inflate_object_from_contents(name, dict(contents), keep_object_contents=True, objects=made)
+
+
+def _record(content: bytes, arrays: Mapping[str, Array]) -> ArrayRecord:
+    _, children, _ = get_object_head_values_from_object_content(content)
+    told = json.loads(content.partition(DIVIDER)[2])
+    if set(told.values()) != set(children):
+        raise ValueError("a record's arrays are not those that it names")
+    return record_of({name: arrays[each] for name, each in told.items()})
+
+
+def record_of(arrays: Mapping[str, Array]) -> ArrayRecord:
+    """Returns a record of these very arrays; those that Flower's constructor makes know nothing of their chunks."""
+    record = ArrayRecord()
+    for name, array in arrays.items():
+        record[name] = array
+    return record
 
 
 def _array(name: str, contents: Mapping[str, bytes], keep_chunks: bool) -> Array:

@@ -146,7 +146,7 @@ def _packed(weights: Mapping[str, NDArray[Any]], parts: Sequence[NDArray[Any]], 
 
 def _record(vector: Array, arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
     layout = json.dumps([[name, list(np.shape(value))] for name, value in arrays.items()])
-    return ArrayRecord({PACKED: vector, LAYOUT: Array(np.frombuffer(layout.encode(), np.uint8))})
+    return objects.record_of({PACKED: vector, LAYOUT: Array(np.frombuffer(layout.encode(), np.uint8))})
 
 
 def packed_again(record: ArrayRecord, transport: str) -> ArrayRecord | None:

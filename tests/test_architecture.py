@@ -21,12 +21,14 @@ MAX_BODY_LINES = 60
 
 IMPORT_FLOWER = {
     "common.bundle",
+    "common.objects",
     "common.wire",
     "client.app",
     "client.border",
     "client.node_gate",
     "client.node_messages",
     "client.node_process",
+    "client.task_input",
     "client.node_queue",
     "client.warm_start",
     "client.worker_process",

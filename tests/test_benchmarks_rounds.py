@@ -1,6 +1,7 @@
 """What the benchmark of rounds makes of what it sees: bytes, memory, times, and why something failed."""
 
 import importlib
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def test_a_round_in_which_nothing_passed_took_its_time_all_the_same(wire):
         (["nginx", "nginx: worker process"], "gateway"),
         (["python3", "python3", "-u", "-m", "nvflare.private.fed.app.client.worker_process"], "client's job"),
         (["bash", "bash", "sub_start.sh"], "other"),
+        (["python", "python", "-c", "from multiprocessing.forkserver import main; main(3)"], "loaded libraries"),
     ],
 )
 def test_a_process_is_known_by_its_name_or_its_command(family, words, found):
@@ -86,8 +88,9 @@ def test_nvflare_s_rounds_are_read_from_its_log(script):
 def test_ratios_are_to_the_best_peer_and_the_first_round_does_not_count(script, wire):
     rounds = script("rounds")
     trips = [wire.RoundTrip(9, 9, 1, 1, 1, 1), wire.RoundTrip(2_000_000, 1_000_000, 1, 2, 3, 4)]
+    used = [{"ClientApp": 9.0}, {"gateway": 0.5, "ClientApp": 1.5, "driver": 0.01}]
     rows = [
-        rounds.Row("50", "product", "", [9.0, 3.0], 4.0, trips, [], 2_000_000_000, {"ClientApp": 500_000_000}),
+        rounds.Row("50", "product", "", [9.0, 3.0], 4.0, trips, [], 2_000_000_000, {"ClientApp": 500_000_000}, used),
         rounds.Row("50", "flower", "", [9.0, 6.0], 5.0, trips, [], 8_000_000_000, {"flwr command": 1}),
         rounds.Row("50", "nvflare", "not done within 5 s: broken"),
     ]
@@ -97,7 +100,20 @@ def test_ratios_are_to_the_best_peer_and_the_first_round_does_not_count(script, 
         "| 50 | nvflare | failed: not done within 5 s: broken | | | | | | | |",
     ]
     told = rounds.shares(rows[0])
-    assert told == "50, product: dispatch 1.00 s, at the site 2.00 s, upload 3.00 s, after it 4.00 s"
+    assert told == (
+        "50, product: dispatch 1.00 s, at the site 2.00 s, upload 3.00 s, after it 4.00 s; "
+        "of processors 2.00 s (ClientApp 1.50 s, gateway 0.50 s)"
+    )
+
+
+def test_processor_time_is_that_between_two_times_and_of_those_that_have_ended_too(family, tmp_path):
+    use = family.UseByRole(tmp_path, 1)
+    use._history = [(1.0, {"SuperLink": 5.0}), (2.0, {"SuperLink": 6.0, "ClientApp": 1.0}), (9.0, {"SuperLink": 99.0})]
+    assert use.processor_s(1.5, 3.0) == {"SuperLink": 1.0, "ClientApp": 1.0}
+    assert use.processor_s(0.0, 1.0) == {"SuperLink": 5.0}
+    assert family._processor_s("1 (a b) c) S " + " ".join(map(str, range(4, 50)))) == pytest.approx(
+        (14 + 15) / os.sysconf("SC_CLK_TCK")
+    )
 
 
 def test_a_failure_is_told_with_the_last_line_that_was_said(script, tmp_path):

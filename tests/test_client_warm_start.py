@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from faults.standing import CLIENTAPP, role
 
-from client import warm_start
+from client import loaded_release, warm_start
 from common.processes import MARK, _environment
 
 ROOT = Path(__file__).parents[1]
@@ -183,7 +183,8 @@ def resident_kib(process_id: int) -> int:
 def test_libraries_are_all_that_a_clientapp_imports_and_leave_a_process_that_can_be_forked() -> None:
     program = (
         "import importlib, os, sys\n"
-        "from client.warm_start import LIBRARIES, OURS, _unfit\n"
+        "from client.loaded_release import OURS\n"
+        "from client.warm_start import LIBRARIES, _unfit\n"
         "for name in [each for each in sys.modules if each.partition('.')[0] in OURS]: del sys.modules[name]\n"
         "for name in LIBRARIES: importlib.import_module(name)\n"
         "import torch\n"
@@ -220,7 +221,7 @@ def test_a_task_finds_libraries_and_nothing_of_this_release_and_runs_the_approve
     assert found["command"] == ["flwr-clientapp", "--told"]
     assert found["name"] == "flwr-clientapp"
     assert {"torch", "SimpleITK", "scipy", "pydicom"} < set(found["loaded"])
-    assert not {*warm_start.OURS, "__mp_main__"} & set(found["loaded"])
+    assert not {*loaded_release.OURS, "__mp_main__"} & set(found["loaded"])
     assert found["main"] is None
     assert found["approved"] == str(launcher.folder / "approved" / "client" / "app.py")
     assert (found["start_method"], found["daemon"]) == (None, False)

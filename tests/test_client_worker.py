@@ -177,7 +177,7 @@ def test_a_task_finds_nothing_unpacked_and_shows_no_token(tmp_path: Path, monkey
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
     found: list[tuple[list[str], Path]] = []
 
-    def start(words: list[str], environment: dict[str, str]) -> Started:
+    def start(words: list[str], environment: dict[str, str], _release: object) -> Started:
         found.append((words, Path(environment["FLWR_HOME"])))
         return Started()
 

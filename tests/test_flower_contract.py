@@ -5,16 +5,20 @@ import inspect
 import io
 import json
 import re
+import time
 import warnings
 import zipfile
 from importlib import metadata
 from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
+from flwr.app import Array
 
 from client import archive
 from client.contact import AHEAD_S, BEHIND_S
+from client.loaded_release import INSTALL, LOAD
 from client.node import HEARTBEAT_S, LEASE_S, LEASED_S, SiteNode, _setting
 from client.node_gate import INSERT, PULL, PUSH
 from client.node_log import GRACEFUL, REFUSED, UNAUTHENTIC
@@ -22,6 +26,7 @@ from client.node_process import (
     CALL_S,
     INTERVAL,
     RETRY,
+    TIME,
     UPLOAD_S,
     SlowUploads,
     SteadyHeartbeat,
@@ -29,8 +34,11 @@ from client.node_process import (
     give_uploads_time,
     tell_refusals,
 )
+from client.task_input import TAKE
 from client.worker import launcher_command
+from client.worker_process import LOOK_EVERY, LOOK_EVERY_S
 from common.bundle import RUN_KEY
+from common.objects import CHUNKS, cut
 from server.control import Control, _run, toml_string
 from server.fleet_guard import AHEAD, KEPT_S
 from server.gateway import CALLS
@@ -60,6 +68,7 @@ with warnings.catch_warnings():
 
     flower_superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
     from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode.runtime import run_clientapp
 
     flower_superexec = importlib.import_module("flwr.supercore.cli.flower_superexec")
     flower_supernode = importlib.import_module("flwr.supernode.cli.flower_supernode")
@@ -305,6 +314,42 @@ def test_the_loop_takes_its_two_steps_from_its_own_module_and_names_what_it_give
         )
         assert source(start_client_internal).count(f"{name}(") == 2  # its definition and the loop's one call
     assert list(inspect.signature(getattr(start_client_internal, INSERT)).parameters) == ["msg", "state", "store"]
+
+
+def test_the_loop_s_pauses_are_all_that_it_uses_its_clock_s_module_for() -> None:
+    """client/node_pauses.py stands in for it."""
+    used = re.findall(r"(?<!\w)time\.(\w+)(\(.*?\))?", source(start_client_internal))
+    assert used == [("sleep", "(3)"), ("sleep", "(0.5)"), ("sleep", "(0.5)")]
+    assert vars(start_client_internal)[TIME] is time
+
+
+def test_a_clientapp_s_process_takes_its_message_and_its_code_where_ours_stand_in() -> None:
+    """client/task_input.py and client/loaded_release.py."""
+    process = inspect.getsource(run_clientapp.run_clientapp)
+    assert process.index(f"{INSTALL}(fab.content, skip_prompt=True)") < process.index(f"{LOAD}(\n")
+    assert (
+        "client_app: ClientApp = load_client_app_fn(\n            run.fab_id, run.fab_version, fab.hash_str" in process
+    )
+    take = inspect.getsource(run_clientapp.pull_task_input)
+    assert f"message = {TAKE}(\n        object_tree,\n" in take
+    assert list(inspect.signature(vars(run_clientapp)[TAKE]).parameters)[:3] == [
+        "object_tree", "pull_object_fn", "confirm_object_received_fn"
+    ]  # fmt: skip
+
+
+def test_an_array_keeps_its_chunks_where_ours_are_put_and_cuts_as_we_do() -> None:
+    """common/objects.py."""
+    array = Array(np.arange(3_000_000, dtype=np.float32))
+    assert CHUNKS not in vars(array)
+    cut_by_flower = [(name, chunk.deflate()) for name, chunk in array.slice_array()]
+    assert vars(array)[CHUNKS] == array.slice_array()
+    assert cut_by_flower == [(chunk.object_id, chunk.deflate()) for chunk in cut(array.data)]
+
+
+def test_the_launcher_s_pause_is_a_setting() -> None:
+    launcher = source("flwr.supercore.superexec.run_superexec")
+    assert f'_TASK_POLL_INTERVAL_ENV = "{LOOK_EVERY}"' in launcher
+    assert 0.01 <= float(LOOK_EVERY_S) <= 60.0
 
 
 def test_replies_leave_through_send_and_push_object_alone() -> None:

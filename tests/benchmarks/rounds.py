@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -210,9 +210,13 @@ def shares(row: Row) -> str:
     seen = {name: median(getattr(trip, key) for trip in trips) for name, key in names.items() if trips}
     known = {name: median(part[name] for part in row.later(row.parts)) for name in (*row.parts, {})[0]}
     used = _by_role(row.later(row.processor))
-    told = [", ".join(f"{name} {seconds:.2f} s" for name, seconds in each.items()) for each in (seen, known) if each]
-    told += [f"of processors {sum(used.values()):.2f} s: " + ", ".join(f"{name} {used[name]:.2f}" for name in used)]
+    told = [_told(each) for each in (seen, known) if each]
+    told += [f"of processors {sum(used.values()):.2f} s ({_told(used)})"] if used else []
     return f"{row.size}, {row.system}: " + "; ".join(told)
+
+
+def _told(parts: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {seconds:.2f} s" for name, seconds in parts.items())
 
 
 def _by_role(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
