@@ -2,17 +2,15 @@
 
 Flower 1.41 looks for a message every 3 s and for a reply every 0.5 s, whatever has just happened. A round takes as long
 as its slowest site, so those pauses alone cost a federation 3 s a round. Here a pause costs a twentieth of what was
-waited for anyway, and a node that has been quiet for a minute asks no more often than Flower's.
+waited for anyway: at first 0.3 s between two looks for a message, each of which costs the coordinator 10 ms, and after
+a minute Flower's own.
 """
 
 import time
 from collections.abc import Callable
 from typing import Any
 
-SHARE = 0.05
-"""Of the quiet before a pause."""
-LEAST = 0.1
-"""Of Flower's own pause: 0.3 s between two looks for a message, each of which costs the coordinator 10 ms."""
+from common.pauses import pause_s
 
 
 class Pauses:
@@ -28,8 +26,3 @@ class Pauses:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
-
-
-def pause_s(longest_s: float, quiet_s: float) -> float:
-    """Returns the pause after `quiet_s` in which nothing happened, where Flower would pause for `longest_s`."""
-    return min(longest_s, max(LEAST * longest_s, SHARE * quiet_s))

@@ -13,6 +13,7 @@ from common import wire
 from common.checkpoint import Weights
 from common.errors import SiteError, WorkError
 from common.experiment import RoundConfig
+from common.pauses import pause_s
 from common.settings import Frozen
 from common.tasks import TrainTask
 from server.patience import Patience
@@ -21,11 +22,10 @@ from server.watch import Watch
 
 log = logging.getLogger("fedgtv.coordinator")
 Answer = TypeVar("Answer")
-POLL_S = 0.25
 POLL_MAX_S = 2.0
+"""Between two looks, at last; every look costs the SuperLink a TLS request and a database transaction."""
 NAMED_S = 30.0
 """A site that is not connected by then is named."""
-"""Polling slows down as a wait grows: every poll costs the SuperLink a TLS request and a database transaction."""
 
 
 class Sites:
@@ -54,7 +54,7 @@ class Sites:
             known = ", ".join(sorted(self._node_ids)) or "none"
             raise SiteError(f"site {unknown[0]!r} is not enrolled (enrolled: {known}); enrol it, or leave it out")
         self.watch.ask(sites)
-        started, pause_s, named = time.monotonic(), POLL_S, set[str]()
+        started, named = time.monotonic(), set[str]()
         while missing := self._missing(sites):
             waited_s = time.monotonic() - started
             named = self._name_missing(missing, named, waited_s)
@@ -66,8 +66,7 @@ class Sites:
                     f"site {', '.join(missing)} did not connect within {waited_s:.0f} s; start `fedgtv-site join` "
                     "there, or leave it out of the experiment"
                 )
-            pause_s = min(pause_s * 1.5, POLL_MAX_S) if waited_s > NAMED_S else POLL_S
-            time.sleep(pause_s)
+            time.sleep(pause_s(POLL_MAX_S, waited_s))
         for site in sorted(named):
             self.watch.event(site, "back", "connected")
 
@@ -184,12 +183,13 @@ class Sites:
 
 def arrivals(waiting: Waiting, deadline: Callable[[], float]) -> Iterator[tuple[str, Message]]:
     """Yields the replies as they come, until all are here or `deadline()` (of the monotonic clock) is over."""
-    pause_s = POLL_S
+    happened = time.monotonic()
     while waiting.owed and time.monotonic() < deadline():
-        yield from waiting.poll()
+        for arrival in waiting.poll():
+            yield arrival
+            happened = time.monotonic()
         if waiting.owed:
-            pause_s = min(pause_s * 1.5, POLL_MAX_S)
-            time.sleep(pause_s)
+            time.sleep(pause_s(POLL_MAX_S, time.monotonic() - happened))
     if waiting.owed:
         yield from waiting.poll()  # what came during the last pause
 

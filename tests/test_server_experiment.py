@@ -81,7 +81,7 @@ def quick(monkeypatch):
     """Two small arrays for a network, no pauses between looks, and no waits for the disk."""
     monkeypatch.setattr("server.training.build_model", lambda recipe, seed: seed)
     monkeypatch.setattr("server.training.model_weights", lambda seed: {5: START}[seed])
-    monkeypatch.setattr(server_sites, "POLL_S", 0.001)
+    monkeypatch.setattr(server_sites, "POLL_MAX_S", 0.01)
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 

@@ -35,7 +35,7 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(server_sites, "POLL_S", 0.01)
+    monkeypatch.setattr(server_sites, "POLL_MAX_S", 0.1)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def resident(field: str) -> float:
 
 
 def main(num_sites: int, num_rounds: int, megabytes: float, folder: Path) -> None:
-    server_sites.POLL_S = 0.01
+    server_sites.POLL_MAX_S = 0.1
     os.fsync = lambda handle: None  # a slow disk would say nothing of memory
     sites = tuple(f"S{number:02d}" for number in range(num_sites))
     experiment = Experiment(

@@ -145,7 +145,7 @@ def raising(error: Exception):
 def test_no_reply_of_a_whole_experiment_holds_one(
     tmp_path, hospital, experiment, monkeypatch, error: Exception | None, caplog
 ) -> None:
-    monkeypatch.setattr(server_sites, "POLL_S", 0.002)
+    monkeypatch.setattr(server_sites, "POLL_MAX_S", 0.02)
     config, replies = hospital("A", share_pictures=True, share_case_metrics=True), []
 
     def watched(message, context):

@@ -101,7 +101,7 @@ def sites(make_sites):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Short pauses between looks for replies, and no waits for the disk."""
-    monkeypatch.setattr(server_sites, "POLL_S", 0.002)
+    monkeypatch.setattr(server_sites, "POLL_MAX_S", 0.02)
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 
@@ -147,7 +147,7 @@ def told(ledger):
 def whole(sites, tmp_path_factory):
     """The full experiment, run once by one worker."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_sites, "POLL_S", 0.002)
+        patch.setattr(server_sites, "POLL_MAX_S", 0.02)
         return run(experiment(), sites, tmp_path_factory.mktemp("whole"))
 
 

@@ -86,7 +86,7 @@ def same(one, two):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(server_sites, "POLL_S", 0.002)
+    monkeypatch.setattr(server_sites, "POLL_MAX_S", 0.02)
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 
