@@ -11,7 +11,7 @@ from scripted import NODES, TASK, Clock, ScriptedGrid, answer, failed, flower_er
 from common import wire
 from common.tasks import ProgressTask, SiteStatistics
 from server import waiting as module
-from server.sites import arrivals
+from server.sites import POLL_MAX_S, arrivals
 from server.waiting import LOOK_S, MAX_CRASHES, MAX_IDLE, PROGRESS_S, RETRY_S, Waiting
 from server.watch import Watch
 
@@ -159,7 +159,7 @@ def test_a_lost_message_or_process_is_asked_for_again_and_then_believed(watch, c
     assert watch.of("A") == ["lost", "back"] * MAX_CRASHES
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     pauses = [RETRY_S * 2**number for number in range(MAX_CRASHES)]
-    assert all(pause <= gap <= pause + LOOK_S + 2 for pause, gap in zip(pauses, gaps, strict=True))
+    assert all(pause <= gap <= pause + LOOK_S + 2 * POLL_MAX_S for pause, gap in zip(pauses, gaps, strict=True))
 
 
 def test_a_site_that_dies_twice_and_then_answers_has_answered(watch):
