@@ -27,6 +27,8 @@ class Setup:
     rounds: int
     wire_port: int
     """What the counted site calls instead of the coordinator's port."""
+    torch: bool = False
+    """Whether a peer's client imports torch."""
 
     @classmethod
     def read(cls) -> Self:
@@ -46,6 +48,10 @@ class Setup:
         """Returns the port that a site calls, where the coordinator listens on `port`."""
         (self.folder / BEYOND).write_text(str(port))
         return self.wire_port if site == COUNTED else port
+
+    def client(self, source: str) -> str:
+        """Returns the source of a peer's client with what it imports beside."""
+        return f"import torch\n{source}" if self.torch else source
 
     def tell(self, began: float, marks: Sequence[float], parts: Sequence[Mapping[str, float]] = ()) -> None:
         """Tells when the first process was started, when the first round began and each one ended, by time of day.

@@ -102,7 +102,7 @@ def main() -> None:
     began = time.time()
     with running(setup, certificates) as control:
         config = {"model": setup.model, "marks": str(marks), "rounds": str(setup.rounds)}
-        run_id = control.run(write_app(setup.folder / "app", "rounds", CLIENT, SERVER, tuple(config)), config)
+        run_id = control.run(write_app(setup.folder / "app", "rounds", setup.client(CLIENT), SERVER, tuple(config)), config)
         setup.tell(began, wait(control, run_id, marks, setup.rounds + 1))
 
 

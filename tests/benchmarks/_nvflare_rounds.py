@@ -101,7 +101,7 @@ def write_job(setup: Setup) -> Path:
     (job / "meta.json").write_text(json.dumps(meta))
     (job / "app" / "config" / "config_fed_server.json").write_text(json.dumps(server))
     (job / "app" / "config" / "config_fed_client.json").write_text(json.dumps(client))
-    (job / "app" / "custom" / "idle.py").write_text(CLIENT)
+    (job / "app" / "custom" / "idle.py").write_text(setup.client(CLIENT))
     (job / "app" / "custom" / "persistor.py").write_text(PERSISTOR)
     return job
 

@@ -39,6 +39,9 @@ ROOT = HERE.parents[1]
 SIZES = ("0", "50", "200", "500", "full")
 PRODUCT = "product"
 SYSTEMS = {PRODUCT: "_product_rounds.py", "flower": "_flower_rounds.py", "nvflare": "_nvflare_rounds.py"}
+LOADED = "+torch"
+"""A peer's name with it: the peer with a client that imports torch, as one that trains does, and the product's."""
+NAMES = (*SYSTEMS, *(f"{peer}{LOADED}" for peer in SYSTEMS if peer != PRODUCT))
 LOG = "driver.log"
 WAYS = ("down", "up")
 TOLD_BYTES = 50_000_000
@@ -130,9 +133,9 @@ def measure(size: str, system: str, work: Path, model: Sequence[Path], num_round
     release = idle_release(work / "release") if system == PRODUCT else ROOT
     search = os.pathsep.join(map(str, (release, ROOT / "tests")))
     environment = os.environ | {"PYTHONPATH": search, MARK: str(work), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / SYSTEMS[system]), str(work)]
+    command = [sys.executable, str(HERE / SYSTEMS[system.removesuffix(LOADED)]), str(work)]
     with Wire(lambda: int((work / BEYOND).read_text())) as wire:
-        Setup(str(work), *map(str, model), num_rounds, wire.port).write()
+        Setup(str(work), *map(str, model), num_rounds, wire.port, system.endswith(LOADED)).write()
         with driven(command, environment, work) as driver, _family.UseByRole(work, driver.pid) as use:
             code = ended(driver, limit_s)
     if code != 0:
@@ -229,7 +232,7 @@ def main() -> None:
     """Prints a table of every size and system, and below it where the time of a round goes."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", nargs="+", default=SIZES)
-    parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit-s", type=float, default=1800.0, help="of one system and size")
     parser.add_argument("--folder", type=Path, help="where everything is written and removed again; default: /tmp")
