@@ -102,7 +102,8 @@ def main() -> None:
     began = time.time()
     with running(setup, certificates) as control:
         config = {"model": setup.model, "marks": str(marks), "rounds": str(setup.rounds)}
-        run_id = control.run(write_app(setup.folder / "app", "rounds", setup.client(CLIENT), SERVER, tuple(config)), config)
+        app = write_app(setup.folder / "app", "rounds", setup.client(CLIENT), SERVER, tuple(config))
+        run_id = control.run(app, config)
         setup.tell(began, wait(control, run_id, marks, setup.rounds + 1))
 
 
