@@ -1,9 +1,9 @@
 """The ServerApp's shortcut: it reads and writes the contents of objects in the SuperLink's folder, and not over HTTPS.
 
 It runs on the SuperLink's machine under its account. What it sends lies in the folder before the SuperLink hears of the
-message, which then asks for none of it, unless another message of the same content is deleted at that very moment. What it
-receives the SuperLink has verified. Where a file is not there, Flower's way is gone. The symbols are private: a contract
-test guards them.
+message and tells which of its objects are missing: none, unless one was deleted at that very moment, with another
+message. What it receives, the SuperLink has verified. Where a file is not there, Flower's own way is gone. The symbols
+are private: a contract test guards them.
 """
 
 from collections.abc import Callable

@@ -10,18 +10,22 @@ from pathlib import Path
 
 from flwr.supercore import sql_mixin
 from flwr.supercore.object_store import object_store_factory
+from flwr.superlink import extensions
 from flwr.superlink.routers.fleet import node_auth
+from starlette.middleware import Middleware
 
 from common.logs import log_to_output
 from server import OBJECTS_VARIABLE
 from server.fleet_guard import SignedTimes, guarded
 from server.object_files import ObjectFiles
 from server.object_store import FiledObjectStore
+from server.whole_bodies import WholeBodies
 
 BUSY_TIMEOUT_MS = 120_000
 SYMBOL = "SQLITE_PRAGMAS"
 AUTHENTICATE = "authenticate_node"
 STORE = "SqlObjectStore"
+LAYERS = "get_middleware"
 
 
 def patient_pragmas(pragmas: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
@@ -38,6 +42,7 @@ def main() -> None:
     files = ObjectFiles(Path(os.environ[OBJECTS_VARIABLE]))
     vars(object_store_factory)[STORE] = partial(FiledObjectStore, files=files)
     vars(node_auth)[AUTHENTICATE] = guarded(vars(node_auth)[AUTHENTICATE], SignedTimes())
+    vars(extensions)[LAYERS] = lambda: (Middleware(WholeBodies),)
     flower_superlink()
 
 
