@@ -2,3 +2,5 @@
 
 RUNS_VARIABLE = "FEDGTV_RUNS"
 """Environment variable with the folder of all run folders; the ServerApp inherits it from the SuperLink."""
+OBJECTS_VARIABLE = "FEDGTV_OBJECTS"
+"""Environment variable with the folder of the contents of Flower's objects, for the SuperLink and the ServerApp."""

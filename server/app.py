@@ -14,10 +14,12 @@ from common.experiment import Experiment
 from common.logs import log_to_output
 from common.settings import parse_yaml
 from common.shortage import explained
-from server import RUNS_VARIABLE
+from server import OBJECTS_VARIABLE, RUNS_VARIABLE
 from server.experiment import run_experiment
 from server.ledger import Ledger, hold_run
 from server.ledger_file import LEDGER, append_line, drop_half_line
+from server.object_files import ObjectFiles
+from server.object_shortcut import take_shortcut
 from server.remedies import DISK_FULL
 from server.run_lock import PATIENCE_S
 from server.sites import Sites
@@ -32,6 +34,8 @@ log = logging.getLogger("fedgtv.coordinator")
 def main(grid: Grid, context: Context) -> None:
     """Runs or resumes the experiment that the run configuration carries under its one key."""
     log_to_output()
+    if objects := os.environ.get(OBJECTS_VARIABLE):
+        take_shortcut(ObjectFiles(Path(objects)))
     run = json.loads(str(context.run_config[RUN_KEY]))
     experiment = parse_yaml(json.dumps(run["experiment"]), Experiment, "run configuration")
     folder = run_folder(run["name"])

@@ -98,15 +98,16 @@ class Ledger:
     def check_space(self, models: Sequence[Mapping[str, NDArray[Any]]], num_sites: int) -> None:
         """Raises DiskFullError unless a round's files fit on the disk.
 
-        Each model needs room for `num_sites` replies, here and with the SuperLink, the round's weights, the strategy's
-        state (two more), and the finished model. What lies here of the round already needs none any more.
+        Each model needs room for `num_sites` replies, here and with the SuperLink, the model on its way to the sites,
+        the round's weights, the strategy's state (two more), and the finished model. What lies here of the round
+        already needs none any more.
         """
         reserve = self.folder / RESERVE
         if not reserve.exists():
             write_bytes_atomically(reserve, bytes(RESERVE_BYTES))
         num_bytes = sum(array.nbytes for model in models for array in model.values())
         here = sum(path.stat().st_size for path in (self.folder / "spool").rglob("*") if path.is_file())
-        needed, free = num_bytes * (2 * num_sites + 4) + SPARE_BYTES - here, shutil.disk_usage(self.folder).free
+        needed, free = num_bytes * (2 * num_sites + 5) + SPARE_BYTES - here, shutil.disk_usage(self.folder).free
         if free < needed:
             raise DiskFullError(
                 f"{self.folder}: {free / 1e9:.2f} GB free on the disk; expected {needed / 1e9:.2f} GB for a round of "

@@ -15,7 +15,7 @@ from typing import Self
 from common.atomic import OWNERS, write_bytes_atomically
 from common.enrolment import JoinRequest
 from common.processes import ProcessTree, flower_command, flower_environment
-from server import RUNS_VARIABLE
+from server import OBJECTS_VARIABLE, RUNS_VARIABLE
 from server.control import Control
 from server.daemons import HOST, start_daemon
 from server.provision import Certificates, EnrolledSite, add_site, check_new_site, find_site, remove_site
@@ -25,7 +25,7 @@ START_S = 60.0
 
 @dataclass
 class Superlink:
-    """A SuperLink in `folder` (database, log, FLWR_HOME, sites.json, runs/), on loopback `port`.
+    """A SuperLink in `folder` (database, objects/, log, FLWR_HOME, sites.json, runs/), on loopback `port`.
 
     A context manager: up after `with`, ended with all its processes on leaving.
     """
@@ -137,5 +137,5 @@ class Superlink:
         return [*command, "--superexec-auth-secret-file", str(self.secret)]
 
     def _environment(self) -> dict[str, str]:
-        ours = {RUNS_VARIABLE: str(self.runs_folder)}
+        ours = {RUNS_VARIABLE: str(self.runs_folder), OBJECTS_VARIABLE: str(self.folder / "objects")}
         return flower_environment(self.control.home, {**ours, **self.environment})

@@ -1,18 +1,31 @@
-"""Starts Flower's SuperLink with a database that waits for its turn, and with our guard at the sites' door.
+"""Starts Flower's SuperLink with a patient database, its objects in files, and our guard at the sites' door.
 
 Flower 1.41 gives SQLite 5 s to get a lock and answers 500 after that, which ends the ServerApp or its launcher, and the
 run with it. Seen on a busy machine with three sites. The symbols are private: a contract test guards them.
 """
 
+import os
+from functools import partial
+from pathlib import Path
+
 from flwr.supercore import sql_mixin
+from flwr.supercore.object_store import object_store_factory
+from flwr.superlink import extensions
 from flwr.superlink.routers.fleet import node_auth
+from starlette.middleware import Middleware
 
 from common.logs import log_to_output
+from server import OBJECTS_VARIABLE
 from server.fleet_guard import SignedTimes, guarded
+from server.object_files import ObjectFiles
+from server.object_store import FiledObjectStore
+from server.whole_bodies import WholeBodies
 
 BUSY_TIMEOUT_MS = 120_000
 SYMBOL = "SQLITE_PRAGMAS"
 AUTHENTICATE = "authenticate_node"
+STORE = "SqlObjectStore"
+LAYERS = "get_middleware"
 
 
 def patient_pragmas(pragmas: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
@@ -26,7 +39,10 @@ def main() -> None:
 
     log_to_output()
     vars(sql_mixin)[SYMBOL] = patient_pragmas(vars(sql_mixin)[SYMBOL])
+    files = ObjectFiles(Path(os.environ[OBJECTS_VARIABLE]))
+    vars(object_store_factory)[STORE] = partial(FiledObjectStore, files=files)
     vars(node_auth)[AUTHENTICATE] = guarded(vars(node_auth)[AUTHENTICATE], SignedTimes())
+    vars(extensions)[LAYERS] = lambda: (Middleware(WholeBodies),)
     flower_superlink()
 
 

@@ -42,9 +42,10 @@ from common.objects import CHUNKS, cut
 from server.control import Control, _run, toml_string
 from server.fleet_guard import AHEAD, KEPT_S
 from server.gateway import CALLS
+from server.object_files import DIVIDER
 from server.provision import certificate_files
 from server.superlink import Superlink
-from server.superlink_process import AUTHENTICATE
+from server.superlink_process import AUTHENTICATE, STORE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # typer's use of click, not ours
@@ -62,7 +63,8 @@ with warnings.catch_warnings():
     from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
     from flwr.supercore import heartbeat, telemetry, update_check
     from flwr.supercore.auth import load_superexec_auth_secret
-    from flwr.supercore.constant import OBJECT_PUSH_SESSION_TTL_SECONDS
+    from flwr.supercore.constant import HEAD_BODY_DIVIDER, HEAD_VALUE_DIVIDER, OBJECT_PUSH_SESSION_TTL_SECONDS
+    from flwr.supercore.object_store import object_store_factory, sql_object_store
     from flwr.supercore.superexec.executor import subprocess_executor
     from flwr.supercore.utils import get_flwr_home
 
@@ -296,6 +298,21 @@ def test_sqlite_pragmas_can_be_made_patient() -> None:
     assert dict(sql_mixin.SQLITE_PRAGMAS)["busy_timeout"] == "5000"
     assert "SQLITE_PRAGMAS" in inspect.getsource(sql_mixin._set_sqlite_pragmas)
     assert dict(patient_pragmas(sql_mixin.SQLITE_PRAGMAS))["busy_timeout"] == "120000"
+
+
+def test_the_superlink_s_store_is_made_by_the_name_that_we_replace_and_is_what_ours_builds_on() -> None:
+    """server/object_store.py: its statements name Flower's columns, and every part is deleted by its own call."""
+    assert "store = SqlObjectStore(self.database)\n" in source(object_store_factory)
+    store = vars(object_store_factory)[STORE]
+    assert store is sql_object_store.SqlObjectStore
+    assert {"object_id", "content", "is_available"} <= set(store.get_metadata(None).tables["objects"].columns.keys())
+    assert source(store.delete).count("self.delete(child_id)") == 1
+    assert source(store.delete_objects_in_run).count("self.delete(object_id)") == 1
+    for changing in (store.preregister, store.delete, store.delete_objects_in_run, store.clear):
+        assert "with self._mutation_session() as session:" in source(changing)
+    assert "self._lock_objectstore_mutation()\n                yield session" in source(store._mutation_session)
+    assert (DIVIDER, " ") == (HEAD_BODY_DIVIDER, HEAD_VALUE_DIVIDER)
+    assert "actual_body_len != int(body_len)" in source("flwr.supercore.inflatable.inflatable_utils")
 
 
 def test_the_loop_takes_its_two_steps_from_its_own_module_and_names_what_it_gives_them() -> None:

@@ -205,9 +205,9 @@ MODEL = {"stage1.w": np.zeros(1000, np.float32)}
 
 
 def test_a_round_needs_room_for_its_replies_weights_and_state(folder, monkeypatch):
-    """Two models of 4 kB: three replies each, here and on their way, round, state and model, and what is spare."""
+    """Two models of 4 kB: sent out, three replies, here and on their way, round, state and model, and what is spare."""
     ledger = Ledger(folder, EXPERIMENT)
-    needed = 2 * 4000 * (2 * 3 + 4) + ledger_module.SPARE_BYTES
+    needed = 2 * 4000 * (2 * 3 + 5) + ledger_module.SPARE_BYTES
     usage = {"free": needed}
     monkeypatch.setattr(ledger_module.shutil, "disk_usage", lambda _: SimpleNamespace(**usage))
     ledger.check_space([MODEL, MODEL], 3)

@@ -1,0 +1,167 @@
+"""What Flower's grid sends and receives goes through files, and over HTTPS where a file is not there."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import PullObjectResponse, PushObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesResponse, PushAppMessagesResponse
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import http_grid
+from flwr.superlink.grid.http_grid import HttpGrid
+
+from server.object_files import ObjectFiles
+from server.object_shortcut import MAKE_PULL, NESTED, take_shortcut
+from server.object_store import FiledObjectStore
+
+RUN = 7
+
+
+class Calls:
+    """Stands in for Flower's client and the SuperLink behind it: answers from a store, and notes what it is asked."""
+
+    def __init__(self, store):
+        self.store, self.asked, self.replies = store, [], []
+        self.before_push = lambda: None
+
+    def PushMessages(self, request):  # noqa: N802
+        self.before_push()
+        trees = request.message_object_trees
+        missing = [name for tree in trees for name in self.store.preregister(RUN, tree)]
+        names = [tree.object_id for tree in trees]
+        return PushAppMessagesResponse(message_ids=names, objects_to_push=missing, session_id="s")
+
+    def PushObject(self, request):  # noqa: N802
+        self.asked.append(request.object_id)
+        self.store.put(request.object_id, request.object_content)
+        return PushObjectResponse(stored=True)
+
+    def PullMessages(self, _):  # noqa: N802
+        told, trees = zip(*((message_to_proto(each), get_object_tree(each)) for each in self.replies), strict=True)
+        return PullAppMessagesResponse(messages_list=told, message_object_trees=trees)
+
+    def PullObject(self, request):  # noqa: N802
+        self.asked.append(request.object_id)
+        content = self.store.get(request.object_id)
+        there = {"object_found": content is not None, "object_available": bool(content)}
+        return PullObjectResponse(**there, object_content=content)
+
+    def ConfirmMessageReceived(self, request):  # noqa: N802
+        self.store.delete(request.message_object_id)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """The folder, with the shortcut taken."""
+    for name in (NESTED, MAKE_PULL):
+        monkeypatch.setattr(http_grid, name, getattr(http_grid, name))
+    files = ObjectFiles(tmp_path / "objects")
+    take_shortcut(files)
+    return files
+
+
+@pytest.fixture
+def calls(files):
+    store = FiledObjectStore(":memory:", files)
+    store.initialize()
+    return Calls(store)
+
+
+@pytest.fixture
+def grid(calls, monkeypatch):
+    for name, value in {"_task_id": 1, "_run_id": RUN, "_node_id": 1}.items():
+        monkeypatch.setattr(TaskIdentity, name, value)
+    grid = HttpGrid(token="t")
+    grid._run, grid._client = SimpleNamespace(run_id=RUN), calls
+    return grid
+
+
+def message(node, weights):
+    content = RecordDict({"arrays": ArrayRecord({"w": weights}), "config": ConfigRecord({"node": node})})
+    return Message(content, node, "train")
+
+
+@pytest.fixture
+def weights():
+    """More than two of Flower's pieces of 5 MB, the first two of which are alike."""
+    return Array(np.repeat(np.float32([0.0, 1.0]), [3 << 20, 5]))
+
+
+def assert_same(one, two):
+    assert one["config"] == two["config"]
+    assert np.array_equal(one["arrays"]["w"].numpy(), two["arrays"]["w"].numpy())
+
+
+def received(store, name):
+    """The message as a site makes it of what the SuperLink gives it."""
+    names = [node.object_id for node in iterate_object_tree(store.get_object_tree(name))]
+    return inflate_object_from_contents(name, {each: store.get(each) for each in names})
+
+
+def test_what_is_sent_is_never_asked_for(grid, calls, weights):
+    messages = [message(node, weights) for node in (11, 12)]
+    names = grid.push_messages(messages)
+    assert calls.asked == []
+    for name, sent in zip(names, messages, strict=True):
+        assert_same(received(calls.store, name).content, sent.content)
+
+
+def test_what_goes_at_that_moment_is_sent_over_https(grid, calls, files, weights):
+    """The SuperLink deletes an earlier message with the same pieces after they were found to lie there."""
+    earlier, later = message(11, weights), message(12, weights)
+    (name,) = grid.push_messages([earlier])
+    calls.before_push = lambda: calls.store.delete(name)
+    (name,) = grid.push_messages([later])
+    shared = set(get_all_nested_objects(weights))
+    assert shared <= set(calls.asked)
+    assert_same(received(calls.store, name).content, later.content)
+
+
+def reply(calls, weights, left_out=()):
+    """A reply that a site has sent, but for some of its objects."""
+    sent = message(1, weights)
+    sent.metadata.__dict__["_message_id"] = sent.object_id
+    objects = get_all_nested_objects(sent)
+    for name in calls.store.preregister(RUN, get_object_tree(sent)):
+        if name not in left_out:
+            calls.store.put(name, objects[name].deflate())
+    calls.replies.append(sent)
+    return sent
+
+
+def test_what_is_received_is_read_from_its_file_and_goes_then(tmp_path, grid, calls, weights):
+    sent = [reply(calls, weights), reply(calls, Array(np.ones(3, np.float32)))]
+    for one, two in zip(grid.pull_messages(["a", "b"]), sent, strict=True):
+        assert_same(one.content, two.content)
+        assert one.metadata.message_id == two.metadata.message_id
+    assert calls.asked == []
+    assert (len(calls.store), list((tmp_path / "objects").iterdir())) == (0, [])
+
+
+def test_what_has_not_come_yet_is_asked_for_over_https(grid, calls, weights):
+    """Flower's own answer, so that it waits as it does without the shortcut, and is told what is lost."""
+    last = next(iter(get_all_nested_objects(weights)))
+    sent = reply(calls, weights, left_out=[last])
+    pull = calls.PullObject
+
+    def comes_after(request):
+        answer = pull(request)
+        calls.store.put(last, get_all_nested_objects(weights)[last].deflate())
+        return answer
+
+    calls.PullObject = comes_after
+    (one,) = grid.pull_messages(["a"])
+    assert_same(one.content, sent.content)
+    assert calls.asked == [last]
+
+
+def test_a_reply_that_is_gone_is_told_as_without_the_shortcut(grid, calls, weights):
+    sent = reply(calls, weights)
+    calls.store.delete(sent.object_id)
+    (one,) = grid.pull_messages(["a"])
+    assert one.has_error()
+    assert calls.asked
