@@ -8,6 +8,7 @@ exception's, not a path, not a name. Of pictures, where the policy lets them go,
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from client.comparison_policy import limit_comparison
 from client.disk_use import bytes_below
 from client.pixels import pixels_alone
 from client.progress import forget_progress, read_progress
+from client.received_objects import ReceivedObjects
 from common import wire
 from common.checkpoint import Weights
 from common.errors import CODES, CRASHED, FedgtvError, PolicyError, WorkerLostError, WorkError
@@ -80,6 +82,8 @@ class Border:
         self.policy: PolicyConfig = config.policy
         self.work, self.state = folder / config.work, folder / config.state
         self.audit = AuditLog(self.state)
+        most_gb = math.inf if self.policy.max_disk_gb is None else self.policy.max_disk_gb / 4
+        self.received = ReceivedObjects(self.state, int(1e9 * min(config.keep_received_gb, most_gb)))
 
     @classmethod
     def open(cls, path: Path) -> "Border":

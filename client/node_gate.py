@@ -86,7 +86,8 @@ class Gate:
     def pull(self, *, state: Any, object_store: Any, receive: Any, get_run: Any, get_fab: Any, pull_object: Any,
              confirm_message_received: Any, **others: Any) -> int | None:  # fmt: skip
         """As Flower's step: returns the run of the message that was taken in, or None when there was none."""
-        self._link = Link(receive, pull_object, confirm_message_received, get_run)
+        received = self._border.received if self._border else None
+        self._link = Link(receive, pull_object, confirm_message_received, get_run, received)
         try:
             kept = self._queue.next(self._link)
             if kept is None:

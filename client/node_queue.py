@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from flwr.app import Message
@@ -17,6 +18,7 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.run import Run, RunNotRunningException
 
 from client.node_messages import inflated, pulled
+from client.received_objects import ReceivedObjects
 from common import wire
 from common.tasks import TrainTask
 
@@ -73,6 +75,8 @@ class Link:
     pull_object: Callable[[int, str], bytes]
     confirm: Callable[[int, str], None]
     get_run: Callable[[int], Run]
+    kept: ReceivedObjects | None = None
+    """What was received before; None: nothing is known of it."""
 
     def received(self, at_most: int = MANY) -> Iterator[Kept]:
         """Gives the messages that wait at the coordinator."""
@@ -84,8 +88,11 @@ class Link:
     def contents(self, message: Message, tree: Any) -> dict[str, bytes]:
         """Returns a message's objects, and says that it was received."""
         run_id = int(message.metadata.run_id)
-        contents = pulled(tree, lambda name: self.pull_object(run_id, name))
+        pull = partial(self.pull_object, run_id)
+        contents = pulled(tree, self.kept.before(pull) if self.kept else pull)
         self.confirm(run_id, message.metadata.message_id)
+        if self.kept:
+            self.kept.trim()
         return contents
 
 

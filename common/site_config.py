@@ -104,6 +104,9 @@ class SiteConfig(Frozen):
     """Of the training process on a CPU; 0: all cores."""
     checkpoint_s: float = Field(default=60.0, ge=0)
     """Least seconds between two epochs after which the work is kept, for a round that is cut short; 0: every epoch."""
+    keep_received_gb: float = Field(default=4.0, ge=0)
+    """What coordinators sent stays in `state`, up to so much and to a quarter of `policy.max_disk_gb`, so that a model
+    that the site has had is not sent again; 0: nothing stays."""
     worker: WorkerConfig | None = None
     """null: the node starts the training code under its own account."""
     ingest: IngestConfig = IngestConfig()

@@ -12,13 +12,13 @@ from common.bundle import RUN_KEY
 from common.errors import ConfigError, FedgtvError
 from common.experiment import Experiment
 from common.logs import log_to_output
+from common.object_files import ObjectFiles
 from common.settings import parse_yaml
 from common.shortage import explained
 from server import OBJECTS_VARIABLE, RUNS_VARIABLE
 from server.experiment import run_experiment
 from server.ledger import Ledger, hold_run
 from server.ledger_file import LEDGER, append_line, drop_half_line
-from server.object_files import ObjectFiles
 from server.object_shortcut import take_shortcut
 from server.remedies import DISK_FULL
 from server.run_lock import PATIENCE_S

@@ -12,7 +12,7 @@ from typing import Any
 from flwr.supercore.inflatable.inflatable_object import InflatableObject
 from flwr.superlink.grid import http_grid
 
-from server.object_files import ObjectFiles
+from common.object_files import ObjectFiles
 
 Nested = Callable[[InflatableObject], dict[str, InflatableObject]]
 Pull = Callable[[str], bytes]

@@ -17,7 +17,7 @@ from flwr.supercore.inflatable.inflatable_utils import validate_object_content
 from flwr.supercore.object_store.object_store import NoObjectInStoreError
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 
-from server.object_files import ObjectFiles
+from common.object_files import ObjectFiles
 
 PUT = "UPDATE objects SET is_available = 1 WHERE object_id = :object_id AND is_available = 0 RETURNING object_id"
 MARK = "UPDATE objects SET is_available = :is_available WHERE object_id = :object_id"

@@ -15,9 +15,9 @@ from flwr.superlink.routers.fleet import node_auth
 from starlette.middleware import Middleware
 
 from common.logs import log_to_output
+from common.object_files import ObjectFiles
 from server import OBJECTS_VARIABLE
 from server.fleet_guard import SignedTimes, guarded
-from server.object_files import ObjectFiles
 from server.object_store import FiledObjectStore
 from server.whole_bodies import WholeBodies
 

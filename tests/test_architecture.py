@@ -44,6 +44,7 @@ IMPORT_FLOWER = {
     "server.evaluation",
     "server.pictures",
     "server.superlink_process",
+    "server.object_shortcut",
     "server.object_store",
     "server.fleet_guard",
     "deploy.in_process",

@@ -38,11 +38,11 @@ from client.task_input import TAKE
 from client.worker import launcher_command
 from client.worker_process import LOOK_EVERY, LOOK_EVERY_S
 from common.bundle import RUN_KEY
+from common.object_files import DIVIDER
 from common.objects import CHUNKS, cut
 from server.control import Control, _run, toml_string
 from server.fleet_guard import AHEAD, KEPT_S
 from server.gateway import CALLS
-from server.object_files import DIVIDER
 from server.provision import certificate_files
 from server.superlink import Superlink
 from server.superlink_process import AUTHENTICATE, STORE

@@ -14,7 +14,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import http_grid
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from server.object_files import ObjectFiles
+from common.object_files import ObjectFiles
 from server.object_shortcut import MAKE_PULL, NESTED, take_shortcut
 from server.object_store import FiledObjectStore
 

@@ -12,7 +12,7 @@ from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.object_files import ObjectFiles
+from common.object_files import ObjectFiles
 from server.object_store import FiledObjectStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")

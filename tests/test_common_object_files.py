@@ -8,7 +8,7 @@ from flwr.supercore.inflatable.inflatable_utils import validate_object_content
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.object_files import HEAD_BYTES, ObjectFiles
+from common.object_files import HEAD_BYTES, ObjectFiles
 
 IDS = [hashlib.sha256(bytes([number])).hexdigest() for number in range(3)]
 

@@ -1,0 +1,122 @@
+"""What was received is not asked for again, is checked before it is used, and takes no more room than it may."""
+
+import hashlib
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flwr.proto.message_pb2 import ObjectTree
+
+from client.node_queue import Link
+from client.received_objects import FOLDER, LEAST_BYTES, ReceivedObjects
+
+
+def part(number: int, size: int = LEAST_BYTES) -> bytes:
+    """An object of Flower's with `size` bytes in it."""
+    return b"ArrayChunk  %d\x00" % size + bytes([number]) * size
+
+
+def name_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class Coordinator:
+    """Gives the parts that it has, and notes what it was asked for."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self.parts = {name_of(each): each for each in parts}
+        self.asked: list[str] = []
+
+    def __call__(self, name: str) -> bytes:
+        self.asked.append(name)
+        return self.parts[name]
+
+
+def test_a_part_is_asked_for_once_also_by_a_node_that_was_started_again(tmp_path: Path) -> None:
+    side, content = Coordinator(part(1)), part(1)
+    for _ in range(2):
+        received = ReceivedObjects(tmp_path, 10**9)
+        assert received.before(side)(name_of(content)) == content
+        assert received.before(side)(name_of(content)) == content
+    assert side.asked == [name_of(content)]
+    assert (tmp_path / FOLDER).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("damage", [b"", b"half", None])
+def test_what_was_changed_on_the_disk_is_asked_for_again(tmp_path: Path, damage: bytes | None) -> None:
+    side, content = Coordinator(part(1)), part(1)
+    pull = ReceivedObjects(tmp_path, 10**9).before(side)
+    pull(name_of(content))
+    (tmp_path / FOLDER / name_of(content)).write_bytes(part(2) if damage is None else damage)
+    assert [pull(name_of(content)), pull(name_of(content))] == [content, content]
+    assert side.asked == [name_of(content)] * 2
+
+
+def test_small_objects_are_not_kept(tmp_path: Path) -> None:
+    side, content = Coordinator(part(1, 100)), part(1, 100)
+    pull = ReceivedObjects(tmp_path, 10**9).before(side)
+    assert [pull(name_of(content)), pull(name_of(content))] == [content, content]
+    assert len(side.asked) == 2
+
+
+def test_nothing_is_written_where_nothing_may_stay(tmp_path: Path) -> None:
+    side, content = Coordinator(part(1)), part(1)
+    received = ReceivedObjects(tmp_path, 0)
+    assert received.before(side)(name_of(content)) == content
+    received.trim()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_part_that_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
+    contents = [part(number) for number in range(3)]
+    side = Coordinator(*contents)
+    received = ReceivedObjects(tmp_path, 2 * len(contents[0]))
+    pull = received.before(side)
+    for age, content in enumerate(contents):
+        pull(name_of(content))
+        os.utime(tmp_path / FOLDER / name_of(content), (age, age))
+    pull(name_of(contents[0]))  # used now
+    received.trim()
+    left = {path.name for path in (tmp_path / FOLDER).iterdir()}
+    assert left == {name_of(contents[0]), name_of(contents[2])}
+
+
+def test_a_full_disk_keeps_nothing_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("common.object_files.ObjectFiles.write", full)
+    side, content = Coordinator(part(1)), part(1)
+    assert ReceivedObjects(tmp_path, 10**9).before(side)(name_of(content)) == content
+    assert "what was received is not kept (No space left on device)" in caplog.text
+
+
+def test_of_a_message_that_was_cut_short_the_rest_alone_is_pulled(tmp_path: Path) -> None:
+    contents = [part(number) for number in range(4)]
+    side = Coordinator(*contents)
+    tree = ObjectTree(
+        object_id=name_of(contents[3]), children=[ObjectTree(object_id=name_of(each)) for each in contents[:3]]
+    )
+
+    def pull(_run_id: int, name: str) -> bytes:
+        if len(side.asked) == 2:
+            side.asked.append("cut")
+            raise ConnectionError
+        return side(name)
+
+    message: Any = SimpleNamespace(metadata=SimpleNamespace(run_id=1, message_id="id"))
+    confirmed: list[tuple[int, str]] = []
+    never: Any = None
+    received = ReceivedObjects(tmp_path, 10**9)
+    link = Link(never, pull, lambda run, name: confirmed.append((run, name)), never, received)
+    with pytest.raises(ConnectionError):
+        link.contents(message, tree)
+    assert confirmed == []
+    had = set(side.asked) - {"cut"}
+    side.asked = ["again", "again", "again"]
+    assert link.contents(message, tree) == side.parts
+    assert set(side.asked[3:]) == set(side.parts) - had
+    assert len(had) == 2
+    assert confirmed == [(1, "id")]
