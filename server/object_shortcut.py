@@ -12,6 +12,7 @@ from typing import Any
 from flwr.supercore.inflatable.inflatable_object import InflatableObject
 from flwr.superlink.grid import http_grid
 
+from common import objects
 from common.object_files import ObjectFiles
 
 Nested = Callable[[InflatableObject], dict[str, InflatableObject]]
@@ -20,23 +21,26 @@ NESTED = "get_all_nested_objects"
 """Flower's grid calls it with each message that is to be sent, before the SuperLink is told."""
 MAKE_PULL = "make_pull_object_fn_protobuf"
 """And this for each message that is to be received."""
+INFLATE = "inflate_object_from_contents"
+"""And this to put it together."""
 
 
 def take_shortcut(files: ObjectFiles) -> None:
     """Lets Flower's grid, in this process, use `files` for what it sends and receives."""
     vars(http_grid)[NESTED] = written(vars(http_grid)[NESTED], files)
     vars(http_grid)[MAKE_PULL] = read_first(vars(http_grid)[MAKE_PULL], files)
+    vars(http_grid)[INFLATE] = lambda name, contents: objects.inflated(name, contents, keep_chunks=False)
 
 
 def written(nested: Nested, files: ObjectFiles) -> Nested:
     """Returns `nested`, after which the contents of all that it returns are in `files` (OSError: the disk is full)."""
 
     def nested_and_written(message: InflatableObject) -> dict[str, InflatableObject]:
-        objects = nested(message)
-        for object_id, each in objects.items():
+        parts = nested(message)
+        for object_id, each in parts.items():
             if not files.holds(object_id):  # the sites' messages share the model
                 files.write(object_id, each.deflate())
-        return objects
+        return parts
 
     return nested_and_written
 

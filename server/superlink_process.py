@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 from common.logs import log_to_output
 from common.object_files import ObjectFiles
 from server import OBJECTS_VARIABLE
+from server.collected_bodies import CollectedBodies
 from server.fleet_guard import SignedTimes, guarded
 from server.object_store import FiledObjectStore
 from server.whole_bodies import WholeBodies
@@ -42,7 +43,7 @@ def main() -> None:
     files = ObjectFiles(Path(os.environ[OBJECTS_VARIABLE]))
     vars(object_store_factory)[STORE] = partial(FiledObjectStore, files=files)
     vars(node_auth)[AUTHENTICATE] = guarded(vars(node_auth)[AUTHENTICATE], SignedTimes())
-    vars(extensions)[LAYERS] = lambda: (Middleware(WholeBodies),)
+    vars(extensions)[LAYERS] = lambda: (Middleware(CollectedBodies), Middleware(WholeBodies))
     flower_superlink()
 
 

@@ -51,8 +51,9 @@ IMPORT_FLOWER = {
     "deploy.pooled",
 }
 """The messages, the two apps, the rounds and those steps that touch messages, the site's border and its gate in
-Flower's SuperNode with the queue before it, Flower's SuperLink with our database settings, store and guard, how Flower
-packs a bundle, and the simulation's grid and its pools, and what starts the training code.
+Flower's SuperNode with the queue before it, Flower's SuperLink with our database settings, store and guard, the grid's
+shortcut to that store, how Flower packs a bundle, and the simulation's grid and its pools, and what starts the training
+code.
 
 Node, SuperLink and control need not: they run Flower's own commands as processes.
 """

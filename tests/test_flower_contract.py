@@ -43,9 +43,10 @@ from common.objects import CHUNKS, cut
 from server.control import Control, _run, toml_string
 from server.fleet_guard import AHEAD, KEPT_S
 from server.gateway import CALLS
+from server.object_shortcut import INFLATE, MAKE_PULL, NESTED
 from server.provision import certificate_files
 from server.superlink import Superlink
-from server.superlink_process import AUTHENTICATE, STORE
+from server.superlink_process import AUTHENTICATE, LAYERS, STORE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # typer's use of click, not ours
@@ -69,6 +70,8 @@ with warnings.catch_warnings():
     from flwr.supercore.utils import get_flwr_home
 
     flower_superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
+    from flwr.superlink import extensions
+    from flwr.superlink.grid import http_grid
     from flwr.supernode import fleet_http_connection, start_client_internal
     from flwr.supernode.runtime import run_clientapp
 
@@ -313,6 +316,26 @@ def test_the_superlink_s_store_is_made_by_the_name_that_we_replace_and_is_what_o
     assert "self._lock_objectstore_mutation()\n                yield session" in source(store._mutation_session)
     assert (DIVIDER, " ") == (HEAD_BODY_DIVIDER, HEAD_VALUE_DIVIDER)
     assert "actual_body_len != int(body_len)" in source("flwr.supercore.inflatable.inflatable_utils")
+
+
+def test_our_layers_stand_before_flower_s_which_read_a_body_whole_before_they_know_who_calls() -> None:
+    """server/whole_bodies.py lets nobody in who was not let in before, and holds nothing that was not held before."""
+    main = importlib.import_module("flwr.superlink.main")
+    assert vars(extensions)[LAYERS]() == ()
+    layers = source(main._get_middleware)
+    assert f"return [\n        *extensions.{LAYERS}()," in layers
+    assert layers.index("ProtobufTranslationMiddleware") < layers.index("NodeAuthMiddleware")
+    assert "await request.body(), request_type" in source("flwr.supercore.protobuf.translation")
+
+
+def test_the_grid_has_all_of_a_message_s_objects_before_it_tells_the_superlink() -> None:
+    """server/object_shortcut.py writes them there, and reads a reply's by the function that is made for each."""
+    push = inspect.getsource(http_grid.HttpGrid._try_push_messages)
+    assert push.index(f"all_objects.update({NESTED}(msg))") < push.index("self._runtime_client.PushMessages(")
+    assert "object_ids_to_push=set(res.objects_to_push)" in push
+    pull = inspect.getsource(http_grid.HttpGrid.pull_messages)
+    assert re.search(rf"pull_object_fn={MAKE_PULL}\(\s+pull_object_protobuf=", pull)
+    assert [source(http_grid).count(f"{name}(") for name in (NESTED, MAKE_PULL, INFLATE)] == [1, 1, 1]
 
 
 def test_the_loop_takes_its_two_steps_from_its_own_module_and_names_what_it_gives_them() -> None:

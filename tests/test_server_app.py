@@ -10,7 +10,7 @@ from common.bundle import RUN_KEY
 from common.errors import ConfigError, InputError, SiteError, WorkError
 from common.experiment import Experiment
 from common.file_lock import is_held
-from server import RUNS_VARIABLE, run_lock
+from server import OBJECTS_VARIABLE, RUNS_VARIABLE, run_lock
 from server import app as module
 from server.app import run_config, run_folder
 from server.ledger import Ledger
@@ -43,6 +43,19 @@ def serve(folder, monkeypatch):
 def last_line(folder):
     lines = (folder / "ledger.jsonl").read_bytes().splitlines()
     return decode(lines[-1], "the last")
+
+
+def test_the_shortcut_is_taken_where_the_superlink_names_its_folder(folder, serve, monkeypatch):
+    taken = []
+    monkeypatch.setattr(module, "take_shortcut", taken.append)
+    monkeypatch.delenv(OBJECTS_VARIABLE, raising=False)
+    serve(lambda *_: None)
+    assert taken == []
+    monkeypatch.setenv(OBJECTS_VARIABLE, str(folder.parent / "objects"))
+    serve(lambda *_: None)
+    (files,) = taken
+    files.write("a" * 64, b"a  1\x00b")
+    assert (folder.parent / "objects" / ("a" * 64)).exists()
 
 
 def never(*_):
