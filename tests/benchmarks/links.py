@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 
 import _family
 import rounds
@@ -128,7 +128,8 @@ def processor_of(row: Row) -> str:
     """Returns the seconds of processors that each role used in a round, the largest first."""
     used = sorted((row.processor or {}).items(), key=lambda item: -item[1])
     told = ", ".join(f"{role} {seconds:.2f}" for role, seconds in used if seconds >= rounds.SHOWN_S)
-    return f"{row.case.bits_per_s / 1e6:g} Mbit/s, {row.transport}: of processors {sum(s for _, s in used):.1f} s: {told}"
+    named = f"{row.case.bits_per_s / 1e6:g} Mbit/s, {row.transport}"
+    return f"{named}: of processors {sum(seconds for _, seconds in used):.1f} s: {told}"
 
 
 def main() -> None:
