@@ -29,12 +29,13 @@ class PatientLinkState(SqlLinkState):
         return super().get_message_res(message_ids - self._on_their_way(message_ids), run_id)
 
     def _on_their_way(self, message_ids: set[str]) -> set[str]:
-        """The messages that are being answered: of a reply that is whole Flower forgets how it was sent."""
+        """The messages that are being answered; of a reply that is whole Flower forgets how it was sent, or almost."""
         asked = (
             select(MessageRes.reply_to_message_id)
             .join(ObjectPushSessionRoot, ObjectPushSessionRoot.root_object_id == MessageRes.message_id)
             .join(ObjectPushSession, ObjectPushSession.session_id == ObjectPushSessionRoot.session_id)
-            .where(MessageRes.reply_to_message_id.in_(message_ids), ObjectPushSession.expires_at > now())
+            .where(MessageRes.reply_to_message_id.in_(message_ids))
+            .where(ObjectPushSession.expires_at > now(), ObjectPushSession.pending_count > 0)
         )
         with self.session() as session:
             return set(session.scalars(asked))

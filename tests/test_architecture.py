@@ -53,8 +53,8 @@ IMPORT_FLOWER = {
 }
 """The messages, the two apps, the rounds and those steps that touch messages, the site's border and its gate in
 Flower's SuperNode with the queue before it, how parts of messages travel at a site and at the SuperLink, Flower's
-SuperLink with our database settings, store and guard, how Flower packs a bundle, the simulation's grid and its pools, and what
-starts the training code.
+SuperLink with our database settings, store and guard, how Flower packs a bundle, the simulation's grid and its pools,
+and what starts the training code.
 
 Node, SuperLink and control need not: they run Flower's own commands as processes.
 """

@@ -19,6 +19,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 
 from server import uploads
+from server.object_files import ObjectFiles
+from server.object_store import FiledObjectStore
 from server.uploads import KEPT_S, TTL, PatientLinkState, wait_for_slow_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")
@@ -28,8 +30,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:Deprecat
 class Exchange:
     """A run with one node that was sent a message, and its reply of three arrays."""
 
-    def __init__(self, path):
-        store = SqlObjectStore(path)
+    def __init__(self, folder):
+        path = str(folder / "state.db")
+        store = FiledObjectStore(path, ObjectFiles(folder / "objects"))
         store.initialize()
         self.state = PatientLinkState(path, NoOpFederationManager(), store)
         self.state.initialize()
@@ -74,7 +77,7 @@ def exchange(tmp_path, monkeypatch):
     for name in ("run_id", "node_id", "task_id"):
         monkeypatch.setattr(TaskIdentity, f"_{name}", None)  # and as it was, afterwards
     monkeypatch.setattr(sql_corestate, TTL, KEPT_S)
-    return Exchange(str(tmp_path / "state.db"))
+    return Exchange(tmp_path)
 
 
 def test_a_reply_is_handed_out_once_its_last_part_is_here(exchange):
@@ -109,6 +112,14 @@ def test_an_upload_that_is_announced_again_lacks_what_had_not_come(exchange):
     again, still_missing = exchange.announce()
     assert set(still_missing) == set(missing[1:])
     assert all(exchange.push(again, name) for name in still_missing)
+    assert exchange.replies() == [exchange.reply.metadata.message_id]
+
+
+def test_a_reply_that_is_announced_again_when_it_is_whole_is_handed_out(exchange):
+    session, missing = exchange.announce()
+    for name in missing:
+        exchange.push(session, name)
+    assert exchange.announce()[1] == []
     assert exchange.replies() == [exchange.reply.metadata.message_id]
 
 
