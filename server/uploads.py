@@ -1,4 +1,4 @@
-"""Uploads over slow lines, as the SuperLink has them: a reply is handed out when it is whole, and a cut costs no part.
+"""Replies at the SuperLink: handed out whole, one at a time, and not forgotten while a line is cut.
 
 Flower hands a reply out as soon as it is announced. The ServerApp then asks for one part of it after another, with up
 to 10 s between two looks, and hears of no other site for as long as a slow line takes; after 500 looks or two hours the
@@ -13,7 +13,7 @@ from flwr.supercore.corestate import sql_corestate
 from flwr.supercore.date import now
 from flwr.supercore.state.schema.corestate_models import ObjectPushSession, ObjectPushSessionRoot
 from flwr.supercore.state.schema.linkstate_models import MessageRes
-from sqlalchemy import select
+from sqlalchemy import and_, select
 
 KEPT_S = 3600
 """An upload of which no part has come for so long is forgotten, with all its parts (Flower: 180)."""
@@ -25,20 +25,32 @@ class PatientLinkState(SqlLinkState):
     """Flower's state of messages, which waits for slow lines."""
 
     def get_message_res(self, message_ids: set[str], run_id: int) -> list[Message]:
-        """Returns the replies to messages as Flower does, but for those that are still on their way."""
-        return super().get_message_res(message_ids - self._on_their_way(message_ids), run_id)
+        """Returns a reply to one of these messages, as Flower does, but none that is still on its way.
 
-    def _on_their_way(self, message_ids: set[str]) -> set[str]:
-        """The messages that are being answered; of a reply that is whole Flower forgets how it was sent, or almost."""
+        So a ServerApp that asks for all replies at once holds one at a time. What Flower itself answers in a node's
+        stead, which is an error, comes besides.
+        """
+        found = self._replies(message_ids)
+        whole = sorted(message_id for message_id, is_whole in found.items() if is_whole)
+        return super().get_message_res(message_ids - found.keys() | set(whole[:1]), run_id)
+
+    def _replies(self, message_ids: set[str]) -> dict[str, bool]:
+        """By the message that a site has answered, whether its reply is whole and was not handed out before.
+
+        Flower forgets how a reply was sent when its last part has come; one that is announced again lacks none.
+        """
+        sent, way = ObjectPushSessionRoot, ObjectPushSession
+        is_under_way = and_(way.session_id == sent.session_id, way.expires_at > now(), way.pending_count > 0)
         asked = (
-            select(MessageRes.reply_to_message_id)
-            .join(ObjectPushSessionRoot, ObjectPushSessionRoot.root_object_id == MessageRes.message_id)
-            .join(ObjectPushSession, ObjectPushSession.session_id == ObjectPushSessionRoot.session_id)
+            select(MessageRes.reply_to_message_id, MessageRes.delivered_at, way.session_id)
+            .outerjoin(sent, sent.root_object_id == MessageRes.message_id)
+            .outerjoin(way, is_under_way)
             .where(MessageRes.reply_to_message_id.in_(message_ids))
-            .where(ObjectPushSession.expires_at > now(), ObjectPushSession.pending_count > 0)
         )
         with self.session() as session:
-            return set(session.scalars(asked))
+            return {
+                str(name): not (handed_out or session_id) for name, handed_out, session_id in session.execute(asked)
+            }
 
     def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
         """Stores a part of a message; one that is already here counts as stored."""

@@ -40,14 +40,17 @@ class Exchange:
         self.state.activate_node(self.node, 30)
         self.run = self.state.create_run(None, None, "hash", {}, NOOP_FEDERATION_ID, None, "owner", TaskType.SERVER_APP)
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = self.run, 1, 1
+        self.asked, self.reply, self.parts = self.ask()
+
+    def ask(self):
+        """Stores a message, and returns its id, the reply to it, and this one's parts."""
         asked = self._identified(Message(RecordDict(), self.node, "train"))
         self._store(asked)
-        self.asked = asked.metadata.message_id
         arrays = ArrayRecord({str(number): Array(np.full(3, number)) for number in range(3)})
-        TaskIdentity.node_id = self.node
-        self.reply = self._identified(Message(RecordDict({"arrays": arrays}), reply_to=asked))
+        reply = self._identified(Message(RecordDict({"arrays": arrays}), reply_to=asked))
         with no_object_id_recompute():
-            self.parts = {name: each.deflate() for name, each in get_all_nested_objects(self.reply).items()}
+            parts = {name: each.deflate() for name, each in get_all_nested_objects(reply).items()}
+        return asked.metadata.message_id, reply, parts
 
     def _identified(self, message):
         with no_object_id_recompute():
@@ -61,9 +64,9 @@ class Exchange:
         _, missing = self.state.store_message_and_object_tree(remove_content_from_message(message), tree, session)
         return session, missing
 
-    def announce(self):
+    def announce(self, reply=None):
         """The session of an upload of the reply, and the parts that it lacks."""
-        return self._store(self.reply)
+        return self._store(reply or self.reply)
 
     def push(self, session, name):
         return self.state.store_object(self.run, session, name, self.parts[name])
@@ -88,6 +91,30 @@ def test_a_reply_is_handed_out_once_its_last_part_is_here(exchange):
         assert exchange.push(session, name)
     assert exchange.replies() == [exchange.reply.metadata.message_id]
     assert exchange.replies() == []  # once
+
+
+def test_of_several_replies_one_is_handed_out_at_a_time(exchange):
+    asked, reply, parts = exchange.ask()
+    session, missing = exchange.announce(reply)
+    for name in missing:
+        assert exchange.state.store_object(exchange.run, session, name, parts[name])
+    session, missing = exchange.announce()
+    for name in missing:
+        exchange.push(session, name)
+    unanswered, *_ = exchange.ask()
+    found = [exchange.state.get_message_res({asked, exchange.asked, unanswered}, exchange.run) for _ in range(3)]
+    assert [len(each) for each in found] == [1, 1, 0]
+    assert {each[0].metadata.reply_to_message_id for each in found[:2]} == {asked, exchange.asked}
+
+
+def test_what_flower_answers_for_a_node_that_is_away_comes_besides(exchange):
+    session, missing = exchange.announce()
+    exchange.push(session, missing[0])
+    unanswered = {exchange.ask()[0] for _ in range(2)}
+    exchange.state.deactivate_node(exchange.node)
+    found = exchange.state.get_message_res({exchange.asked, *unanswered}, exchange.run)
+    assert {each.metadata.reply_to_message_id for each in found} == unanswered
+    assert all(each.has_error() for each in found)
 
 
 def test_a_part_whose_answer_was_lost_may_come_again_and_counts_as_stored(exchange):

@@ -25,6 +25,7 @@ DUPLICATES = 3
 """So many later segments show that one is lost."""
 BURST_S, BURST_BYTES = 0.002, 1 << 16
 """What is handed to the line at one go: so long a part of it at most, and what Linux gives a network card."""
+ROOM_BYTES = 1 << 16
 HOST = "127.0.0.1"
 
 
@@ -208,10 +209,11 @@ class Proxy:
             self._forgotten |= self._tasks
 
     def _socket(self) -> socket.socket:
-        """Small segments over a shaped link, else loopback's kernel buffers megabytes of what is sent."""
+        """Small segments and little room over a shaped link, else loopback's kernel takes megabytes before the line."""
         plain = socket.socket()
         if self._link.shaped:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM_BYTES)
         plain.setblocking(False)
         return plain
 

@@ -46,9 +46,9 @@ class Cut:
         return self.how
 
 
-CUTS = (Cut("refuse", 20, 75), Cut("silence", 20, 75), Cut("forget", 20, 75))
-"""75 s are more than the lease of a node: the site is held for lost, and its upload goes on all the same. A download
-must be back before, or the site is asked anew."""
+CUTS = (Cut("refuse", 20, 200), Cut("silence", 20, 75), Cut("forget", 20, 75))
+"""75 s are more than the lease of a node: the site is held for lost, and its upload goes on all the same. Flower keeps
+an upload for 180 s. A download must go on before the lease ends, or the site is asked anew."""
 
 
 def make(proxy, cut, seconds):
