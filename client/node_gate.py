@@ -15,7 +15,6 @@ Whatever is refused is answered with a code. No process is started for it and no
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from client.border import Border, Entry
 from client.node_messages import Awaited, Stored, inflated, is_over, stored_contents
 from client.node_queue import Kept, Link, Queue
 from client.progress import forget_progress, leave_off, progress_of
+from client.transfers import upload
 from common import wire
 from common.errors import ApprovalError, AuditError, FedgtvError, WorkerLostError, WorkError
 from common.shortage import explained
@@ -40,8 +40,6 @@ log = logging.getLogger("fedgtv.site")
 CODE = "code"
 POLL_S, RUN_POLL_S = 3.0, 15.0
 """Between two looks for messages while a ClientApp is at work, Flower's own between two tasks; and at its run."""
-UPLOADS = 2
-"""Parts of a reply on their way at the same time, as Flower has it."""
 PULL, PUSH, INSERT = "_pull_and_store_message", "_push_messages", "_insert_message"
 """Flower's private functions in `flwr.supernode.start_client_internal`; a contract test guards them."""
 
@@ -322,12 +320,7 @@ def _send(leaving: Message, seconds: float, send: Any, push_object: Any) -> str:
         leaving.metadata.__dict__["_message_id"] = leaving.object_id  # as Flower's own step does
         objects, tree = get_all_nested_objects(leaving), get_object_tree(leaving)
     missing, session = send(leaving, tree, seconds)
-
-    def upload(name: str) -> None:
-        push_object(leaving.metadata.run_id, session, name, objects[name].deflate())
-
-    with ThreadPoolExecutor(UPLOADS) as uploads:  # one connection that loses packets fills no long line
-        list(uploads.map(upload, missing))
+    upload(sorted(missing), lambda name: push_object(leaving.metadata.run_id, session, name, objects[name].deflate()))
     return str(session)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.common.constant import Status
 from flwr.supercore.inflatable.inflatable_object import get_object_id, iterate_object_tree
-from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.object_store import NoObjectInStoreError
 
+from client.transfers import downloaded
 from common import objects
 from common.errors import TaskError, WorkerLostError
 
@@ -73,7 +73,7 @@ def pulled(tree: Any, pull: Callable[[str], bytes]) -> dict[str, bytes]:
         content = pull(name)
         return content if get_object_id(content) == name else b""
 
-    return pull_objects([each.object_id for each in iterate_object_tree(tree)], pull_checked)
+    return downloaded([each.object_id for each in iterate_object_tree(tree)], pull_checked)
 
 
 def stored_contents(tree: Any, get: Callable[[str], bytes | None], over: Callable[[], bool]) -> dict[str, bytes]:

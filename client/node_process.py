@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ RETRY = "make_simple_http_retry_invoker"
 """Flower's name for what decides which calls are made again."""
 PUSH_OBJECT = "/v1/fleet/push-object"
 CALL_S, UPLOAD_S = 30.0, 150.0
-"""What any call has for its answer, as Flower gives it; and one that uploads a part of a model. The coordinator forgets
-an upload of which no part has come for 180 s."""
+"""What any call has for its answer, as Flower gives it; and one that uploads a part of a model."""
+PIECE_BYTES = 1 << 16
+"""What is written at one go, and has `CALL_S` for it."""
 
 
 def install(gate: Gate) -> None:
@@ -89,14 +90,30 @@ def _telling(make_invoker: Callable[[], Any]) -> Callable[[], Any]:
 class SlowUploads(FleetHttpClient):
     """Flower's calls, with time for an upload over a slow line.
 
-    A part (5 MB) is in the system's buffers long before it is at the coordinator, so its way counts as the wait for the
-    answer. Flower gives every answer 30 s, then sends the part again from its start: below 1.4 Mbit/s, for ever.
+    Flower gives a part (5 MB) 30 s to be written, all of it, and 30 s for the answer, then sends it again from its
+    start: on a slow line for ever. Here every piece of a part has so long to be written; and what is in the system's
+    buffers by then, which can be all of it, has more time to get to the coordinator.
     """
 
     def _unary_unary(self, *, path: str, **call: Any) -> Any:
         if path == PUSH_OBJECT:
             call["timeout"] = httpx.Timeout(CALL_S, read=UPLOAD_S)
         return super()._unary_unary(path=path, **call)
+
+    def _send(self, context: Any, **options: Any) -> httpx.Response:
+        context.request.stream = Pieces(context.request.content)
+        return super()._send(context, **options)
+
+
+class Pieces(httpx.SyncByteStream):
+    """A body that is written piece by piece, so that time is given to each."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        for start in range(0, len(self._body), PIECE_BYTES):
+            yield self._body[start : start + PIECE_BYTES]
 
 
 def give_uploads_time() -> None:

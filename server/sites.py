@@ -185,8 +185,9 @@ def arrivals(waiting: Waiting, deadline: Callable[[], float]) -> Iterator[tuple[
     """Yields the replies as they come, until all are here or `deadline()` (of the monotonic clock) is over."""
     happened = time.monotonic()
     while waiting.owed and time.monotonic() < deadline():
-        for arrival in waiting.poll():
-            yield arrival
+        for site, reply in waiting.poll():
+            yield site, reply
+            del reply  # before the next one comes
             happened = time.monotonic()
         if waiting.owed:
             time.sleep(pause_s(POLL_MAX_S, time.monotonic() - happened))

@@ -1,4 +1,4 @@
-"""Starts Flower's SuperLink with a patient database, its objects in files, and our guard at the sites' door.
+"""Starts Flower's SuperLink: a database and uploads that have their time, objects in files, a guard at the sites' door.
 
 Flower 1.41 gives SQLite 5 s to get a lock and answers 500 after that, which ends the ServerApp or its launcher, and the
 run with it. Seen on a busy machine with three sites. The symbols are private: a contract test guards them.
@@ -20,6 +20,7 @@ from server import OBJECTS_VARIABLE
 from server.collected_bodies import CollectedBodies
 from server.fleet_guard import SignedTimes, guarded
 from server.object_store import FiledObjectStore
+from server.uploads import wait_for_slow_lines
 from server.whole_bodies import WholeBodies
 
 BUSY_TIMEOUT_MS = 120_000
@@ -44,6 +45,7 @@ def main() -> None:
     vars(object_store_factory)[STORE] = partial(FiledObjectStore, files=files)
     vars(node_auth)[AUTHENTICATE] = guarded(vars(node_auth)[AUTHENTICATE], SignedTimes())
     vars(extensions)[LAYERS] = lambda: (Middleware(CollectedBodies), Middleware(WholeBodies))
+    wait_for_slow_lines()
     flower_superlink()
 
 

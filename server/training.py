@@ -291,6 +291,7 @@ def _gather(run: Run, cohorts: Sequence[Cohort], rounds: dict[str, Round]) -> No
     round_of = {site: rounds[cohort.model] for cohort in cohorts for site in cohort.sites}
     for site, reply in arrivals(waiting, lambda: max(each.deadline for each in rounds.values())):
         round_of[site].take(site, reply)
+        del reply  # before the next one comes
     if run.experiment.rounds.stragglers == "next":
         for cohort in cohorts:
             cohort.late = _late(cohort, rounds[cohort.model], waiting.outstanding())

@@ -30,8 +30,6 @@ MAX_CRASHES = 5
 """So often is a site asked again whose process died over the task, after twice as long each time: 5 min in all."""
 MAX_IDLE = 3
 """So often in a row may a site say that it has nothing to do, before the task is held to be lost."""
-PULL_BYTES = 64 << 20
-"""Replies are fetched together up to this size, at least one."""
 NODE_LOST = "flower-5"
 MESSAGE_LOST = frozenset({"flower-3", "flower-4"})
 PROCESS_DIED = frozenset({"flower-8", WorkerLostError.code})
@@ -75,8 +73,6 @@ class Waiting:
         self._idle: Counter[str] = Counter()
         self._progress: dict[str, tuple[str, float]] = {}
         self._look_at, self._progress_at = 0.0, time.monotonic() + PROGRESS_S
-        size = max((_num_bytes(message) for message in messages.values()), default=0)
-        self._num_together = max(1, PULL_BYTES // max(1, size))
         watch.ask(sorted(self._owed))
         self._push(sorted(messages))
 
@@ -94,22 +90,32 @@ class Waiting:
 
         An error that is no answer of the site's is not yielded: the site is asked again.
         """
-        for names in _chunks(list(self._ids), self._num_together):
-            for reply in self._grid.pull_messages(names):
-                site = self._take(reply)
-                if site is not None:
-                    yield site, reply
+        for reply in self._replies(self._ids):
+            site = self._take(reply)
+            if site is not None:
+                yield site, reply
+            del reply  # before the next one comes
+            if not self._owed:
+                return
         if self._owed and time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + LOOK_S
             self._look()
             self._fetch_closed()
 
+    def _replies(self, names: Mapping[str, str]) -> Iterator[Message]:
+        """What has come for these messages: the SuperLink gives one reply a call, so that memory holds one model."""
+        for _ in range(len(names)):
+            replies = list(self._grid.pull_messages(list(names))) if names else []
+            if not replies:
+                return
+            while replies:
+                yield replies.pop()
+
     def _fetch_closed(self) -> None:
-        for names in _chunks(list(self._closed), self._num_together):
-            for reply in self._grid.pull_messages(names):
-                site = self._closed.pop(reply.metadata.reply_to_message_id)
-                if wire.read_error(reply) is None:
-                    self._watch.event(site, "late", "not-counted")
+        for reply in self._replies(self._closed):
+            site = self._closed.pop(reply.metadata.reply_to_message_id)
+            if wire.read_error(reply) is None:
+                self._watch.event(site, "late", "not-counted")
 
     def _take(self, reply: Message) -> str | None:
         """Returns the site whose answer this is, or None where it is none."""
@@ -201,11 +207,3 @@ class Waiting:
 
 def _copy(message: Message, node_id: int) -> Message:
     return Message(message.content, node_id, message.metadata.message_type)
-
-
-def _num_bytes(message: Message) -> int:
-    return sum(record.count_bytes() for record in message.content.values())
-
-
-def _chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (names[start : start + size] for start in range(0, len(names), size))

@@ -30,6 +30,7 @@ IMPORT_FLOWER = {
     "client.node_process",
     "client.task_input",
     "client.node_queue",
+    "client.transfers",
     "client.warm_start",
     "client.worker_process",
     "server.app",
@@ -47,13 +48,14 @@ IMPORT_FLOWER = {
     "server.object_shortcut",
     "server.object_store",
     "server.fleet_guard",
+    "server.uploads",
     "deploy.in_process",
     "deploy.pooled",
 }
 """The messages, the two apps, the rounds and those steps that touch messages, the site's border and its gate in
-Flower's SuperNode with the queue before it, Flower's SuperLink with our database settings, store and guard, the grid's
-shortcut to that store, how Flower packs a bundle, and the simulation's grid and its pools, and what starts the training
-code.
+Flower's SuperNode with the queue before it, how parts of messages travel at a site and at the SuperLink, Flower's
+SuperLink with our database settings, store and guard, the grid's shortcut to that store, how Flower packs a bundle, the
+simulation's grid and its pools, and what starts the training code.
 
 Node, SuperLink and control need not: they run Flower's own commands as processes.
 """

@@ -25,6 +25,7 @@ from client.node_log import GRACEFUL, REFUSED, UNAUTHENTIC
 from client.node_process import (
     CALL_S,
     INTERVAL,
+    PIECE_BYTES,
     RETRY,
     TIME,
     UPLOAD_S,
@@ -40,6 +41,7 @@ from client.worker_process import LOOK_EVERY, LOOK_EVERY_S
 from common.bundle import RUN_KEY
 from common.object_files import DIVIDER
 from common.objects import CHUNKS, cut
+from server import uploads
 from server.control import Control, _run, toml_string
 from server.fleet_guard import AHEAD, KEPT_S
 from server.gateway import CALLS
@@ -469,10 +471,12 @@ def test_a_refused_call_is_told_before_flower_ends_the_node(monkeypatch, capsys)
 
 def test_an_upload_has_time_for_a_slow_line_and_other_calls_have_flower_s(monkeypatch):
     """A part may take as long as the coordinator waits for the next one, almost."""
-    given = {}
+    given, written = {}, {}
 
     def answer(request):
+        assert request.extensions["timeout"]["write"] == CALL_S
         given[request.url.path] = request.extensions["timeout"]["read"]
+        written[request.url.path] = list(request.stream)
         return httpx.Response(200)
 
     monkeypatch.setattr(fleet_http_connection, "FleetHttpClient", fleet_http_connection.FleetHttpClient)
@@ -482,9 +486,13 @@ def test_an_upload_has_time_for_a_slow_line_and_other_calls_have_flower_s(monkey
     assert type(client) is SlowUploads
     with httpx.Client(transport=httpx.MockTransport(answer), timeout=client._client.timeout) as answered:
         client._client = answered
-        client.PushObject(PushObjectRequest())
+        pushed = PushObjectRequest(object_content=bytes(2 * PIECE_BYTES))
+        client.PushObject(pushed)
         client.PullObject(PullObjectRequest())
     assert given == {"/v1/fleet/push-object": UPLOAD_S, "/v1/fleet/pull-object": CALL_S}
-    assert UPLOAD_S < OBJECT_PUSH_SESSION_TTL_SECONDS
+    pieces = written["/v1/fleet/push-object"]  # Flower writes all at one go, and `CALL_S` would be for all of it
+    assert b"".join(pieces) == pushed.SerializeToString(deterministic=True)
+    assert [len(piece) for piece in pieces][:-1] == [PIECE_BYTES] * 2
+    assert UPLOAD_S < OBJECT_PUSH_SESSION_TTL_SECONDS < uploads.KEPT_S
     stored = source("flwr.supercore.corestate.sql_corestate").partition("self.object_store.put(object_id")[2]
     assert "seconds=OBJECT_PUSH_SESSION_TTL_SECONDS" in stored.partition("pending_count")[0]  # anew with each part

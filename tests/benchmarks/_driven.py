@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 SITES = ("A", "B", "C")
-COUNTED = "A"
-"""The site whose calls pass the counting proxy; all three get and send the same number of bytes."""
 SETUP, BEYOND, TOLD = "setup.json", "port", "told.json"
 
 
@@ -25,8 +23,10 @@ class Setup:
     recipe: str
     """Of the model, as JSON."""
     rounds: int
-    wire_port: int
-    """What the counted site calls instead of the coordinator's port."""
+    ways: Mapping[str, int]
+    """By site, the port that it calls instead of the coordinator's."""
+    transport: str = "fp32"
+    """How the product's weights travel."""
     torch: bool = False
     """Whether a peer's client imports torch."""
 
@@ -47,7 +47,7 @@ class Setup:
     def port_for(self, site: str, port: int) -> int:
         """Returns the port that a site calls, where the coordinator listens on `port`."""
         (self.folder / BEYOND).write_text(str(port))
-        return self.wire_port if site == COUNTED else port
+        return self.ways.get(site, port)
 
     def client(self, source: str) -> str:
         """Returns the source of a peer's client with what it imports beside."""

@@ -12,7 +12,7 @@ from _driven import SITES, Setup
 from federation.running import Federation, starting
 from tiny_site import make_site
 
-from common.experiment import Experiment
+from common.experiment import Experiment, RoundConfig
 from common.recipe import Recipe
 from common.split import SplitConfig
 from common.steps import StatisticsStep, TrainStep
@@ -64,7 +64,7 @@ class Diary(Repeated):
         self.marks.append(now)
 
 
-def experiment(recipe: Recipe, num_rounds: int) -> Experiment:
+def experiment(recipe: Recipe, num_rounds: int, transport: str) -> Experiment:
     """All cases train and none validates, for that would be work of a network."""
     return Experiment(
         name="rounds",
@@ -72,6 +72,7 @@ def experiment(recipe: Recipe, num_rounds: int) -> Experiment:
         recipe=recipe,
         split=SplitConfig(test_fraction=0.0, validation_fraction=0.0),
         steps=(StatisticsStep(kind="statistics"), TrainStep(kind="train", model=MODEL, rounds=num_rounds)),
+        rounds=RoundConfig(transport=transport),
         reuse=False,
     )
 
@@ -103,8 +104,9 @@ def main() -> None:
         for node in federation.nodes.values():
             node.wait_online(90.0)
         superlink = federation.superlink
+        wanted = experiment(recipe, setup.rounds, setup.transport)
         with Diary(superlink.runs_folder / "rounds") as diary:
-            launch(superlink.control, superlink.folder, experiment(recipe, setup.rounds), "rounds", lambda _: None)
+            launch(superlink.control, superlink.folder, wanted, "rounds", lambda _: None)
         setup.tell(began, diary.marks, diary.parts)
 
 

@@ -10,8 +10,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
+
+from deploy.repeated import Repeated
 
 HOST = "127.0.0.1"
 PIPE_BYTES = 1 << 20
@@ -53,27 +55,45 @@ class _Flow:
                 target.shutdown(socket.SHUT_WR)
 
 
-@dataclass
+class Passing(Repeated):
+    """Notes inside a `with` when bytes pass that others count."""
+
+    def __init__(self, count: Callable[[], tuple[int, int]]) -> None:
+        """`count` returns how many have passed so far, from coordinator to site and back."""
+        super().__init__("passing", self._sample)
+        self.passed: list[Passed] = []
+        """A line for every `SAMPLE_S` in which something passed."""
+        self._count, self._last = count, (0, 0)
+
+    def _sample(self) -> float:
+        now = self._count()
+        if now != self._last:
+            self.passed.append(Passed(time.time(), *now))
+        self._last = now
+        return SAMPLE_S
+
+
 class Wire:
     """Listens on `port`, passes everything to the port that `beyond` returns, and back; a context manager."""
 
-    beyond: Callable[[], int]
-    passed: list[Passed] = field(default_factory=list)
-    """A line for every `SAMPLE_S` in which something passed."""
-
-    def __post_init__(self) -> None:
+    def __init__(self, beyond: Callable[[], int]) -> None:
+        self._beyond = beyond
         self._listener = socket.create_server((HOST, 0))
         self.port = int(self._listener.getsockname()[1])
         self._flows: list[_Flow] = []
-        self._stop = threading.Event()
+        self._passing = Passing(self._count)
+
+    @property
+    def passed(self) -> list[Passed]:
+        return self._passing.passed
 
     def __enter__(self) -> Self:
-        for work in (self._accept, self._sample):
-            threading.Thread(target=work, name="wire", daemon=True).start()
+        threading.Thread(target=self._accept, name="wire", daemon=True).start()
+        self._passing.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._passing.__exit__(None, None, None)
         self._listener.close()
 
     def _accept(self) -> None:
@@ -92,15 +112,11 @@ class Wire:
 
     def _coordinator(self) -> socket.socket:
         """OSError, ValueError: nobody listens there yet."""
-        return socket.create_connection((HOST, self.beyond()))
+        return socket.create_connection((HOST, self._beyond()))
 
-    def _sample(self) -> None:
-        last = (0, 0)
-        while not self._stop.wait(SAMPLE_S):
-            now = tuple(sum(flow.num_bytes for flow in self._flows if flow.down is way) for way in (True, False))
-            if now != last:
-                self.passed.append(Passed(time.time(), *now))
-            last = now
+    def _count(self) -> tuple[int, int]:
+        down, up = (sum(flow.num_bytes for flow in self._flows if flow.down is way) for way in (True, False))
+        return down, up
 
 
 @dataclass(frozen=True)

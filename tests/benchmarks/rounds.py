@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -44,6 +44,8 @@ LOADED = "+torch"
 NAMES = (*SYSTEMS, *(f"{peer}{LOADED}" for peer in SYSTEMS if peer != PRODUCT))
 LOG = "driver.log"
 WAYS = ("down", "up")
+COUNTED = "A"
+"""The site whose calls pass the counting proxy; all three get and send the same number of bytes."""
 TOLD_BYTES = 50_000_000
 """A role's process is named from so much memory on."""
 SMALL_BYTES = 1_000_000
@@ -130,22 +132,27 @@ def idle_release(folder: Path) -> Path:
 
 def measure(size: str, system: str, work: Path, model: Sequence[Path], num_rounds: int, limit_s: float) -> Row:
     """Runs one federation in `work` and returns what it took; nothing of it is left running."""
-    release = idle_release(work / "release") if system == PRODUCT else ROOT
-    search = os.pathsep.join(map(str, (release, ROOT / "tests")))
-    environment = os.environ | {"PYTHONPATH": search, MARK: str(work), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / SYSTEMS[system.removesuffix(LOADED)]), str(work)]
-    with Wire(lambda: int((work / BEYOND).read_text())) as wire:
-        Setup(str(work), *map(str, model), num_rounds, wire.port, system.endswith(LOADED)).write()
-        with driven(command, environment, work) as driver, _family.UseByRole(work, driver.pid) as use:
+    with Wire(beyond(work)) as wire:
+        Setup(str(work), *map(str, model), num_rounds, {COUNTED: wire.port}, torch=system.endswith(LOADED)).write()
+        with driven(system, work) as driver, _family.UseByRole(work, driver.pid) as use:
             code = ended(driver, limit_s)
     if code != 0:
         return Row(size, system, reason(code, work, limit_s))
     return made(size, system, json.loads((work / TOLD).read_text()), wire.passed, use)
 
 
+def beyond(work: Path) -> Callable[[], int]:
+    """Returns what gives the port that a federation's coordinator listens on (OSError, ValueError: on none yet)."""
+    return lambda: int((work / BEYOND).read_text())
+
+
 @contextlib.contextmanager
-def driven(command: Sequence[str], environment: dict[str, str], work: Path) -> Iterator[subprocess.Popen[bytes]]:
+def driven(system: str, work: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Starts what drives a federation; on leaving it is told to end, as by Ctrl-C, and then all that it left is."""
+    release = idle_release(work / "release") if system == PRODUCT else ROOT
+    search = os.pathsep.join(map(str, (release, ROOT / "tests")))
+    environment = os.environ | {"PYTHONPATH": search, MARK: str(work), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / SYSTEMS[system.removesuffix(LOADED)]), str(work)]
     with (work / LOG).open("wb") as log:
         driver = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:

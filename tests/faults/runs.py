@@ -14,6 +14,7 @@ from faults.standing import Standing
 from client.app import app as client_app
 from common.checkpoint import Weights, load_weights
 from common.experiment import Experiment
+from common.recipe import NetworkConfig
 from deploy.in_process import InProcessGrid
 from server.experiment import run_experiment
 from server.launch import launch
@@ -112,6 +113,14 @@ def unbroken(folder: Path, experiment: Experiment, configs: Mapping[str, Path]) 
     with closing(InProcessGrid(client_app, configs)) as grid:
         run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds))
     return ledger
+
+
+def heavy(experiment: Experiment) -> Experiment:
+    """The experiment with a network of 20 MB."""
+    network = NetworkConfig(widths=(8, 302), strides=((2, 2, 2),), aspp=None)
+    stage = experiment.recipe.stage1.model_copy(update={"network": network})
+    recipe = experiment.recipe.model_copy(update={"stage1": stage, "stage2": None})
+    return experiment.model_copy(update={"recipe": recipe})
 
 
 def assert_same_bits(path: Path, other: Path) -> None:

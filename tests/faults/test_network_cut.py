@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import pytest
 from faults.moments import Moment, wait_for
 from faults.proxy import Link, Proxy
-from faults.runs import MODEL, NUM_ROUNDS, UnderWay, assert_same_bits, unbroken
+from faults.runs import MODEL, NUM_ROUNDS, UnderWay, assert_same_bits, heavy, unbroken
 from faults.standing import SITES, make_site
 from federation.running import kept_up
-
-from common.recipe import NetworkConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.tls, pytest.mark.timeout(3600)]
 CUT_SITE = "B"
@@ -119,14 +117,6 @@ def run_slowly(standing, proxy, quick, name):
         told = {"rounds_s": seconds, "bytes": proxy.num_bytes, "events": events(run)}
     standing.assert_at_rest()
     return run, told
-
-
-def heavy(experiment):
-    """The experiment with a network of 20 MB."""
-    network = NetworkConfig(widths=(8, 302), strides=((2, 2, 2),), aspp=None)
-    stage = experiment.recipe.stage1.model_copy(update={"network": network})
-    recipe = experiment.recipe.model_copy(update={"stage1": stage, "stage2": None})
-    return experiment.model_copy(update={"recipe": recipe})
 
 
 @pytest.mark.parametrize("what", [*CUTS, *LONG_CUTS], ids=str)

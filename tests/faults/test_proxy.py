@@ -85,6 +85,38 @@ def test_the_first_segments_are_missed_only_by_a_timeout():
     assert arrivals(sending, 2) == pytest.approx([0.5, 0.5])
 
 
+def test_a_burst_goes_as_its_segments_would_and_is_lost_if_one_of_them_is():
+    link = Link(bits_per_s=SEGMENT * 8, round_trip_s=0.2)  # a segment a second
+    sending = flow(link)
+    assert sending.send(0.0, 3 * SEGMENT) == pytest.approx(3.1)
+    assert (sending.room, sending.window) == (7, 10)
+    assert sending.may_send_at(3.2) == 3.2
+    assert (sending.room, sending.window) == (13, 13)
+    lossy = flow(Link(round_trip_s=0.2, loss=0.1))  # of three, one at least with 0.271
+    lossy.chance = iter_chance(0.28, 0.27, 0.28)
+    assert [lossy.send(0.0, 3 * SEGMENT) for _ in range(3)] == pytest.approx([0.1, 0.3, 0.3])
+    assert lossy.window == 5.0
+
+
+def test_what_finds_the_buffer_full_is_lost():
+    link = Link(bits_per_s=SEGMENT * 8, round_trip_s=0.2, buffer_s=4.0)
+    times = arrivals(flow(link), 7)
+    assert times == pytest.approx([1.1, 2.1, 3.1, 4.1, 5.1, 6.3, 7.1])  # five wait; the last one, for a window of five
+
+
+def test_a_window_shrinks_to_the_first_one_in_a_pause():
+    sending = flow(Link(round_trip_s=0.2))
+    arrivals(sending, 100)
+    assert sending.may_send_at(2.0) == 2.0
+    assert sending.window > 50
+    sending.send(2.0, SEGMENT)
+    assert sending.window == 10.0
+
+
+def test_a_fast_line_takes_more_at_one_go_than_a_slow_one():
+    assert [Link(bits_per_s=speed).burst for speed in (4e6, 20e6, 100e6, float("inf"))] == [1, 3, 17, 44]
+
+
 class iter_chance:  # noqa: N801
     """Random numbers that are given."""
 
@@ -108,7 +140,8 @@ def test_what_is_sent_comes_back_unchanged(echo, link):
     data = random.Random(1).randbytes(300_000)
     with Proxy(echo, link) as proxy, calling(proxy.port) as connection:
         assert echoed(connection, data) == data
-        assert proxy.num_bytes >= len(data)
+        assert proxy.num_bytes == 2 * len(data)
+        assert (proxy.down, proxy.up) == (len(data), len(data))
 
 
 def test_a_shaped_link_is_no_faster_than_it_says(echo):
