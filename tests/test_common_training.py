@@ -312,12 +312,13 @@ def test_patches_for_a_gpu_lie_in_pinned_memory_and_others_do_not(monkeypatch: p
 
     monkeypatch.setattr(Tensor, "pin_memory", pin)
 
-    def made(for_gpu: bool) -> list[tuple[Tensor, Tensor]]:
-        rng = np.random.default_rng(0)
-        return list(training._batches("stage1", cases(*VALUES), recipe(batch_size=2), UNIT, rng, for_gpu))
+    def made(for_gpu: bool) -> list[Tensor]:
+        batches = training._batches(
+            "stage1", cases(*VALUES), recipe(batch_size=2), UNIT, np.random.default_rng(0), for_gpu
+        )
+        return [tensor for batch in batches for tensor in (batch.images, batch.labels)]
 
-    for_cpu, for_gpu = made(False), made(True)
-    ours, theirs = ([tensor for batch in made for tensor in batch] for made in (for_cpu, for_gpu))
+    ours, theirs = made(False), made(True)
     assert len(ours) == 4
     assert all(tensor is copy for tensor, copy in zip(theirs, pinned, strict=True))
     assert all(torch.equal(one, two) for one, two in zip(ours, theirs, strict=True))
