@@ -45,7 +45,7 @@ def replicated(network: nn.Module, share: Share) -> nn.Module:
         return network
     device = next(network.parameters()).device
     device_ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(network, device_ids, gradient_as_bucket_view=True)
 
 
 def exchange(replica: nn.Module, part: Part) -> AbstractContextManager[None]:
