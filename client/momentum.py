@@ -8,24 +8,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from common.checkpoint import Array, load_weights, save_weights
+from common.checkpoint import Array, Weights, load_weights, save_weights
 from common.errors import CheckpointError
 
 
-def save_momentum(
-    folder: Path, stage: str, optimiser: torch.optim.SGD, network: nn.Module, before: int, after: int
-) -> None:
+def save_momentum(folder: Path, stage: str, momentum: Mapping[str, Array | Tensor], before: int, after: int) -> None:
     """Writes the momentum of every parameter, by its name, and forgets all but the epochs `before` and `after`."""
-    save_weights(_path(folder, stage, after), momentum_of(optimiser, network), {})
+    save_weights(_path(folder, stage, after), momentum, {})
     for path in folder.glob(f"{stage}-*.safetensors"):
         if path not in (_path(folder, stage, before), _path(folder, stage, after)):
             path.unlink()
 
 
-def load_momentum(folder: Path, stage: str, optimiser: torch.optim.SGD, network: nn.Module, epochs_done: int) -> None:
-    """Puts the momentum after `epochs_done` epochs into `optimiser`.
+def load_momentum(folder: Path, stage: str, epochs_done: int) -> Weights:
+    """Returns the momentum after `epochs_done` epochs, by its parameter's name.
 
     Raises:
         CheckpointError: there is none, for instance because the site missed a round.
@@ -36,10 +34,10 @@ def load_momentum(folder: Path, stage: str, optimiser: torch.optim.SGD, network:
             f"{path}: no momentum of {stage} after {epochs_done} epochs here, a round was missed; "
             "start the step again, or use momentum_across_rounds: reset"
         )
-    put_momentum(optimiser, network, load_weights(path)[0])
+    return load_weights(path)[0]
 
 
-def momentum_of(optimiser: torch.optim.SGD, network: nn.Module) -> dict[str, torch.Tensor]:
+def momentum_of(optimiser: torch.optim.SGD, network: nn.Module) -> dict[str, Tensor]:
     """Returns the momentum of every parameter that has one, by its name."""
     return {
         name: optimiser.state[parameter]["momentum_buffer"]

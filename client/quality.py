@@ -75,7 +75,7 @@ def check_site(
         left_out = {case.case_id for case in cases if gravest(case.findings) == "error"}
         index += check_split(entries, split, site.work_folder, site.config.policy.min_cases, left_out)
     facts = [case.facts for case in cases if case.facts is not None]
-    machine = check_machine(site.config.device, site.work_folder, facts, recipe)
+    machine = check_machine(site.config.device_names, site.work_folder, facts, recipe)
     compared = tuple(check_cohort(cases))
     cases = tuple(_with(case, compared) for case in cases)
     of_all = [finding for finding in compared if finding.subject == "cases"]

@@ -1,8 +1,8 @@
-"""A round of training on disk: where it stands after an epoch, and its result until another round is asked for.
+"""A round of training on disk: where its stages stand after an epoch, and its result until another round is asked for.
 
-WORK/rounds/standing.safetensors and result.safetensors. Both carry a key, the hash of all that the round depends on,
-and are of use to that round alone: a site that was killed goes on after the last epoch that stands here, and one whose
-reply was lost sends it again. There is one round on disk at a time; the next one's task takes its place.
+WORK/rounds/standing-STAGE.safetensors and result.safetensors. All carry a key, the hash of all that the round depends
+on, and are of use to that round alone: a site that was killed goes on after the last epochs that stand here, and one
+whose reply was lost sends it again. There is one round on disk at a time; the next one's task takes its place.
 """
 
 import errno
@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -25,12 +24,9 @@ from common.private import private_folder
 from common.release import release
 from common.tasks import TrainResult, TrainTask
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 log = logging.getLogger("fedgtv.site")
 FOLDER = "rounds"
-STANDING, RESULT = "standing.safetensors", "result.safetensors"
+STANDING, RESULT = "standing-{}.safetensors", "result.safetensors"
 KEY, TOLD, ORDER = "key", "told", "order"
 MOMENTUM = "momentum."
 """Begins the name of an array that is the optimiser's; the others are weights."""
@@ -38,25 +34,21 @@ MOMENTUM = "momentum."
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a round stands after an epoch; without losses, before the first."""
+    """Where a stage of a round stands after an epoch; without losses, before the first."""
 
-    losses: dict[str, list[float]] = field(default_factory=dict)
-    """Of each stage that was begun, in order; the last one is under way."""
+    losses: Sequence[float] = ()
+    """Of the epochs that are done."""
     validation_dsc: float | None = None
     """Of the received weights, where they were measured."""
     seconds: float = 0.0
-    """That went into it, in all attempts."""
+    """That went into the round, in all attempts."""
     weights: Weights = field(default_factory=dict)
+    """The stage's, by parameter."""
     momentum: Weights = field(default_factory=dict)
-    """Of the stage under way, by parameter."""
-
-    @property
-    def stage(self) -> str | None:
-        """The one under way."""
-        return next(reversed(self.losses), None)
+    """By parameter."""
 
 
-_TOLD = TypeAdapter(tuple[dict[str, list[float]], float | None, float])
+_TOLD = TypeAdapter(tuple[list[float], float | None, float])
 
 
 def round_key(task: TrainTask, weights: Mapping[str, Array], site: Sequence[str | int]) -> str:
@@ -75,9 +67,10 @@ class RoundCheckpoint:
     """What is kept of one round; whatever is there of another is removed."""
 
     def __init__(self, work: Path, key: str, least_s: float) -> None:
-        """`work` is the site's work folder; `least_s` are the least seconds between two epochs that are kept."""
+        """`work` is the site's work folder; `least_s` lie at least between two epochs of a stage that are kept."""
         self._folder, self._key, self._least_s = work / FOLDER, key, least_s
-        self._kept = time.monotonic()
+        self._began = time.monotonic()
+        self._kept: dict[str, float] = {}
         self._warned = False
         self._forget_others()
 
@@ -89,34 +82,34 @@ class RoundCheckpoint:
         order = json.loads(metadata[ORDER])
         return {name: weights[name] for name in order}, TrainResult.model_validate_json(metadata[TOLD])
 
-    def standing(self) -> Standing:
-        """Returns where the round stands, if it was begun here before."""
-        if not (self._folder / STANDING).exists():
+    def standing(self, stage: str) -> Standing:
+        """Returns where a stage stands, if it was begun here before."""
+        path = self._folder / STANDING.format(stage)
+        if not path.exists():
             return Standing()
-        arrays, metadata = load_weights(self._folder / STANDING)
+        arrays, metadata = load_weights(path)
         momentum = {name.removeprefix(MOMENTUM): each for name, each in arrays.items() if name.startswith(MOMENTUM)}
         weights = {name: each for name, each in arrays.items() if not name.startswith(MOMENTUM)}
         return Standing(*_TOLD.validate_json(metadata[TOLD]), weights, momentum)
 
-    @property
-    def due(self) -> bool:
-        """Whether the last epoch was kept long enough ago."""
-        return time.monotonic() - self._kept >= self._least_s
+    def due(self, stage: str) -> bool:
+        """Whether an epoch of the stage was kept long enough ago."""
+        return time.monotonic() - self._kept.get(stage, self._began) >= self._least_s
 
-    def keep(self, standing: Standing, momentum: "Mapping[str, Tensor]") -> None:
-        """Writes where the round stands, with the momentum of the stage under way."""
-        told = _TOLD.dump_json((standing.losses, standing.validation_dsc, standing.seconds)).decode()
-        arrays: dict[str, Array | Tensor] = {**standing.weights}
-        arrays |= {MOMENTUM + name: value for name, value in momentum.items()}
-        self._write(STANDING, arrays, told)
-        self._kept = time.monotonic()
+    def keep(self, stage: str, standing: Standing) -> None:
+        """Writes where a stage stands."""
+        told = _TOLD.dump_json(([*standing.losses], standing.validation_dsc, standing.seconds)).decode()
+        momentum = {MOMENTUM + name: value for name, value in standing.momentum.items()}
+        self._write(STANDING.format(stage), standing.weights | momentum, told)
+        self._kept[stage] = time.monotonic()
 
     def finish(self, weights: Weights, result: TrainResult) -> None:
         """Writes what came of the round; where it stood is of no use any more."""
         self._write(RESULT, weights, result.model_dump_json())
-        (self._folder / STANDING).unlink(missing_ok=True)
+        for path in self._folder.glob(STANDING.format("*")):
+            path.unlink()
 
-    def _write(self, name: str, arrays: "Mapping[str, Array | Tensor]", told: str) -> None:
+    def _write(self, name: str, arrays: Weights, told: str) -> None:
         """Without room on the disk, training goes on without it: a kill then costs more."""
         try:
             private_folder(self._folder)
@@ -129,7 +122,8 @@ class RoundCheckpoint:
     def _forget_others(self) -> None:
         """Removes what is of another round, damaged, or was left half written by a process that was killed."""
         for path in self._folder.iterdir() if self._folder.is_dir() else ():
-            if path.name not in (STANDING, RESULT) or not self._is_ours(path):
+            ours = path.name == RESULT or path.match(STANDING.format("*"))
+            if not ours or not self._is_ours(path):
                 path.unlink(missing_ok=True)
 
     def _is_ours(self, path: Path) -> bool:

@@ -14,6 +14,7 @@ from client.cases import OWN, Cases, OpenCase, open_cases
 from client.comparing import compare
 from client.comparison_policy import limit_comparison
 from client.data_digest import data_digest
+from client.device_groups import Groups, device_groups, num_processes
 from client.drawing import draw
 from client.kept_results import RESULTS, KeptResults
 from client.local_layers import last_layers, load_layers, save_layers
@@ -28,6 +29,7 @@ from common.device import choose_device
 from common.digest import model_digest, weights_digest
 from common.errors import NoCasesError
 from common.model import model_weights
+from common.recipe import Recipe
 from common.settings import load_yaml
 from common.site_config import SiteConfig
 from common.statistics import body_histogram
@@ -49,6 +51,7 @@ from common.tasks import (
 from common.text import counted
 
 log = logging.getLogger("fedgtv.site")
+CPU = torch.device("cpu")
 
 
 class Site:
@@ -84,10 +87,20 @@ class Site:
         return site
 
     def device(self) -> torch.device:
-        """Returns the configured device and sets the number of CPU threads."""
+        """Returns the configured device, of several the first, and sets the number of CPU threads."""
         if self.config.num_threads:
             torch.set_num_threads(self.config.num_threads)
-        return choose_device(self.config.device)
+        return choose_device(self.config.device_names[0])
+
+    def groups(self, recipe: Recipe) -> Groups:
+        """Returns the devices that train each stage at the same time; none for a site of one device.
+
+        Raises:
+            ConfigError: a configured device is not here.
+        """
+        for name in self.config.devices:
+            choose_device(name)
+        return device_groups(recipe, self.config.devices)
 
     def open_cases(self, task: SiteTask) -> Cases:
         """Returns the cases as the task's recipe prepares and its split parts them."""
@@ -164,7 +177,11 @@ class Site:
         if done is not None:
             log.info("%s: was done here before; its result is sent again", where(task))
             return done
-        model = LoadedModel.of(task, weights, device)
+        groups = self.groups(task.recipe)
+        model = LoadedModel.of(task, weights, CPU if groups else device)
+
+        def load() -> LoadedModel:
+            return LoadedModel.of(task, weights, device) if groups else model
 
         def on_epoch(epochs_done: int) -> None:
             progress.say("training", epochs_done)
@@ -172,7 +189,8 @@ class Site:
 
         training = SiteRound(
             self.config.site, self.work_folder, task, model, [case.cached for case in cases.train], kept,
-            partial(self._validation_dsc, model, cases.validation, task, progress), on_epoch,
+            partial(self._validation_dsc, load, cases.validation, task, progress), on_epoch, groups,
+            self.config.num_threads or max(1, torch.get_num_threads() // num_processes(groups)),
         )  # fmt: skip
         trained, result = self._trained(training, cases, progress)
         if local:
@@ -208,13 +226,15 @@ class Site:
         return model_weights(training.model.networks), result
 
     def _validation_dsc(
-        self, model: LoadedModel, cases: Sequence[OpenCase], task: TrainTask, progress: Progress
+        self, load: Callable[[], LoadedModel], cases: Sequence[OpenCase], task: TrainTask, progress: Progress
     ) -> float | None:
         """Mean DSC; None where it is not asked for, or for fewer cases than the policy's `min_cases`."""
         if not task.validate_received or len(cases) < self.config.policy.min_cases:
             return None
         progress.say("validating")
-        dsc = float(np.mean([metrics.dsc for metrics in measure(lambda: model, cases).metrics]))
+        dsc = float(np.mean([metrics.dsc for metrics in measure(load, cases).metrics]))
+        if self.config.devices:
+            torch.cuda.empty_cache()  # other processes train there
         log.info("%s: the received model's mean DSC on %d validation cases is %.3f", where(task), len(cases), dsc)
         progress.say("training")
         return dsc

@@ -13,12 +13,10 @@ looks whether all of that is so, and if a version of some library has changed it
 """
 
 import atexit
-import ctypes
 import gc
 import logging
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +29,7 @@ from types import ModuleType
 from client import loaded_release
 from client.loaded_release import InstalledRelease
 from common.logs import log_to_output
+from common.parent import end_with_parent
 
 log = logging.getLogger("fedgtv.site")
 LIBRARIES = (
@@ -53,8 +52,6 @@ LIBRARIES = (
 """What a ClientApp imports and is not ours; torch's optimisers import `torch._dynamo`, a second of work by itself."""
 GPUS = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
 """Files that a process has open once it has initialised a GPU."""
-PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
-"""prctl(2)."""
 
 _warm, _cold = ForkServerContext(), SpawnContext()
 _warm.set_forkserver_preload([*LIBRARIES, loaded_release.APP])
@@ -105,9 +102,7 @@ def _run(
 ) -> None:
     """Flower's command, in the new process; it ends with the one that started it, whose end is taken for its own."""
     os.environ.update(environment)
-    prctl = ctypes.CDLL(None).prctl
-    prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    prctl(PR_SET_NAME, command[0].encode(), 0, 0, 0)
+    end_with_parent(command[0])
     if forked and (why := _unfit(os.getppid())):
         log_to_output()
         log.warning("%s where ClientApps are forked; this one loads its libraries itself", why)

@@ -25,7 +25,7 @@ class WorkerPool:
 
     def submit(self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Future[T]:
         """Hands a call to the next process that is free, and returns what it will return; all must be picklable."""
-        with _interrupts_wait():
+        with interrupts_wait():
             return self._executor.submit(call, *arguments, **named)
 
 
@@ -56,7 +56,7 @@ def worker_pool(num_processes: int, ended: str, begin: Callable[[], None] | None
 
 
 @contextmanager
-def _interrupts_wait() -> Iterator[None]:
+def interrupts_wait() -> Iterator[None]:
     """Ctrl-C waits until the block ends; a process that is started in it never sees one, not even while it starts."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

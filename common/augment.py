@@ -5,6 +5,7 @@ Image and label go through a single trilinear `grid_sample`; what comes from out
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,38 +16,59 @@ from torch.nn import functional
 from common.recipe import AugmentationConfig
 
 
-def augment(
-    image: Tensor,
-    label: Tensor,
-    spacing_mm: tuple[float, float, float],
-    config: AugmentationConfig,
-    rng: np.random.Generator,
-    air: float,
-) -> tuple[Tensor, Tensor]:
-    """Returns a changed image (C, z, y, x) and label (1, z, y, x) of the same sizes; the inputs stay as they are.
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What happens to a patch, as drawn: to draw it takes little, to apply it much, and draws nothing."""
 
-    Each of scale, rotation, elastic deformation, flip and noise happens with `config.probability`.
+    affine: NDArray[np.float64] | None = None
+    """(3, 3), as `sampling_grid` takes it; None: neither scaled nor rotated."""
+    elastic: NDArray[np.float32] | None = None
+    """Control points, as `sampling_grid` takes them; None: not deformed."""
+    flip: bool = False
+    noise: NDArray[np.float32] | None = None
+    """(C, z, y, x), added at last; None: none."""
+
+
+def draw_change(
+    shape: tuple[int, ...], spacing_mm: tuple[float, float, float], config: AugmentationConfig, rng: np.random.Generator
+) -> Change:
+    """Returns a random change; each of scale, rotation, elastic deformation, flip and noise has `config.probability`.
+
+    Args:
+        shape: of the patch (C, z, y, x).
+        spacing_mm: (z, y, x) of the patch.
+        config: ranges; nothing changes if it is not enabled.
+        rng: the only source of randomness.
+    """
+    if not config.enabled:
+        return Change()
+    size_mm = tuple(n * s for n, s in zip(shape[1:], spacing_mm, strict=True))
+    affine = _random_affine(config, rng)
+    elastic = _random_control_points(size_mm, config, rng) if _happens(config, rng) else None
+    flip = config.flip_left_right and _happens(config, rng)
+    return Change(affine, elastic, flip, _random_noise(shape, config, rng) if _happens(config, rng) else None)
+
+
+def augment(
+    image: Tensor, label: Tensor, change: Change, spacing_mm: tuple[float, float, float], air: float
+) -> tuple[Tensor, Tensor]:
+    """Returns the changed image (C, z, y, x) and label (1, z, y, x) of the same sizes; the inputs stay as they are.
 
     Args:
         image: (C, z, y, x) float32, normalised.
         label: (1, z, y, x) float32 of 0 and 1; interpolated as the image is and cut at 0.5.
+        change: drawn for the image's shape.
         spacing_mm: (z, y, x) of the patch.
-        config: ranges; nothing changes if it is not enabled.
-        rng: the only source of randomness.
         air: what -1000 HU is after normalisation; fills what comes from outside the patch.
     """
-    if not config.enabled:
-        return image, label
-    size_mm = tuple(n * s for n, s in zip(image.shape[1:], spacing_mm, strict=True))
-    affine = _random_affine(config, rng)
-    elastic = _random_control_points(size_mm, config, rng) if _happens(config, rng) else None
-    if affine is not None or elastic is not None:
-        grid = sampling_grid(image.shape[1:], spacing_mm, np.eye(3) if affine is None else affine, elastic)
+    if change.affine is not None or change.elastic is not None:
+        affine = np.eye(3) if change.affine is None else change.affine
+        grid = sampling_grid(image.shape[1:], spacing_mm, affine, change.elastic)
         image, label = resample_patch(image, label, grid, air)
-    if config.flip_left_right and _happens(config, rng):
+    if change.flip:
         image, label = image.flip(-1), label.flip(-1)
-    if _happens(config, rng):
-        image = image + _random_noise(image, config, rng)
+    if change.noise is not None:
+        image = image + torch.from_numpy(change.noise).to(image)
     return image, label
 
 
@@ -134,12 +156,11 @@ def _random_control_points(
     return (sd * rng.standard_normal((2, *counts))).astype(np.float32)
 
 
-def _random_noise(image: Tensor, config: AugmentationConfig, rng: np.random.Generator) -> Tensor:
+def _random_noise(shape: tuple[int, ...], config: AugmentationConfig, rng: np.random.Generator) -> NDArray[np.float32]:
     """Gaussian noise of a random SD, or uniform noise, each in half of the patches."""
     if rng.random() < 0.5:
-        noise = rng.standard_normal(tuple(image.shape), dtype=np.float32)
+        noise = rng.standard_normal(shape, dtype=np.float32)
         noise *= np.float32(rng.uniform(0, config.noise_sd))
-    else:
-        noise = rng.random(tuple(image.shape), dtype=np.float32)
-        noise = (noise * 2 - 1) * np.float32(config.uniform_noise)
-    return torch.from_numpy(noise).to(image)
+        return noise
+    noise = rng.random(shape, dtype=np.float32)
+    return (noise * 2 - 1) * np.float32(config.uniform_noise)

@@ -26,6 +26,15 @@ def training_bytes(recipe: Recipe) -> int:
     return int(WORKSPACE * (weight_bytes(recipe) + largest))
 
 
+@cache
+def stage_bytes(recipe: Recipe, stage: str, num_devices: int) -> int:
+    """Returns the bytes that one stage takes on each of the devices that train it and nothing else."""
+    config = recipe.training
+    patches = min(config.batch_size, config.batch_size * config.accumulation // num_devices)
+    weights = _weight_bytes(_laid_out(recipe.stages[stage]))
+    return int(WORKSPACE * (weights + _step_bytes(recipe.stages[stage], patches)))
+
+
 def host_bytes(recipe: Recipe, on_cpu: bool) -> int:
     """Returns the bytes of main memory that a training task takes besides the cases."""
     return WEIGHT_COPIES_ON_HOST * weight_bytes(recipe) + (training_bytes(recipe) if on_cpu else 0)

@@ -1,9 +1,10 @@
 """What a site is told by its own people: how exports become cases, its policy, its machine."""
 
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from common.settings import FileName, Frozen, Name, Pattern
 
@@ -85,6 +86,20 @@ class WorkerConfig(Frozen):
     """host:port where the node waits for it; no other machine may reach it."""
 
 
+def _several_of_a_kind(devices: tuple[str, ...]) -> tuple[str, ...]:
+    odd = [name for name in devices if not re.fullmatch(r"cpu|cuda:(0|[1-9]\d?)", name)]
+    if odd:
+        raise ValueError(f"{odd[0]!r} is none of several; use GPUs by number, such as [cuda:0, cuda:1], or cpu")
+    if len(devices) == 1:
+        raise ValueError("expected two or more; name a single one as `device`")
+    if len({name.partition(":")[0] for name in devices}) > 1:
+        raise ValueError("GPUs and cpu; expected one of the two, for a CPU would keep the GPUs waiting")
+    twice = [name for number, name in enumerate(devices) if name != "cpu" and name in devices[:number]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands twice; name every GPU once")
+    return devices
+
+
 class SiteConfig(Frozen):
     """A hospital's `site.yaml`; relative paths start at the file's folder."""
 
@@ -100,10 +115,13 @@ class SiteConfig(Frozen):
     """What the node keeps: the audit log, approvals, its log; and the check's page."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    devices: Annotated[tuple[str, ...], AfterValidator(_several_of_a_kind)] = ()
+    """Several, such as `[cuda:0, cuda:1]`, on which stages train at the same time; empty: all is done on `device`."""
     num_threads: int = Field(default=0, ge=0)
-    """Of the training process on a CPU; 0: all cores."""
+    """Of each training process on a CPU; 0: all cores, in equal parts."""
     checkpoint_s: float = Field(default=60.0, ge=0)
-    """Least seconds between two epochs after which the work is kept, for a round that is cut short; 0: every epoch."""
+    """Least seconds between two epochs of a stage after which its work is kept, for a round that is cut short; 0: every
+    epoch."""
     keep_received_gb: float = Field(default=4.0, ge=0)
     """What coordinators sent stays in `state`, up to so much and to a quarter of `policy.max_disk_gb`, so that a model
     that the site has had is not sent again; 0: nothing stays."""
@@ -115,3 +133,14 @@ class SiteConfig(Frozen):
     """What it does, and what may leave it."""
     trusted_keys: tuple[str, ...] = ()
     """Ed25519 public keys (PEM or an OpenSSH line) of coordinators whose signature on a bundle `approve` recognises."""
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """Of all devices; on the first is done what is not training."""
+        return self.devices or (self.device,)
+
+    @model_validator(mode="after")
+    def _one_device_or_several(self) -> Self:
+        if self.devices and self.device != "auto":
+            raise ValueError(f"device is {self.device!r} beside devices; expected one of the two; leave one out")
+        return self

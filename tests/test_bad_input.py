@@ -158,6 +158,7 @@ def test_simulate_refuses_a_strategy_option_before_anything_is_written(work, ref
         ("A", "expected a mapping"),
         ("cases: there", "key 'site' is missing"),
         ("{site: A, num_threads: -1}", "num_threads"),
+        ("{site: A, devices: [cuda:0]}", "devices: expected two or more; name a single one as `device`"),
     ],
 )
 @pytest.mark.parametrize("arguments", [("check",), ("import", "."), ("evaluate", "--model", "m.safetensors")])

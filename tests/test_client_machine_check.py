@@ -8,7 +8,7 @@ import torch
 
 from client import machine_check
 from client.machine_check import GIB, check_machine
-from common.recipe import Recipe
+from common.recipe import Recipe, TrainingConfig
 
 Usage = namedtuple("Usage", "total used free")
 LARGE = SimpleNamespace(voxels=512 * 512 * 130, cached_bytes=2 * GIB)
@@ -18,13 +18,21 @@ LARGE = SimpleNamespace(voxels=512 * 512 * 130, cached_bytes=2 * GIB)
 def machine(monkeypatch, tmp_path):
     """A function that gives the findings of a machine with so many GiB, by check."""
 
-    def check(device="cpu", memory=64, disk=500, cases=(LARGE,), recipe=None):
+    def check(*devices, memory=64, disk=500, cases=(LARGE,), recipe=None):
         monkeypatch.setattr(machine_check, "available_bytes", lambda: int(memory * GIB))
         monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(2**50, 0, int(disk * GIB)))
-        found = check_machine(device, tmp_path / "state" / "deeper", cases, recipe or Recipe())
-        return {finding.check: finding for finding in found}
+        found = check_machine(devices or ("cpu",), tmp_path / "state" / "deeper", cases, recipe or Recipe())
+        return {finding.check if len(devices) < 2 else finding.what: finding for finding in found}
 
     return check
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Any GPU is here, and has 80 GiB."""
+    monkeypatch.setattr(machine_check, "choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Card X")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (70 * GIB, 80 * GIB))
 
 
 def test_a_large_machine_without_gpu_is_well_but_for_that(machine):
@@ -71,3 +79,43 @@ def test_a_little_is_not_told_as_nothing(machine):
     small = SimpleNamespace(voxels=10_000, cached_bytes=600_000)
     assert "the cache of these cases takes less than 0.1 for each preprocessing" in machine(cases=[small])["disk"].what
     assert "the cache of these cases takes 0.0 for each preprocessing" in machine(cases=[])["disk"].what
+
+
+@pytest.mark.usefixtures("gpus")
+def test_of_several_gpus_each_is_told_what_it_will_do(machine):
+    """Stage 1 of the paper takes more than stage 2, and each of them less than both on one GPU."""
+    found = list(machine("cuda:0", "cuda:1", "cuda:2").values())
+    here = "Card X with 80 GiB, 70 free"
+    assert [finding.what for finding in found[:3]] == [
+        f"cuda:0 is {here}; stage1 on cuda:0 and cuda:1, which needs 6.3",
+        f"cuda:1 is {here}; stage1 on cuda:0 and cuda:1, which needs 6.3",
+        f"cuda:2 is {here}; stage2 on cuda:2, which needs 3.0",
+    ]
+    assert [finding.severity for finding in found] == ["ok"] * 5
+    assert "the recipe needs 6.9" in machine("cuda:0")["device"].what
+
+
+@pytest.mark.usefixtures("gpus")
+def test_a_gpu_that_has_nothing_to_do_is_named(machine):
+    found = list(machine(*[f"cuda:{number}" for number in range(5)]).values())
+    idle = "the recipe has 2 stages, and the 2 of an update's patches are parted evenly"
+    assert [(finding.severity, finding.what) for finding in found if "not used" in finding.what] == [
+        ("warning", f"cuda:2 is not used: {idle}")
+    ]
+    alone = Recipe(stage2=None, training=TrainingConfig(accumulation=1))
+    one, other, *_ = machine("cuda:0", "cuda:1", recipe=alone).values()
+    assert "the recipe needs" in one.what
+    assert other.what.startswith("cuda:1 is not used: the recipe has 1 stage, and the 1 of an update's patches")
+
+
+def test_every_process_needs_memory_of_its_own(machine):
+    one, two = machine()["memory"].what, [what for what in machine("cpu", "cpu") if "training the recipe" in what]
+    assert "no GPU in use, stage1 on cpu, stage2 on cpu; training the recipe takes one with about 6.9 GiB" in two
+    assert "training the recipe 11.0" in one
+    assert "training the recipe 14.2" in two[1]
+
+
+@pytest.mark.usefixtures("gpus")
+def test_a_gpu_s_process_needs_little_of_the_main_memory(machine):
+    assert "training the recipe 4.0" in machine("cuda:0")["memory"].what
+    assert any("training the recipe 5.0" in what for what in machine("cuda:0", "cuda:1"))

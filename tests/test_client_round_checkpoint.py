@@ -14,7 +14,7 @@ from client import round_checkpoint, site_round
 from client.momentum import momentum_of
 from client.progress import forget_progress, leave_off
 from client.removal import CasePlaces
-from client.round_checkpoint import FOLDER, RESULT, STANDING, RoundCheckpoint, round_key
+from client.round_checkpoint import FOLDER, RESULT, STANDING, RoundCheckpoint, Standing, round_key
 from client.site import Site
 from common.checkpoint import Weights
 from common.errors import WorkError
@@ -167,14 +167,19 @@ def test_what_is_kept_of_another_round_is_removed_unused(
 def test_epochs_are_kept_no_oftener_than_asked(
     make_site: MakeSite, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Four epochs of each stage at 20 s; with the second stage the first one's end is kept."""
     now, kept = [0.0], []
     monkeypatch.setattr(round_checkpoint.time, "monotonic", lambda: now[0])
     keep = RoundCheckpoint.keep
-    monkeypatch.setattr(RoundCheckpoint, "keep", lambda self, *given: kept.append(now[0]) or keep(self, *given))
+
+    def note(self: RoundCheckpoint, stage: str, standing: Standing) -> None:
+        kept.append((stage, len(standing.losses), now[0]))
+        keep(self, stage, standing)
+
+    monkeypatch.setattr(RoundCheckpoint, "keep", note)
     monkeypatch.setattr("client.progress.Progress.say", lambda *_: now.__setitem__(0, now[0] + 20))
     make_site(checkpoint_s=60.0).train(task(tiny_recipe, local_epochs=4, epochs_total=8), fresh(tiny_recipe))
-    assert len(kept) == 3  # of 8 epochs at 20 s
-    assert np.diff(kept).min() >= 60
+    assert kept == [("stage1", 2, 60.0), ("stage2", 1, 120.0), ("stage1", 4, 120.0), ("stage2", 4, 180.0)]
 
 
 def test_a_round_that_nobody_waits_for_ends_with_its_epoch_which_is_kept(
@@ -192,7 +197,7 @@ def test_a_round_that_nobody_waits_for_ends_with_its_epoch_which_is_kept(
     assert seen == [("stage1", 1), ("stage2", 2)]
 
 
-@pytest.mark.parametrize("name", [STANDING, RESULT])
+@pytest.mark.parametrize("name", [STANDING.format("stage1"), STANDING.format("stage2"), RESULT])
 @pytest.mark.parametrize("way", ["cut", "rubbish", "empty"])
 def test_a_damaged_file_costs_the_round_s_work_and_no_more(
     make_site: MakeSite, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
@@ -200,7 +205,7 @@ def test_a_damaged_file_costs_the_round_s_work_and_no_more(
 ) -> None:  # fmt: skip
     asked = task(tiny_recipe), fresh(tiny_recipe)
     unbroken, _ = make_site("unbroken").train(*asked)
-    if name == STANDING:
+    if name != RESULT:
         killed_after(monkeypatch, 3, make_site(), *asked)
     else:
         make_site().train(*asked)
@@ -215,7 +220,7 @@ def test_a_damaged_file_costs_the_round_s_work_and_no_more(
 def test_what_a_killed_process_left_half_written_goes(make_site: MakeSite, tiny_recipe: Recipe) -> None:
     site = make_site()
     (site.work_folder / FOLDER).mkdir()
-    (site.work_folder / FOLDER / f".{STANDING}.12ab.part").write_bytes(b"half")
+    (site.work_folder / FOLDER / f".{STANDING.format('stage1')}.12ab.part").write_bytes(b"half")
     site.train(task(tiny_recipe), fresh(tiny_recipe))
     assert [path.name for path in (site.work_folder / FOLDER).iterdir()] == [RESULT]
 

@@ -400,3 +400,17 @@ def test_the_number_of_threads_is_the_site_s(make_site: MakeSite, monkeypatch: p
     site.config = site.config.model_copy(update={"num_threads": 0})
     site.device()
     assert asked == [1]
+
+
+def test_of_several_devices_the_first_measures_and_all_must_be_here(
+    make_site: MakeSite, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site()
+    assert site.groups(tiny_recipe) == {}
+    site.config = SiteConfig(site="A", devices=("cuda:1", "cuda:0"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert site.device() == torch.device("cuda:1")
+    assert site.groups(tiny_recipe) == {"stage1": ("cuda:1",), "stage2": ("cuda:0",)}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="'cuda:1' is not here"):
+        site.groups(tiny_recipe)

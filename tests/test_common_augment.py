@@ -6,7 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.augment import _random_control_points, augment, resample_patch, rotation_matrix, sampling_grid
+from common.augment import (
+    _random_control_points,
+    augment,
+    draw_change,
+    resample_patch,
+    rotation_matrix,
+    sampling_grid,
+)
 from common.recipe import AugmentationConfig
 
 AIR = -4.0
@@ -28,9 +35,17 @@ def patch(shape: tuple[int, int, int] = (6, 8, 10), seed: int = 0) -> tuple[torc
     return torch.randn(2, *shape, generator=generator), label
 
 
+def augmented(
+    image: torch.Tensor, label: torch.Tensor, spacing_mm: tuple[float, float, float], config: AugmentationConfig,
+    seed: int, air: float,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    change = draw_change(image.shape, spacing_mm, config, np.random.default_rng(seed))
+    return augment(image, label, change, spacing_mm, air)
+
+
 def changed(config: AugmentationConfig, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     image, label = patch()
-    return augment(image, label, (3.0, 1.0, 1.0), config, np.random.default_rng(seed), AIR)
+    return augmented(image, label, (3.0, 1.0, 1.0), config, seed, AIR)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +101,14 @@ def test_a_scale_above_one_enlarges() -> None:
     label = torch.zeros(1, 16, 16, 16)
     label[0, 6:10, 6:10, 6:10] = 1
     config = OFF.model_copy(update={"scale_range": (1.5, 1.5)})
-    _, larger = augment(label.clone(), label, (2.0, 1.0, 1.0), config, np.random.default_rng(0), 0.0)
+    _, larger = augmented(label.clone(), label, (2.0, 1.0, 1.0), config, 0, 0.0)
     assert larger.sum() == 6**3
 
 
 def test_what_comes_from_outside_is_air_and_background() -> None:
     image, label = torch.full((1, 8, 8, 8), 2.0), torch.ones(1, 8, 8, 8)
     config = OFF.model_copy(update={"scale_range": (0.5, 0.5)})
-    small, small_label = augment(image, label, (1.0, 1.0, 1.0), config, np.random.default_rng(0), AIR)
+    small, small_label = augmented(image, label, (1.0, 1.0, 1.0), config, 0, AIR)
     assert small[0, 0, 0, 0] == pytest.approx(AIR)
     assert small[0, 4, 4, 4] == pytest.approx(2.0)
     assert small.min() >= AIR - 1e-5
@@ -137,7 +152,7 @@ def read_places_mm(config: AugmentationConfig, seed: int) -> np.ndarray:
     """Where `augment` read each voxel, (3, z, y, x) in mm, NaN where that was outside the patch."""
     ones = torch.ones(1, *STAGE_2)
     channels = torch.cat([places_mm(STAGE_2), ones])
-    read, _ = augment(channels, ones, PAPER_MM, config, np.random.default_rng(seed), 0.0)
+    read, _ = augmented(channels, ones, PAPER_MM, config, seed, 0.0)
     return np.where(read[3:] > 1 - 1e-5, read[:3], np.nan)
 
 
@@ -184,7 +199,7 @@ def test_image_and_label_move_together(seed: int) -> None:
     label = torch.zeros(1, *STAGE_2)
     label[0, 10:22, 20:44, 30:60] = 1
     config = AugmentationConfig(probability=1.0, noise_sd=0, uniform_noise=0)
-    image, moved = augment(label.clone(), label, PAPER_MM, config, np.random.default_rng(seed), 0.0)
+    image, moved = augmented(label.clone(), label, PAPER_MM, config, seed, 0.0)
     assert torch.equal((image >= 0.5).float(), moved)
     assert moved.sum() > 0
     assert not torch.equal(moved, label)
@@ -213,7 +228,7 @@ def test_the_generator_is_the_only_source_of_randomness() -> None:
 
 def test_the_inputs_stay_as_they_are() -> None:
     image, label = patch()
-    augment(image, label, (3.0, 1.0, 1.0), AugmentationConfig(probability=1.0), np.random.default_rng(0), AIR)
+    augmented(image, label, (3.0, 1.0, 1.0), AugmentationConfig(probability=1.0), 0, AIR)
     assert torch.equal(image, patch()[0])
     assert torch.equal(label, patch()[1])
 
@@ -222,7 +237,7 @@ def test_the_inputs_stay_as_they_are() -> None:
 def test_any_patch_keeps_its_size_and_stays_finite(seed: int, shape: tuple[int, int, int]) -> None:
     image, label = torch.zeros(1, *shape), torch.ones(1, *shape)
     config = AugmentationConfig(probability=0.9)
-    result, mask = augment(image, label, (3.0, 1.0, 1.0), config, np.random.default_rng(seed), AIR)
+    result, mask = augmented(image, label, (3.0, 1.0, 1.0), config, seed, AIR)
     assert result.shape == image.shape
     assert result.dtype == torch.float32
     assert torch.isfinite(result).all()

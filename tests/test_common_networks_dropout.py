@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.networks import seed_dropout
+from common.networks import draw_whole_batches, seed_dropout
 from common.networks.dropout import Dropout
 
 torch.set_num_threads(1)
@@ -87,3 +87,14 @@ def test_every_dropout_of_a_network_has_its_own_stream() -> None:
 
 def test_an_instance_has_no_weights() -> None:
     assert layer().state_dict() == {}
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (1, 3), (0, 3)])
+def test_a_part_of_a_batch_is_treated_as_in_the_whole(start: int, stop: int) -> None:
+    """Of batches of 2, 1 and 3 patches a device sees a part of the first and of the last."""
+    alone, network = layer(), nn.Sequential(layer())
+    whole = [alone(torch.ones(size, 3, 4, 4, 4)) for size in (2, 1, 3)]
+    draw_whole_batches(network, (2,), 1)
+    assert torch.equal(network(torch.ones(1, 3, 4, 4, 4)), whole[0][1:])
+    draw_whole_batches(network, (1, 3), start)
+    assert torch.equal(network(torch.ones(stop - start, 3, 4, 4, 4)), whole[2][start:stop])

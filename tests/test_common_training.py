@@ -16,6 +16,7 @@ from common.cache import CachedCase
 from common.errors import WorkError
 from common.networks import build_network, initialise
 from common.recipe import AugmentationConfig, NetworkConfig, Recipe, StageConfig, TrainingConfig
+from common.shares import WHOLE, Share
 from common.statistics import Normalisation
 from common.training import Span, make_optimiser, poly_lr, train_stage
 
@@ -312,17 +313,76 @@ def test_patches_for_a_gpu_lie_in_pinned_memory_and_others_do_not(monkeypatch: p
 
     monkeypatch.setattr(Tensor, "pin_memory", pin)
 
-    def made(for_gpu: bool) -> list[tuple[Tensor, Tensor]]:
-        rng = np.random.default_rng(0)
-        return list(training._batches("stage1", cases(*VALUES), recipe(batch_size=2), UNIT, rng, for_gpu))
+    def made(for_gpu: bool) -> list[Tensor]:
+        batches = training._batches(
+            "stage1", cases(*VALUES), recipe(batch_size=2), UNIT, np.random.default_rng(0), for_gpu
+        )
+        return [tensor for batch in batches for tensor in (batch.images, batch.labels)]
 
-    for_cpu, for_gpu = made(False), made(True)
-    ours, theirs = ([tensor for batch in made for tensor in batch] for made in (for_cpu, for_gpu))
+    ours, theirs = made(False), made(True)
     assert len(ours) == 4
     assert all(tensor is copy for tensor, copy in zip(theirs, pinned, strict=True))
     assert all(torch.equal(one, two) for one, two in zip(ours, theirs, strict=True))
     train_rounds(True, span())  # on a CPU
     assert len(pinned) == 4
+
+
+MOVED = AugmentationConfig(elastic_grid_mm=4.0, probability=0.7)
+
+
+@pytest.mark.parametrize("num_devices", [2, 3, 6])
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_several_devices_see_the_patches_of_one(stage: str, num_devices: int) -> None:
+    made = recipe(batch_size=3, accumulation=2, augmentation=MOVED)
+
+    def seen(share: Share) -> list[training.Batch]:
+        rng = np.random.default_rng(0)
+        return list(training._batches(stage, cases(*range(10)), made, Normalisation(0, 100), rng, False, share))
+
+    whole = seen(WHOLE)
+    assert [len(batch.images) for batch in whole] == [3, 3, 3, 1]
+    for rank in range(num_devices):
+        number = 0
+        for batch in seen(Share(rank, num_devices)):
+            number += len(batch.others)
+            mine = slice(batch.part.start, batch.part.stop)
+            assert torch.equal(batch.images, whole[number].images[mine])
+            assert torch.equal(batch.labels, whole[number].labels[mine])
+            number += 1
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation", "num_devices"), [(1, 2, 2), (4, 1, 2), (3, 2, 2), (2, 3, 6)])
+def test_the_mean_of_the_gradients_of_several_devices_is_that_of_one(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int, accumulation: int, num_devices: int
+) -> None:
+    """One after another in this process, without changing the weights; dropout is on, and last updates are odd."""
+    made = recipe(batch_size=batch_size, accumulation=accumulation, augmentation=MOVED)
+    found: list[list[Tensor]] = []
+    told: list[list[float]] = []
+
+    def note(network: nn.Module, *_: object) -> None:
+        found.append([parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None])
+        network.zero_grad()
+
+    monkeypatch.setattr(training, "_update", note)
+    monkeypatch.setattr(training, "replicated", lambda network, share: network)
+    monkeypatch.setattr(training, "summed", lambda values, *_: told.append(values) or values)
+
+    def gradients(share: Share) -> list[list[Tensor]]:
+        network, normalisation = tiny_network(), Normalisation(0, 100)
+        found.clear()
+        optimiser = make_optimiser(network, made.training, 0.1)
+        train_stage(network, "stage2", cases(*range(7)), made, span(), normalisation, optimiser, share=share)
+        return [*found]
+
+    one = gradients(WHOLE)
+    several = [gradients(Share(rank, num_devices)) for rank in range(num_devices)]
+    assert len(one) == -(-7 // (batch_size * accumulation))
+    for update, alone in enumerate(one):
+        for number, gradient in enumerate(alone):
+            mean = torch.stack([device[update][number] for device in several]).mean(dim=0)
+            torch.testing.assert_close(mean, gradient, rtol=1e-4, atol=1e-6)
+    assert np.sum(told[1:], axis=0) == pytest.approx(told[0])  # of the losses, and of the batches
 
 
 def test_momentum_that_is_reset_makes_another_model() -> None:

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from common.networks.comparison import AttentionUNet, UNetPlusPlus
-from common.networks.dropout import seed_dropout
+from common.networks.dropout import draw_whole_batches, seed_dropout
 from common.networks.initialisation import initialise
 from common.networks.mdr_unet import MdrUNet
 from common.networks.voxresnet import VoxResNet
 from common.recipe import NetworkConfig
 from common.settings import Triple
 
-__all__ = ["NETWORKS", "build_network", "count_parameters", "initialise", "seed_dropout"]
+__all__ = ["NETWORKS", "build_network", "count_parameters", "draw_whole_batches", "initialise", "seed_dropout"]
 NETWORKS: dict[str, Callable[[NetworkConfig, Triple], nn.Module]] = {
     "mdr-unet": MdrUNet,
     "voxresnet": VoxResNet,

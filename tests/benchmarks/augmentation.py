@@ -9,7 +9,7 @@ import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 import torch
 from _peers import best_of, peer
 
-from common.augment import augment, resample_patch, rotation_matrix, sampling_grid
+from common.augment import augment, draw_change, resample_patch, rotation_matrix, sampling_grid
 from common.recipe import AugmentationConfig
 
 monai = peer("monai.transforms")
@@ -28,7 +28,11 @@ REPEATS = 15
 def by_product(shape):
     """One sampling grid for all of it."""
     rng = np.random.default_rng(0)
-    return lambda image, label: augment(image, label, SPACING_MM, EVERYTHING, rng, -4.0)
+
+    def change(image, label):
+        return augment(image, label, draw_change(image.shape, SPACING_MM, EVERYTHING, rng), SPACING_MM, -4.0)
+
+    return change
 
 
 def monai_rest():

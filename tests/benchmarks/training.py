@@ -32,8 +32,9 @@ from common.prefetch import prefetched
 from common.preprocess import prepare
 from common.recipe import Recipe
 from common.settings import load_yaml
+from common.shares import WHOLE, deal
 from common.statistics import Normalisation, body_histogram
-from common.training import Span, make_optimiser, train_stage
+from common.training import Batch, Span, make_optimiser, train_stage
 from common.volume import Volume
 
 unet = peer("dynamic_network_architectures.architectures.unet")
@@ -70,7 +71,8 @@ class Parts:
         """Wraps what the training loop calls."""
         for name in ("random_patch", "centred_patch", "jittered_centre"):
             self._watch(training, name, "load")
-        self._watch(training, "augment", "augment")
+        for name in ("draw_change", "augment"):
+            self._watch(training, name, "augment")
         self._watch(training, "segmentation_loss", "loss")
         self._watch(training, "_update", "update")
         self._watch(torch.Tensor, "backward", "backward")
@@ -213,8 +215,12 @@ def timed_steps(recipe, stage, network, device, num_steps):
     batch = torch.randn(shape), (torch.rand(shape) > 0.99).float()
     if device.type == "cuda":
         batch = tuple(each.pin_memory() for each in batch)
-    job.epoch(lambda _: iter([batch]))  # the first step and update prepare
-    return job.epoch(lambda _: iter([batch] * num_steps)) / num_steps
+
+    def batches(number):
+        return iter([Batch(*batch, part) for part in deal(number * len(batch[0]), recipe.training, WHOLE)])
+
+    job.epoch(lambda _: batches(1))  # the first step and update prepare
+    return job.epoch(lambda _: batches(num_steps)) / num_steps
 
 
 def parameters(network):
