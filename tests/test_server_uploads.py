@@ -17,8 +17,8 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
-from server.object_files import ObjectFiles
 
+from common.object_files import ObjectFiles
 from server import uploads
 from server.object_store import FiledObjectStore
 from server.uploads import KEPT_S, TTL, PatientLinkState, wait_for_slow_lines

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from client import warm_start
+from client import loaded_release, warm_start
 
 ROOT = Path(__file__).parents[2]
 UNPACKED = "UNPACKED"
@@ -31,7 +31,7 @@ warm_start._call_flower = load  # here, as the forked process imports this file 
 
 def unpack(folder):
     """Copies the code without what Python has compiled of it."""
-    for room in warm_start.OURS:
+    for room in loaded_release.OURS:
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
