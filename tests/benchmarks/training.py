@@ -16,32 +16,25 @@ from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
-import numpy as np
 import torch
+from _cached_phantoms import PHANTOMS, cached_cases
 from _live_memory import step_bytes
 from _peers import peer
 from torch import nn
 
 from common import training
-from common.cache import store_case
-from common.dataset import CaseEntry
 from common.device import bf16_pays, choose_device
 from common.networks import build_network, initialise
-from common.phantom import make_phantom
 from common.prefetch import prefetched
-from common.preprocess import prepare
 from common.recipe import Recipe
 from common.settings import load_yaml
 from common.shares import WHOLE, deal
 from common.statistics import Normalisation, body_histogram
 from common.training import Batch, Span, make_optimiser, train_stage
-from common.volume import Volume
 
 unet = peer("dynamic_network_architectures.architectures.unet")
 
 RECIPES = Path(__file__).parents[2] / "configs" / "recipes"
-PHANTOMS = {"cmdr_unet": (2, 1.0), "small_cmdr_unet": (6, 0.5), "demo": (10, 0.25)}
-"""How many, and their scale, by recipe."""
 PARTS = ("load", "augment", "forward", "loss", "backward", "update")
 GIB = 2**30
 
@@ -144,18 +137,6 @@ class Waited:
             if batch is None:
                 return
             yield batch
-
-
-def cached_cases(name, recipe, folder):
-    """Phantoms as a site has them after the first round: preprocessed, on disk."""
-    number, scale = PHANTOMS[name]
-    cases = []
-    for seed in range(number):
-        phantom = make_phantom("ABC"[seed % 3], seed, scale)
-        label = Volume(phantom.truth.astype(np.uint8), phantom.image.geometry)
-        entry = CaseEntry(f"case-{seed}", f"case-{seed}", ("image",), "label")
-        cases.append(store_case(folder / f"{name}-{seed}", entry, prepare([phantom.image], label, recipe.preprocess)))
-    return cases
 
 
 def profile(name, recipe, stage, cases, device, repeats):
