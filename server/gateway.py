@@ -37,6 +37,9 @@ class FleetCall:
     largest: str = SMALL
     zone: str = "calls"
     burst: int = 2000
+    carries: bool = False
+    """Whether it carries a part of a model, for minutes on a slow line: then it counts apart from all others, which
+    would have to wait for it; a node whose sign of life has to wait is held for lost."""
 
 
 CALLS = (
@@ -47,8 +50,8 @@ CALLS = (
     FleetCall("push-messages", LARGE),
     FleetCall("get-run"),
     FleetCall("get-fab"),
-    FleetCall("push-object", LARGE),
-    FleetCall("pull-object"),
+    FleetCall("push-object", LARGE, carries=True),
+    FleetCall("pull-object", carries=True),
     FleetCall("confirm-message-received"),
 )
 """What a SuperNode of Flower 1.41 calls; `register-node` and `unregister-node` are the coordinator's alone."""

@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import ssl
 import subprocess
 import threading
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
@@ -101,6 +103,21 @@ def test_a_flood_is_slowed_with_an_answer_that_nodes_retry(https):
     assert answers[:15] == 15 * [200]
     assert set(answers) == {200, 503}
     assert https.post("/v1/fleet/pull-messages").status_code == 200
+
+
+def test_parts_of_models_on_their_way_hold_up_no_other_call(https, gateway):
+    """Sixteen sites behind one address, each with four parts."""
+    head = b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5000000\r\n\r\nbegun"
+    trust = ssl.create_default_context(cafile=str(gateway.certificates.authority))
+    with ExitStack() as stack:
+        for _ in range(64):
+            plain = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port)))
+            stack.enter_context(trust.wrap_socket(plain, server_hostname="localhost")).sendall(head)
+        while https.post("/v1/fleet/pull-object").status_code == 200:
+            pass  # until nginx has seen them all
+        assert https.post("/v1/fleet/pull-object").status_code == 503
+        assert https.post("/v1/fleet/send-node-heartbeat").status_code == 200
+        assert https.post("/v1/fleet/pull-messages").status_code == 200
 
 
 def test_a_port_that_is_taken_and_a_broken_certificate_are_told(gateway, tmp_path, certificates):

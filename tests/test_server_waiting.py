@@ -12,7 +12,7 @@ from common import wire
 from common.tasks import ProgressTask, SiteStatistics
 from server import waiting as module
 from server.sites import POLL_MAX_S, arrivals
-from server.waiting import LOOK_S, MAX_CRASHES, MAX_IDLE, PROGRESS_S, RETRY_S, Waiting
+from server.waiting import LOOK_S, MAX_CRASHES, MAX_IDLE, PROGRESS_S, PROGRESS_SITE_S, RETRY_S, Waiting
 from server.watch import Watch
 
 COUNTS = SiteStatistics(train=1, validation=0, test=0, seconds=0.0)
@@ -209,6 +209,18 @@ def test_a_site_with_nothing_to_do_is_asked_again_after_so_many_such_answers(wat
     assert watch.events == [("A", "asked-again", "idle")]
     assert grid.asked(wire.PROGRESS) == [11] * MAX_IDLE
     assert MAX_IDLE * PROGRESS_S <= clock.now <= (MAX_IDLE + 1) * (PROGRESS_S + LOOK_S + 2)
+
+
+@pytest.mark.parametrize(("num_sites", "every_s"), [(1, PROGRESS_S), (100, 100 * PROGRESS_SITE_S)])
+def test_many_sites_are_asked_less_often(watch, clock, num_sites, every_s):
+    nodes = {f"S{number}": number + 2 for number in range(num_sites)}
+    grid = ScriptedGrid(
+        tuple(nodes.values()), lambda node, message: progress(message) if is_progress(message) else None
+    )
+    messages = {site: Message(wire.task_record(TASK), node, wire.TRAIN) for site, node in nodes.items()}
+    waiting = Waiting(grid, nodes, messages, watch)
+    list(arrivals(waiting, lambda: every_s + LOOK_S + POLL_MAX_S))
+    assert len(grid.asked(wire.PROGRESS)) == num_sites
 
 
 def test_work_between_idle_answers_begins_the_count_anew(watch, clock):
