@@ -43,7 +43,9 @@ def main() -> None:
             replies = ({"a": sent["a"] + random.standard_normal(NUM_NUMBERS, np.float32)} for _ in range(num_sites))
             put_s, updates = 0.0, []
             for number, arrays in enumerate(replies):
-                update, seconds = timed(lambda arrays=arrays, number=number: spool.put(f"S{number}", arrays, result))
+                update, seconds = timed(
+                    lambda arrays=arrays, number=number, spool=spool: spool.put(f"S{number}", arrays, result)
+                )
                 updates.append(update)
                 put_s += seconds
             _, check_s = timed(lambda updates=updates: products(updates, sent))
