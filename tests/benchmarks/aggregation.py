@@ -9,6 +9,7 @@ Run by hand: OMP_NUM_THREADS=1 PYTHONPATH=. .venv/bin/python tests/benchmarks/ag
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,16 +41,14 @@ def main() -> None:
     for num_sites in SITES:
         with tempfile.TemporaryDirectory(prefix="aggregation-") as name:
             spool = Spool(Path(name), "key")
-            replies = ({"a": sent["a"] + random.standard_normal(NUM_NUMBERS, np.float32)} for _ in range(num_sites))
             put_s, updates = 0.0, []
-            for number, arrays in enumerate(replies):
-                update, seconds = timed(
-                    lambda arrays=arrays, number=number, spool=spool: spool.put(f"S{number}", arrays, result)
-                )
+            for number in range(num_sites):
+                arrays = {"a": sent["a"] + random.standard_normal(NUM_NUMBERS, np.float32)}
+                update, seconds = timed(partial(spool.put, f"S{number}", arrays, result))
                 updates.append(update)
                 put_s += seconds
-            _, check_s = timed(lambda updates=updates: products(updates, sent))
-            _, mean_s = timed(lambda updates=updates: combined(updates, sent, mean))
+            _, check_s = timed(partial(products, updates, sent))
+            _, mean_s = timed(partial(combined, updates, sent, mean))
         scale = 1e3 / (num_sites * NUM_NUMBERS / MILLION)
         print(f"| {num_sites} | {put_s * scale:.2f} | {check_s * scale:.2f} | {mean_s * scale:.2f} |", flush=True)
 
