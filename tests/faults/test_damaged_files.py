@@ -7,6 +7,7 @@ runs all.
 import json
 import re
 import shutil
+import time
 from collections import Counter
 from contextlib import closing
 
@@ -82,6 +83,7 @@ def run_until(folder, experiment, configs, asked=None, failing=(), **line):
             if asked is not None:
                 asked[mine] += 1
             if mine in failing:
+                others_are_in(folder)
                 return Message(content=wire.error_reply(WorkError("told to fail")), reply_to=message)
         return client_app(message, context)
 
@@ -89,6 +91,14 @@ def run_until(folder, experiment, configs, asked=None, failing=(), **line):
         ledger = Ledger(folder, experiment, on_record)
         watch = Watch(folder, ledger.append)
         run_experiment(experiment, ledger, Sites(grid, grid.node_ids, experiment.rounds, watch))
+
+
+def others_are_in(folder):
+    """Returns when the other sites' replies are on disk: a round that has become hopeless waits for none of them."""
+    deadline = time.monotonic() + 60
+    while len(list((folder / "spool" / MODEL).glob("*.json"))) < len(SITES) - 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def cut(path):
