@@ -22,9 +22,7 @@ from common.nifti_file import read_voxels
 from common.text import clean_text
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's warnings name no remedy and would land on the terminal
-
-sitk.ImageFileReader().GetRegisteredImageIOs()
-"""ITK registers its readers at the first use, and aborts the process where two threads are the first; here one is."""
+sitk.ImageFileReader().GetRegisteredImageIOs()  # has ITK register them in one thread; several at once aborted a process
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 COMPRESSION_LEVEL = 1  # a 51 MB CT: 0.7 s and 20.2 MB; ITK's own level 1.3 s and 18.4 MB; zlib's level 6 2.7 s
