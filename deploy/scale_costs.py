@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 CALLS = "tests/benchmarks/calls.py"
-ROUNDS = "tests/benchmarks/rounds.py --only product --sizes 0 50 200"
+ROUNDS = "tests/benchmarks/rounds.py"
 AGGREGATION = "tests/benchmarks/aggregation.py"
 LINKS = "tests/benchmarks/links.py"
 
