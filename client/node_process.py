@@ -20,6 +20,8 @@ from client.approval import own_hash
 from client.node import CONFIG_VARIABLE, HEARTBEAT_S, LAUNCHER_VARIABLE
 from client.node_gate import PULL, PUSH, Gate
 from client.node_pauses import Pauses
+from client.part_calls import PartClient
+from client.task_objects import answer_first
 from common.logs import log_to_output
 
 log = logging.getLogger("fedgtv.site")
@@ -87,7 +89,7 @@ def _telling(make_invoker: Callable[[], Any]) -> Callable[[], Any]:
     return make
 
 
-class SlowUploads(FleetHttpClient):
+class SlowUploads(PartClient, FleetHttpClient):
     """Flower's calls, with time for an upload over a slow line.
 
     Flower gives a part (5 MB) 30 s to be written, all of it, and 30 s for the answer, then sends it again from its
@@ -145,6 +147,7 @@ def end_for_good() -> None:
 
 def main() -> None:
     """Flower's own command, with its own arguments."""
+    from flwr.supernode import main as flower_main
     from flwr.supernode.cli import flower_supernode
 
     log_to_output()
@@ -152,6 +155,7 @@ def main() -> None:
     tell_refusals()
     give_uploads_time()
     config = Path(os.environ[CONFIG_VARIABLE])
+    answer_first(flower_main)
     install(Gate(config, own_hash(), start_client_internal))
     if LAUNCHER_VARIABLE in os.environ:
         launch_with(json.loads(os.environ.pop(LAUNCHER_VARIABLE)))

@@ -6,7 +6,7 @@ on disk before the name leads to it, and the folder that holds the name is flush
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +17,10 @@ OWNERS = 0o600
 the file's own, whatever the umask."""
 
 
-def write_bytes_atomically(path: Path, data: bytes, mode: int = ANYONES, durable: bool = True) -> None:
-    """Writes `path` with mode `mode`, in place of an older file.
+def write_bytes_atomically(
+    path: Path, data: bytes | Sequence[bytes], mode: int = ANYONES, durable: bool = True
+) -> None:
+    """Writes `path`, its bytes or one piece after another, with mode `mode`, in place of an older file.
 
     Without `durable` it does not wait for the disk: whole for every reader, and lost where the power fails now.
 
@@ -84,9 +86,9 @@ def _beside(path: Path, mode: int) -> Iterator[tuple[Path, int]]:
         unfinished.unlink(missing_ok=True)
 
 
-def _write(handle: int, data: bytes) -> None:
+def _write(handle: int, data: bytes | Sequence[bytes]) -> None:
     with open(handle, "wb", closefd=False) as stream:
-        stream.write(data)
+        stream.writelines([data] if isinstance(data, bytes) else data)
 
 
 def _flush(path: Path) -> None:

@@ -98,7 +98,7 @@ class Federation:
     def gateway(self, superlink: Superlink) -> Gateway:
         """Returns the gateway before `superlink`; not started by this."""
         config = self.config
-        return Gateway(self.folder / "gateway", self.certificates, config.all_names, config.port, superlink.address)
+        return Gateway(self.folder / "gateway", self.certificates, config.all_names, config.port, superlink.upstream)
 
     def renew(self) -> datetime:
         """Replaces the server certificate by one for the configured names, and returns when that expires (UTC).

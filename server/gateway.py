@@ -2,7 +2,8 @@
 
 Flower serves the sites' API, its unauthenticated control API and its runtime API on one port. nginx ends the sites'
 TLS with the federation's certificate, answers 404 to all but ten POSTs, bounds their bodies, rates and times, and calls
-the SuperLink on loopback, over TLS again.
+the SuperLink on loopback, over TLS again. The parts of models it moves itself, from file and to file, as the SuperLink
+tells it for each call.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from typing import Self
 
 from common.atomic import write_text_atomically
 from common.errors import WorkError
+from common.private import closed_folder
 from common.processes import ProcessTree
 from server.daemons import HOST, start_daemon
 from server.provision import LOOPBACK, Certificates
@@ -25,6 +27,11 @@ START_S = 20.0
 LARGEST_MB = 16
 """Of one body. Flower cuts arrays into objects of 5 MB; the largest single record of ours holds a site's pictures."""
 SMALL, LARGE = "64k", f"{LARGEST_MB}m"
+HANDS_OUT, BODY_FILE = "x-hands-out-objects", "x-body-file"
+"""Headers of the gateway's calls to the SuperLink, whatever a site has put there: that it can hand out the files of
+objects, and where the body of this call lies."""
+OBJECTS = "/objects/"
+"""Where the gateway has the contents of objects; no call from outside leads there."""
 REFUSED = "refused.jsonl"
 """What the gateway or the SuperLink refused, one JSON line a call."""
 
@@ -57,13 +64,25 @@ CALLS = (
 """What a SuperNode of Flower 1.41 calls; `register-node` and `unregister-node` are the coordinator's alone."""
 
 
-def nginx_config(names: Sequence[str], port: int, superlink: str, certificates: Certificates, folder: Path) -> str:
+@dataclass(frozen=True)
+class Upstream:
+    """What the gateway stands before, and shares the parts of models with."""
+
+    address: str
+    """host:port of the SuperLink."""
+    objects: Path
+    """Where the contents of Flower's objects lie."""
+    bodies: Path
+    """Where the gateway puts the bodies of calls that bring such, for as long as the call takes."""
+
+
+def nginx_config(names: Sequence[str], port: int, superlink: Upstream, certificates: Certificates, folder: Path) -> str:
     """Returns the gateway's nginx configuration.
 
     Args:
         names: the certificate's; the gateway listens on loopback only if all of them are loopback.
         port: that the sites call.
-        superlink: host:port of the SuperLink.
+        superlink: the one behind it.
         certificates: of the federation.
         folder: for what nginx writes.
     """
@@ -76,6 +95,9 @@ def nginx_config(names: Sequence[str], port: int, superlink: str, certificates: 
         names=names,
         listens=_listens(names, port),
         superlink=superlink,
+        hands_out=HANDS_OUT,
+        body_file=BODY_FILE,
+        objects=OBJECTS,
         certificates=resolved,
         folder=folder.resolve(),
         refused=folder.resolve() / REFUSED,
@@ -86,7 +108,7 @@ def nginx_config(names: Sequence[str], port: int, superlink: str, certificates: 
 
 @dataclass
 class Gateway:
-    """nginx in `folder` (configuration, log, refused.jsonl), on `port`, before the SuperLink at `superlink`.
+    """nginx in `folder` (configuration, log, refused.jsonl), on `port`, before `superlink`.
 
     A context manager: up after `with`, ended on leaving.
     """
@@ -95,7 +117,7 @@ class Gateway:
     certificates: Certificates
     names: Sequence[str]
     port: int
-    superlink: str
+    superlink: Upstream
 
     def __post_init__(self) -> None:
         self.folder = self.folder.resolve()
@@ -123,6 +145,8 @@ class Gateway:
         """
         nginx = find_nginx()
         (self.folder / "temporary").mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in closed_folder(self.superlink.bodies).iterdir():  # by one that was killed
+            left.unlink(missing_ok=True)
         path = self.folder / "nginx.conf"
         config = nginx_config(self.names, self.port, self.superlink, self.certificates, self.folder)
         write_text_atomically(path, config)

@@ -15,9 +15,10 @@ from typing import Self
 from common.atomic import OWNERS, write_bytes_atomically
 from common.enrolment import JoinRequest
 from common.processes import ProcessTree, flower_command, flower_environment
-from server import OBJECTS_VARIABLE, RUNS_VARIABLE
+from server import BODIES_VARIABLE, OBJECTS_VARIABLE, RUNS_VARIABLE
 from server.control import Control
 from server.daemons import HOST, start_daemon
+from server.gateway import Upstream
 from server.provision import Certificates, EnrolledSite, add_site, check_new_site, find_site, remove_site
 
 START_S = 60.0
@@ -61,6 +62,21 @@ class Superlink:
     def runs_folder(self) -> Path:
         """Where the run folders lie."""
         return self.folder / "runs"
+
+    @property
+    def objects(self) -> Path:
+        """Where the contents of Flower's objects lie, which the gateway hands out."""
+        return self.folder / "objects"
+
+    @property
+    def bodies(self) -> Path:
+        """Where the gateway puts what sites upload, until the SuperLink has taken it."""
+        return self.folder / "bodies"
+
+    @property
+    def upstream(self) -> Upstream:
+        """What the gateway before it knows of it."""
+        return Upstream(self.address, self.objects, self.bodies)
 
     def __enter__(self) -> Self:
         self.start()
@@ -137,5 +153,7 @@ class Superlink:
         return [*command, "--superexec-auth-secret-file", str(self.secret)]
 
     def _environment(self) -> dict[str, str]:
-        ours = {RUNS_VARIABLE: str(self.runs_folder), OBJECTS_VARIABLE: str(self.folder / "objects")}
-        return flower_environment(self.control.home, {**ours, **self.environment})
+        ours = {RUNS_VARIABLE: self.runs_folder, OBJECTS_VARIABLE: self.objects, BODIES_VARIABLE: self.bodies}
+        return flower_environment(
+            self.control.home, {**{name: str(path) for name, path in ours.items()}, **self.environment}
+        )

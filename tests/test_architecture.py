@@ -21,6 +21,7 @@ MAX_BODY_LINES = 60
 
 IMPORT_FLOWER = {
     "common.bundle",
+    "common.direct_calls",
     "common.objects",
     "common.wire",
     "client.app",
@@ -28,7 +29,9 @@ IMPORT_FLOWER = {
     "client.node_gate",
     "client.node_messages",
     "client.node_process",
+    "client.part_calls",
     "client.task_input",
+    "client.task_objects",
     "client.node_queue",
     "client.transfers",
     "client.warm_start",
@@ -45,6 +48,7 @@ IMPORT_FLOWER = {
     "server.evaluation",
     "server.pictures",
     "server.superlink_process",
+    "server.fleet_objects",
     "server.object_shortcut",
     "server.object_store",
     "server.fleet_guard",

@@ -64,7 +64,7 @@ def starting(folder: Path) -> Iterator[StartFederation]:
             federation = Federation(folder, stack.enter_context(superlink))
             started.append(federation)
             if gateway or (gateway is None and nginx_path()):
-                door = Gateway(folder / "gateway", certificates, ["localhost"], free_port(), superlink.address)
+                door = Gateway(folder / "gateway", certificates, ["localhost"], free_port(), superlink.upstream)
                 federation.gateway = stack.enter_context(door)
             for site, config in configs.items():
                 way = (ways or {}).get(site, int)

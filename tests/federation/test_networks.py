@@ -145,7 +145,7 @@ def test_a_site_behind_a_proxy_trains_and_outlasts_a_lost_network(tmp_path, site
     key = make_key("A", tmp_path / "keys")
     with ExitStack() as stack:
         stack.enter_context(superlink)
-        door = Gateway(tmp_path / "gateway", certificates, ["localhost"], free_port(), superlink.address)
+        door = Gateway(tmp_path / "gateway", certificates, ["localhost"], free_port(), superlink.upstream)
         stack.enter_context(door)
         node_id = superlink.enrol(read_join_request(key.request)).node_id
         port, cut, mend, asked = stack.enter_context(proxy(door.port))
@@ -250,7 +250,7 @@ def test_three_sites_in_networks_of_their_own_finish_a_federation(
     told = []
     with ExitStack() as stack:
         stack.enter_context(superlink)
-        door = Gateway(tmp_path / "gateway", certificates, addresses, free_port(), superlink.address)
+        door = Gateway(tmp_path / "gateway", certificates, addresses, free_port(), superlink.upstream)
         stack.enter_context(door)
         configs = {site: site_config(site) for site in hospital_networks}
         for (site, namespace), address in zip(hospital_networks.items(), addresses, strict=True):
