@@ -20,7 +20,7 @@ from client.approval import own_hash
 from client.node import CONFIG_VARIABLE, HEARTBEAT_S, LAUNCHER_VARIABLE
 from client.node_gate import PULL, PUSH, Gate
 from client.node_pauses import Pauses
-from client.part_calls import PartClient
+from client.part_calls import PIECE_BYTES, PartClient
 from client.task_objects import answer_first
 from common.logs import log_to_output
 
@@ -34,8 +34,6 @@ RETRY = "make_simple_http_retry_invoker"
 PUSH_OBJECT = "/v1/fleet/push-object"
 CALL_S, UPLOAD_S = 30.0, 150.0
 """What any call has for its answer, as Flower gives it; and one that uploads a part of a model."""
-PIECE_BYTES = 1 << 16
-"""What is written at one go, and has `CALL_S` for it."""
 
 
 def install(gate: Gate) -> None:

@@ -26,7 +26,7 @@ from flwr.supercore.protobuf.client import (
 
 PATHS = ("/pull-object", "/push-object")
 """How the paths of these calls end."""
-PIECE_BYTES = 1 << 18
+PIECE_BYTES = 1 << 16
 """What is written at one go, and has the timeout of a write for it."""
 KEPT_S = 4.0
 """A connection is used again within that time; Flower's node closes one after five seconds without a call."""

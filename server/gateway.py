@@ -31,7 +31,7 @@ HANDS_OUT, BODY_FILE = "x-hands-out-objects", "x-body-file"
 """Headers of the gateway's calls to the SuperLink, whatever a site has put there: that it can hand out the files of
 objects, and where the body of this call lies."""
 OBJECTS = "/objects/"
-"""Where the gateway has the contents of objects; no call from outside leads there."""
+"""Where the gateway has the contents of objects, by their folder's name; no call from outside leads there."""
 REFUSED = "refused.jsonl"
 """What the gateway or the SuperLink refused, one JSON line a call."""
 

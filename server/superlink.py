@@ -18,7 +18,7 @@ from common.processes import ProcessTree, flower_command, flower_environment
 from server import BODIES_VARIABLE, OBJECTS_VARIABLE, RUNS_VARIABLE
 from server.control import Control
 from server.daemons import HOST, start_daemon
-from server.gateway import Upstream
+from server.gateway import OBJECTS, Upstream
 from server.provision import Certificates, EnrolledSite, add_site, check_new_site, find_site, remove_site
 
 START_S = 60.0
@@ -66,7 +66,7 @@ class Superlink:
     @property
     def objects(self) -> Path:
         """Where the contents of Flower's objects lie, which the gateway hands out."""
-        return self.folder / "objects"
+        return self.folder / OBJECTS.strip("/")
 
     @property
     def bodies(self) -> Path:

@@ -12,6 +12,10 @@ from flwr.proto.message_pb2 import ObjectTree
 
 from client.node_queue import Link
 from client.received_objects import FOLDER, LEAST_BYTES, ReceivedObjects
+from common.object_files import FOUND, LONGEST_SIZE
+
+LONGEST_BEFORE = len(FOUND) + LONGEST_SIZE
+"""Bytes before a content in its file, at most."""
 
 
 def part(number: int, size: int = LEAST_BYTES) -> bytes:
@@ -50,7 +54,10 @@ def test_what_was_changed_on_the_disk_is_asked_for_again(tmp_path: Path, damage:
     side, content = Coordinator(part(1)), part(1)
     pull = ReceivedObjects(tmp_path, 10**9).before(side)
     pull(name_of(content))
-    (tmp_path / FOLDER / name_of(content)).write_bytes(part(2) if damage is None else damage)
+    path = tmp_path / FOLDER / name_of(content)
+    ReceivedObjects(tmp_path, 10**9)._files.write(name_of(content), part(2))  # whole, but another's
+    if damage is not None:
+        path.write_bytes(damage)
     assert [pull(name_of(content)), pull(name_of(content))] == [content, content]
     assert side.asked == [name_of(content)] * 2
 
@@ -73,7 +80,7 @@ def test_nothing_is_written_where_nothing_may_stay(tmp_path: Path) -> None:
 def test_the_part_that_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     contents = [part(number) for number in range(3)]
     side = Coordinator(*contents)
-    received = ReceivedObjects(tmp_path, 2 * len(contents[0]))
+    received = ReceivedObjects(tmp_path, 2 * (len(contents[0]) + LONGEST_BEFORE))
     pull = received.before(side)
     for age, content in enumerate(contents):
         pull(name_of(content))

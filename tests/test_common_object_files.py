@@ -4,11 +4,12 @@ import hashlib
 import stat
 
 import pytest
+from flwr.proto.message_pb2 import PullObjectResponse
 from flwr.supercore.inflatable.inflatable_utils import validate_object_content
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.object_files import HEAD_BYTES, ObjectFiles
+from common.object_files import HEAD_BYTES, ObjectFiles, before
 
 IDS = [hashlib.sha256(bytes([number])).hexdigest() for number in range(3)]
 
@@ -48,7 +49,9 @@ def test_a_shortened_content_is_not_there(folder, files, body, num_parts, cut):
     assert (num_parts > 62) == (len(whole) - len(body) > HEAD_BYTES)
     files.write(IDS[0], whole)
     assert (files.read(IDS[0]), files.holds(IDS[0])) == (whole, True)
-    for torn in (whole[:-cut], whole + b"x", bytes(len(whole))):
+    stored = (folder / IDS[0]).read_bytes()
+    short = whole[:-cut]
+    for torn in (stored[:-cut], stored + b"x", bytes(len(stored)), whole, before(len(short)) + short):
         (folder / IDS[0]).write_bytes(torn)
         assert (files.read(IDS[0]), files.holds(IDS[0])) == (None, False)
 
@@ -64,7 +67,7 @@ def test_what_flower_accepts_is_whole(files, length):
 
 @pytest.mark.parametrize("start", [b"", b"no head", b"one\x00", b"a b \xff\x00", b"a b c\x00", b"\x00"])
 def test_what_has_no_head_is_not_there(folder, files, start):
-    (folder / IDS[0]).write_bytes(start)
+    (folder / IDS[0]).write_bytes(before(len(start)) + start)
     assert (files.read(IDS[0]), files.holds(IDS[0])) == (None, False)
 
 
@@ -97,3 +100,20 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         files.write(IDS[0], content())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 16383, 16384, 5 << 20])
+def test_a_file_is_the_answer_to_who_asks_for_the_object(folder, files, size):
+    head = content(b"")[:-1]
+    whole = (head + b"\x00" + bytes(size))[:size] if size > len(head) else bytes(size)
+    files.write(IDS[0], whole)
+    answer = PullObjectResponse(object_found=True, object_available=True, object_content=whole)
+    assert (folder / IDS[0]).read_bytes() == before(size) + whole == answer.SerializeToString()
+
+
+def test_a_file_of_an_earlier_release_and_one_that_says_another_size_are_not_there(folder, files):
+    files.write(IDS[0], content())
+    (folder / IDS[1]).write_bytes(content())
+    (folder / IDS[2]).write_bytes(before(len(content()) + 1) + content())
+    assert [files.size(name) for name in IDS] == [len(content()), None, None]
+    assert [files.read(name) for name in IDS] == [content(), None, None]

@@ -24,7 +24,6 @@ from client.node_log import GRACEFUL, REFUSED, UNAUTHENTIC
 from client.node_process import (
     CALL_S,
     INTERVAL,
-    PIECE_BYTES,
     RETRY,
     TIME,
     UPLOAD_S,
@@ -34,7 +33,9 @@ from client.node_process import (
     give_uploads_time,
     tell_refusals,
 )
-from client.task_input import TAKE
+from client.part_calls import PIECE_BYTES, PartCalls
+from client.task_input import CLIENT, TAKE, TaskClient
+from client.task_objects import MAKE_APP
 from client.worker import launcher_command
 from client.worker_process import LOOK_EVERY, LOOK_EVERY_S
 from common.bundle import RUN_KEY
@@ -47,7 +48,7 @@ from server.gateway import CALLS
 from server.object_shortcut import INFLATE, MAKE_PULL, NESTED
 from server.provision import certificate_files
 from server.superlink import Superlink
-from server.superlink_process import AUTHENTICATE, LAYERS, STORE
+from server.superlink_process import AUTHENTICATE, LAYERS, LIFESPANS, STORE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # typer's use of click, not ours
@@ -319,14 +320,41 @@ def test_the_superlink_s_store_is_made_by_the_name_that_we_replace_and_is_what_o
     assert "actual_body_len != int(body_len)" in source("flwr.supercore.inflatable.inflatable_utils")
 
 
-def test_our_layers_stand_before_flower_s_which_read_a_body_whole_before_they_know_who_calls() -> None:
-    """server/whole_bodies.py lets nobody in who was not let in before, and holds nothing that was not held before."""
+def test_our_layer_stands_before_flower_s_which_read_a_body_whole_before_they_know_who_calls() -> None:
+    """common/direct_calls.py holds nothing that was not held before, and does what these layers do for its calls."""
     main = importlib.import_module("flwr.superlink.main")
-    assert vars(extensions)[LAYERS]() == ()
+    assert vars(extensions)[LAYERS]() == vars(extensions)[LIFESPANS]() == ()
+    assert f"in extensions.{LIFESPANS}():" in source(main.create_app)
     layers = source(main._get_middleware)
     assert f"return [\n        *extensions.{LAYERS}()," in layers
     assert layers.index("ProtobufTranslationMiddleware") < layers.index("NodeAuthMiddleware")
     assert "await request.body(), request_type" in source("flwr.supercore.protobuf.translation")
+
+
+def test_the_calls_that_carry_parts_need_nothing_else_of_flower_s_layers_and_routes() -> None:
+    """server/fleet_objects.py and client/task_objects.py: the routes call these handlers, with these checks alone."""
+    fleet = source("flwr.superlink.routers.fleet.router")
+    assert "reject_incompatible=False" in fleet
+    for way in ("push", "pull"):
+        assert f"return fleet_handlers.{way}_object(request=request, state=state)\n" in fleet
+        assert f"return handlers.{way}_object(request, state, task)\n" in source(
+            "flwr.supercore.routers.runtime.router"
+        )
+    handlers = source("flwr.superlink.servicer.fleet.fleet_handlers")
+    assert handlers.count("[Status.PENDING, Status.STARTING, Status.FINISHED],") >= 2
+    assert "stored = state.store_object(\n            request.run_id," in handlers
+    node = importlib.import_module("flwr.supernode.main")
+    assert f"\ndef {MAKE_APP}(" in source(node)
+    assert f"app={MAKE_APP}(\n" in source(flower_supernode)
+    assert "_RUNTIME_HANDLERS: RuntimeHandlers[NodeState] = runtime_handlers" in source(node)
+
+
+def test_the_last_of_a_client_s_interceptors_makes_the_call() -> None:
+    """client/part_calls.py."""
+    client = importlib.import_module("flwr.supercore.protobuf.client")
+    assert "for interceptor in reversed(self._interceptors):" in source(client.ProtobufClient._send)
+    assert "client = RuntimeHttpClient.from_server_address(" in inspect.getsource(run_clientapp.run_clientapp)
+    assert vars(run_clientapp)[CLIENT] in TaskClient.__mro__
 
 
 def test_the_grid_has_all_of_a_message_s_objects_before_it_tells_the_superlink() -> None:
@@ -470,7 +498,7 @@ def test_a_refused_call_is_told_before_flower_ends_the_node(monkeypatch, capsys)
 
 
 def test_an_upload_has_time_for_a_slow_line_and_other_calls_have_flower_s(monkeypatch):
-    """A part may take as long as the coordinator waits for the next one, almost."""
+    """A part may take as long as the coordinator waits for the next one, almost; also behind a proxy, by httpx."""
     given, written = {}, {}
 
     def answer(request):
@@ -484,6 +512,8 @@ def test_an_upload_has_time_for_a_slow_line_and_other_calls_have_flower_s(monkey
     assert "with FleetHttpClient.from_server_address(" in source(fleet_http_connection)
     client = fleet_http_connection.FleetHttpClient("https://localhost")
     assert type(client) is SlowUploads
+    *client._interceptors, parts = client._interceptors
+    assert type(parts) is PartCalls
     with httpx.Client(transport=httpx.MockTransport(answer), timeout=client._client.timeout) as answered:
         client._client = answered
         pushed = PushObjectRequest(object_content=bytes(2 * PIECE_BYTES))

@@ -12,7 +12,7 @@ from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.object_files import ObjectFiles
+from common.object_files import ObjectFiles, before
 from server.object_store import FiledObjectStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")
@@ -31,6 +31,8 @@ ARRAYS = [made(b"array", *CHUNKS[:2]), made(b"array", *CHUNKS[1:])]
 MESSAGES = [made(b"one", ARRAYS[0]), made(b"both", *ARRAYS), made(b"other", ARRAYS[1], CHUNKS[2]), made(b"bare")]
 OBJECTS = [*CHUNKS, *ARRAYS, *MESSAGES]
 ONE = CHUNKS[0]
+LIES = before(len(ONE.content)) + ONE.content
+"""How it lies in its file."""
 
 
 @pytest.fixture
@@ -123,7 +125,7 @@ def test_contents_lie_in_files_and_a_restart_finds_them(tmp_path, store):
     assert (names(tmp_path), len(again)) == (set(), 0)
 
 
-@pytest.mark.parametrize("left", [None, b"", ONE.content[:-1], bytes(len(ONE.content))])
+@pytest.mark.parametrize("left", [None, b"", LIES[:-1], bytes(len(LIES))])
 def test_what_the_disk_has_lost_is_missing_and_is_sent_again(tmp_path, store, left):
     kept = announced(store())
     path = tmp_path / "objects" / ONE.id

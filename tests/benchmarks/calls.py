@@ -55,7 +55,7 @@ from flwr.serverapp import ServerApp
 from common import wire
 from common.tasks import ProgressTask
 from server import OBJECTS_VARIABLE
-from server.object_files import ObjectFiles
+from common.object_files import ObjectFiles
 from server.object_shortcut import take_shortcut
 
 app = ServerApp()
