@@ -28,6 +28,7 @@ PATHS = ("/pull-object", "/push-object")
 """How the paths of these calls end."""
 PIECE_BYTES = 1 << 16
 """What is written at one go, and has the timeout of a write for it."""
+PORTS = {"http": 80, "https": 443}
 KEPT_S = 4.0
 """A connection is used again within that time; Flower's node closes one after five seconds without a call."""
 
@@ -43,6 +44,8 @@ class PartCalls:
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         """As Flower's interceptors: makes the call, if it is one of these, and leaves any other to httpx.
+
+        It follows no redirections: neither a gateway nor a node sends such.
 
         Raises:
             httpx.TransportError: there is no connection, it broke, or one of the request's timeouts has passed.
@@ -64,15 +67,21 @@ class PartCalls:
         with suppress(IndexError):  # none is idle
             while True:
                 left, connection = self._idle.pop()
-                if time.monotonic() - left < KEPT_S and not select.select([connection.sock], [], [], 0)[0]:
+                if time.monotonic() - left < KEPT_S and _is_quiet(connection):
                     return connection
                 connection.close()
-        host, port, timeout = request.url.host, request.url.port, request.extensions["timeout"]["connect"]
-        if request.url.scheme == "http":
+        url, timeout = request.url, request.extensions["timeout"]["connect"]
+        host, port = url.host, url.port or PORTS[url.scheme]
+        if url.scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=timeout)
         if self._context is None:
             self._context = httpx.create_ssl_context(self._verify)
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._context)
+
+    def close(self) -> None:
+        """Closes the connections that no call uses."""
+        while self._idle:
+            self._idle.pop()[1].close()
 
 
 class PartClient(ProtobufClient):
@@ -83,7 +92,20 @@ class PartClient(ProtobufClient):
         verify: ssl.SSLContext | bool | str = True, **options: Any,
     ) -> None:  # fmt: skip
         """As Flower's."""
-        super().__init__(base_url, interceptors=(*interceptors, PartCalls(verify)), verify=verify, **options)
+        self._parts = PartCalls(verify)
+        super().__init__(base_url, interceptors=(*interceptors, self._parts), verify=verify, **options)
+
+    def close(self) -> None:
+        """As Flower's."""
+        super().close()
+        self._parts.close()
+
+
+def _is_quiet(connection: http.client.HTTPConnection) -> bool:
+    """Whether nothing has come on a connection; what comes between two calls is that the other side has closed it."""
+    waiting = select.poll()
+    waiting.register(connection.sock, select.POLLIN)
+    return not waiting.poll(0)
 
 
 def _is_proxied(url: httpx.URL) -> bool:
@@ -96,8 +118,7 @@ def _called(connection: http.client.HTTPConnection, request: httpx.Request) -> h
     if connection.sock is None:
         with _as_httpx(httpx.ConnectError, httpx.ConnectTimeout):
             connection.connect()
-    # who answers before it has all, and closes, says why
-    with _as_httpx(httpx.WriteError, httpx.WriteTimeout), suppress(BrokenPipeError, ConnectionResetError):
+    with _as_httpx(httpx.WriteError, httpx.WriteTimeout), _answered_early():
         connection.sock.settimeout(timeouts["write"])
         connection.putrequest(request.method, request.url.raw_path.decode(), skip_host=True, skip_accept_encoding=True)
         for name, value in request.headers.items():
@@ -108,9 +129,22 @@ def _called(connection: http.client.HTTPConnection, request: httpx.Request) -> h
             connection.send(body[start : start + PIECE_BYTES])
     with _as_httpx(httpx.ReadError, httpx.ReadTimeout):
         connection.sock.settimeout(timeouts["read"])
-        answered = connection.getresponse()
-        content = answered.read()
+        with connection.getresponse() as answered:
+            if answered.length is None and not answered.chunked:
+                raise http.client.IncompleteRead(b"")  # broken off in its head, which Python takes for its end
+            content = answered.read()
     return httpx.Response(answered.status, headers=answered.getheaders(), content=content, request=request)
+
+
+@contextmanager
+def _answered_early() -> Iterator[None]:
+    """Who answers before it has the whole body, and closes, says why: that is read then."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except OSError:
+        return
 
 
 @contextmanager
