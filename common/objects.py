@@ -105,10 +105,18 @@ def _array(name: str, contents: Mapping[str, bytes], keep_chunks: bool) -> Array
     if {chunk.object_id for chunk in chunks} != set(children):
         raise ValueError("an array's chunks are not those that it names")
     shape = tuple(told["shape"])
-    if sum(len(each.data) for each in chunks) > LONGEST_HEADER + math.prod(shape) * np.dtype(told["dtype"]).itemsize:
+    if sum(len(each.data) for each in chunks) > LONGEST_HEADER + math.prod(shape) * _itemsize(told["dtype"]):
         raise ValueError("an array's chunks hold more than it says")  # one chunk, named many times, fills any memory
     array = Array(told["dtype"], shape, told["stype"], b"".join(each.data for each in chunks))
     return _with_chunks(array, chunks) if keep_chunks else array
+
+
+def _itemsize(dtype: str) -> int:
+    """Bytes of a number; 0 for what is no dtype, which whoever looks at the numbers refuses."""
+    try:
+        return np.dtype(dtype).itemsize
+    except TypeError:
+        return 0
 
 
 def vector(dtype: np.dtype[Any], size: int, data: bytes, chunks: Sequence[Chunk] = ()) -> Array:

@@ -161,3 +161,13 @@ def test_a_message_keeps_its_records_and_what_they_came_in() -> None:
     assert isinstance(made, Message)
     assert made.content == message.content
     assert len(objects.known_chunks(made.content["arrays"]["0"])) == 4
+
+
+def test_an_array_of_no_known_dtype_is_put_together_and_refused_by_who_looks_at_its_numbers() -> None:
+    """Else one site's reply would end the coordinator's run."""
+    odd = content(np.zeros(2, np.float32))
+    odd["arrays"] = ArrayRecord({"0": Array("[('a', '<f4')]", (2,), "numpy.ndarray", b"bytes")})
+    made = objects.inflated(odd.object_id, deflated(odd))
+    assert made == odd
+    with pytest.raises(TypeError):
+        objects.values(made["arrays"]["0"])

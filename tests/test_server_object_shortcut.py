@@ -1,12 +1,16 @@
 """What Flower's grid sends and receives goes through files, and over HTTPS where a file is not there."""
 
+import hashlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
-from flwr.proto.message_pb2 import PullObjectResponse, PushObjectResponse
+from flwr.common.serde_utils import metadata_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import Metadata as ProtoMetadata
+from flwr.proto.message_pb2 import ObjectTree, PullObjectResponse, PushObjectResponse
 from flwr.proto.runtime_pb2 import PullAppMessagesResponse, PushAppMessagesResponse
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
@@ -14,8 +18,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import http_grid
 from flwr.superlink.grid.http_grid import HttpGrid
 
+from common import wire
 from common.object_files import ObjectFiles
-from server.object_shortcut import MAKE_PULL, NESTED, take_shortcut
+from server.object_shortcut import INFLATE, MAKE_PULL, NESTED, take_shortcut
 from server.object_store import FiledObjectStore
 
 RUN = 7
@@ -57,7 +62,7 @@ class Calls:
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """The folder, with the shortcut taken."""
-    for name in (NESTED, MAKE_PULL):
+    for name in (NESTED, MAKE_PULL, INFLATE):
         monkeypatch.setattr(http_grid, name, getattr(http_grid, name))
     files = ObjectFiles(tmp_path / "objects")
     take_shortcut(files)
@@ -165,3 +170,50 @@ def test_a_reply_that_is_gone_is_told_as_without_the_shortcut(grid, calls, weigh
     (one,) = grid.pull_messages(["a"])
     assert one.has_error()
     assert calls.asked
+
+
+def as_object(kind, body, *children):
+    """An object of Flower's of that kind, with its name."""
+    content = f"{kind} {','.join(children)} {len(body)}".encode() + b"\x00" + body
+    return hashlib.sha256(content).hexdigest(), content
+
+
+BROKEN = {
+    "an array of no chunk": (
+        "Array",
+        b'{"dtype": "<f4", "shape": [1], "stype": "numpy.ndarray", "arraychunk_ids": [0]}',
+    ),
+    "an array that is no JSON": ("Array", b"rubbish"),
+    "a record in the place of all": ("ConfigRecord", b"rubbish"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
+def test_a_reply_that_is_no_message_has_no_result_and_is_its_sender_s(grid, calls, weights, broken):
+    """The site is named, and the run goes on with the others."""
+    honest = reply(calls, weights)
+    child, child_content = as_object(*broken)
+    body = ProtoMessage(metadata=metadata_to_proto(honest.metadata)).SerializeToString()
+    root, root_content = as_object("Message", body, child)
+    lie = ObjectTree(object_id=root, children=[ObjectTree(object_id=child)])
+    calls.store.preregister(RUN, lie)
+    calls.store.put(child, child_content)
+    calls.store.put(root, root_content)
+    told = message_to_proto(honest)
+    told.metadata.message_id = root
+    calls.PullMessages = lambda _: PullAppMessagesResponse(messages_list=[told], message_object_trees=[lie])
+    (one,) = grid.pull_messages(["a"])
+    assert wire.read_error(one) == "no-result"
+    assert one.metadata.reply_to_message_id == honest.metadata.reply_to_message_id
+    assert one.metadata.message_id == root
+
+
+def test_a_reply_whose_own_object_is_no_message_answers_nothing(grid, calls):
+    root, content = as_object("Message", b"\xff\xff rubbish")
+    lie = ObjectTree(object_id=root)
+    calls.store.preregister(RUN, lie)
+    calls.store.put(root, content)
+    told = ProtoMessage(metadata=ProtoMetadata(message_id=root, reply_to_message_id="asked"))
+    calls.PullMessages = lambda _: PullAppMessagesResponse(messages_list=[told], message_object_trees=[lie])
+    (one,) = grid.pull_messages(["asked"])
+    assert (wire.read_error(one), one.metadata.reply_to_message_id) == ("no-result", "")
