@@ -7,6 +7,7 @@ Arrays and index triples are (z, y, x); points are (x, y, z) in mm in the patien
 import gzip
 import shutil
 import tempfile
+import threading
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -22,8 +23,10 @@ from common.nifti_file import read_voxels
 from common.text import clean_text
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's warnings name no remedy and would land on the terminal
-sitk.ImageFileReader().GetRegisteredImageIOs()  # has ITK register them in one thread; several at once aborted a process
 
+_ONE_THREAD = threading.Lock()
+"""Held while ITK reads a header or writes: several threads in it at once, as sites in one process have, have aborted the
+process twice among some hundred runs of the tests; the voxels are read without ITK, and without it."""
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 COMPRESSION_LEVEL = 1  # a 51 MB CT: 0.7 s and 20.2 MB; ITK's own level 1.3 s and 18.4 MB; zlib's level 6 2.7 s
 
@@ -117,7 +120,8 @@ def read_nifti(path: Path) -> Volume:
     reader.SetImageIO("NiftiImageIO")
     reader.SetFileName(name)
     try:
-        reader.ReadImageInformation()
+        with _ONE_THREAD:
+            reader.ReadImageInformation()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise ImageError(f"{path}: not readable as NIfTI ({reason}); export it again") from error
@@ -136,7 +140,8 @@ def write_nifti(volume: Volume, path: Path) -> None:
     path = Path(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         unfinished = Path(folder) / "volume.nii"
-        sitk.WriteImage(to_sitk(volume), str(unfinished))
+        with _ONE_THREAD:
+            sitk.WriteImage(to_sitk(volume), str(unfinished))
         if path.suffix == ".gz":
             unfinished = _compressed(unfinished)
         put_in_place(unfinished, path)
