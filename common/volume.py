@@ -25,8 +25,8 @@ from common.text import clean_text
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK's warnings name no remedy and would land on the terminal
 
 _ONE_THREAD = threading.Lock()
-"""Held while ITK reads a header or writes a file. Twice a process aborted in which several threads, sites of a simulation,
-were in it at once. Voxels are read without ITK."""
+"""Held while ITK reads a header or writes a file: twice a process aborted in which several threads, the sites of a
+simulation, were in it at once. Voxels are read without ITK."""
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 COMPRESSION_LEVEL = 1  # a 51 MB CT: 0.7 s and 20.2 MB; ITK's own level 1.3 s and 18.4 MB; zlib's level 6 2.7 s
 
