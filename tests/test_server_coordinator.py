@@ -124,4 +124,5 @@ def test_a_fixed_port_is_kept_behind_the_gateway(tmp_path, monkeypatch):
     assert federation.config.all_names == ("gtv.example.org", "192.0.2.7")
     superlink = federation.superlink()
     gateway = federation.gateway(superlink)
-    assert (superlink.address, gateway.port, gateway.superlink) == ("127.0.0.1:9443", 8443, "127.0.0.1:9443")
+    assert (gateway.port, gateway.superlink) == (8443, superlink.upstream)
+    assert superlink.upstream.address == superlink.address == "127.0.0.1:9443"

@@ -181,7 +181,7 @@ def test_a_site_revoked_in_the_middle_of_a_round_is_out_at_once_and_the_others_g
     federation = start_federation(configs, gateway=True)
     superlink, node, lines = federation.superlink, federation.nodes["B"], []
     node.report = lines.append
-    plan = experiment(tiny_recipe, "ABC", rounds=2, quorum=2, timeout_s=90.0, epochs=8)
+    plan = experiment(tiny_recipe, "ABC", rounds=2, quorum=2, timeout_s=90.0, epochs=32)
     told, times = [], {}
 
     def revoke_when_training():
