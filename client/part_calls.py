@@ -151,8 +151,8 @@ def _answered_early() -> Iterator[None]:
 def _as_httpx(broken: type[httpx.TransportError], too_slow: type[httpx.TransportError]) -> Iterator[None]:
     try:
         yield
-    except TimeoutError as error:
-        raise too_slow(str(error) or "timed out") from error
+    except TimeoutError as error:  # of TLS, it names that: Flower would take it for a certificate that does not fit
+        raise too_slow("timed out") from error
     except http.client.HTTPException as error:
         raise httpx.RemoteProtocolError(str(error) or type(error).__name__) from error
     except OSError as error:

@@ -2,7 +2,8 @@
 
 Flower 1.41 leads every call through seven layers, which start two tasks for each piece of a body of 5 MB, and cut the
 answer up as often. Of these layers a part needs what is done here: its body whole, read as the message that it is, and
-an error told as Flower tells it. Who calls is checked by the function that answers.
+an error told as Flower tells it. Who calls is checked by the function that answers. Whether a caller has the same
+version of Flower is not looked at here; every caller makes other calls too.
 """
 
 from collections.abc import Callable, Mapping
@@ -56,7 +57,10 @@ class DirectCalls:
         found = self._find_body(call)
         message = _read(call.url.path, body if found is None else found)
         call.state.protobuf_request = message  # where Flower's check of who calls looks for it
-        answered = answer(call, message)
+        try:
+            answered = answer(call, message)
+        finally:
+            del call.state.protobuf_request  # the connection keeps its state until the next call
         if isinstance(answered, Response):
             return answered
         return Response(answered.SerializeToString(), media_type=PROTOBUF_MEDIA_TYPE)

@@ -79,8 +79,10 @@ def simulate(plan: Plan, costs: Costs, limits: Limits) -> Outcome:
     now, seen, arrivals = 0.0, Outcome(0.0), []
     while (phase != DONE).any():
         wanted = [shared(np.where(phase == way, caps, 0.0), plan.line_mbit / 8) for way in (DOWN, UP)]
-        busy = float(wanted[0].sum() + wanted[1].sum()) * costs.superlink_ms_per_mb / 1e3
-        rates = (wanted[0] + wanted[1]) * min(1.0, (1.0 - calls if calls < 1.0 else 1.0) / max(busy, 1e-9))
+        moved_mb = max(float(wanted[0].sum() + wanted[1].sum()), 1e-9)
+        busy, gateway = moved_mb * costs.superlink_ms_per_mb / 1e3, moved_mb * costs.gateway_ms_per_mb / 1e3
+        left_over = 1.0 - calls if calls < 1.0 else 1.0
+        rates = (wanted[0] + wanted[1]) * min(1.0, left_over / busy, 1.0 / gateway)
         seen = _most(seen, phase, rates, calls + busy)
         ends_s = np.where(phase == AT_WORK, work_s, left / np.maximum(rates, 1e-12))
         step_s = float(ends_s[phase != DONE].min())
@@ -207,6 +209,7 @@ def reached(costs: Costs, limits: Limits) -> list[tuple[float, str, str]]:
             "the SuperLink, by bytes, if all transfer at the same time at their lines' speed",
             one,
         ),
+        (1e3 / costs.gateway_ms_per_mb * 8 / mean_mbit, "the gateway, by bytes, if all do so", one),
         (COORDINATOR_MBIT / mean_mbit, "the coordinator's line, if all do so", f"{COORDINATOR_MBIT:.0f} Mbit/s"),
         (
             limits.carrying / limits.parts,

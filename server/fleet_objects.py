@@ -5,12 +5,13 @@ writes the body of a call that brings a part into a file, whose path the SuperLi
 bytes come and go with the calls.
 """
 
+import logging
 import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response, status
 from flwr.common.constant import Status
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest, PushObjectResponse
 from flwr.server.superlink.linkstate import LinkState
@@ -23,6 +24,7 @@ from common.direct_calls import Answer
 from common.object_files import ObjectFiles
 from server.gateway import BODY_FILE, HANDS_OUT, OBJECTS
 
+log = logging.getLogger("fedgtv.coordinator")
 PULL, PUSH = "/v1/fleet/pull-object", "/v1/fleet/push-object"
 HAND_OUT = "X-Accel-Redirect"
 """What nginx is told to hand out, instead of the answer itself."""
@@ -45,9 +47,19 @@ class FleetObjects:
         return {PULL: self.pull, PUSH: self.push}
 
     def find_body(self, call: Request) -> bytes | None:
-        """Returns a call's body that lies in a file; None where it came with the call."""
+        """Returns a call's body that lies in a file; None where it came with the call.
+
+        Raises:
+            HTTPException 503: the file cannot be read; a node calls again.
+        """
         path = Path(call.headers.get(BODY_FILE, ""))
-        return path.read_bytes() if call.url.path == PUSH and path.parent == self._bodies else None
+        if call.url.path != PUSH or path.parent != self._bodies:
+            return None
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            log.error("%s: cannot be read (%s)", path, error.strerror)
+            raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, "cannot be read now") from error
 
     def pull(self, call: Request, asked: PullObjectRequest) -> PullObjectResponse | Response:
         """As Flower, errors too; the gateway is told the file where there is one."""
@@ -57,7 +69,7 @@ class FleetObjects:
         if not (size and self._runs(asked.run_id, state)):
             return fleet_handlers.pull_object(asked, state)
         state.store_traffic(asked.run_id, bytes_sent=size, bytes_recv=0)
-        return Response(headers={HAND_OUT: OBJECTS + asked.object_id}, media_type=PROTOBUF_MEDIA_TYPE)
+        return Response(headers={HAND_OUT: f"/{OBJECTS}/{asked.object_id}"}, media_type=PROTOBUF_MEDIA_TYPE)
 
     def push(self, call: Request, part: PushObjectRequest) -> PushObjectResponse:
         """As Flower, errors too."""
@@ -65,17 +77,18 @@ class FleetObjects:
         state = get_linkstate(call)
         if not self._runs(part.run_id, state):
             return fleet_handlers.push_object(part, state)
-        stored = state.store_object(part.run_id, part.session_id, part.object_id, part.object_content)
-        if stored:
+        if not state.store_object(part.run_id, part.session_id, part.object_id, part.object_content):
+            return fleet_handlers.push_object(part, state)  # which says why
+        if part.object_content:
             state.store_traffic(part.run_id, bytes_sent=0, bytes_recv=len(part.object_content))
-        return PushObjectResponse(stored=stored)
+        return PushObjectResponse(stored=True)
 
     def _runs(self, run_id: int, state: LinkState) -> bool:
         """Whether a run is under way, or was a moment ago; of any other, Flower says what is wrong."""
         now = time.monotonic()
         if now - self._ran.get(run_id, -math.inf) > RUNNING_S:
-            status = state.get_run_status({run_id}).get(run_id)
-            if status is None or status.status != Status.RUNNING:
+            known = state.get_run_status({run_id}).get(run_id)
+            if known is None or known.status != Status.RUNNING:
                 return False
             self._ran[run_id] = now
         return True

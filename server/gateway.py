@@ -28,10 +28,10 @@ LARGEST_MB = 16
 """Of one body. Flower cuts arrays into objects of 5 MB; the largest single record of ours holds a site's pictures."""
 SMALL, LARGE = "64k", f"{LARGEST_MB}m"
 HANDS_OUT, BODY_FILE = "x-hands-out-objects", "x-body-file"
-"""Headers of the gateway's calls to the SuperLink, whatever a site has put there: that it can hand out the files of
-objects, and where the body of this call lies."""
-OBJECTS = "/objects/"
-"""Where the gateway has the contents of objects, by their folder's name; no call from outside leads there."""
+"""Headers of the gateway's calls to the SuperLink, in the place of what a site has put there: that it can hand out the
+files of objects, and where the body of this call lies."""
+OBJECTS = "objects"
+"""The folder with the contents of objects, and where the gateway has it; no call from outside leads there."""
 REFUSED = "refused.jsonl"
 """What the gateway or the SuperLink refused, one JSON line a call."""
 

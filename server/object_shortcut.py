@@ -46,6 +46,8 @@ def put_together(name: str, contents: Mapping[str, bytes]) -> Message:
         if not isinstance(message, Message):
             raise TypeError(f"expected a message, not {type(message).__name__}")
         return message
+    except MemoryError:  # no fault of the reply's
+        raise
     except Exception as error:  # Flower's own and Python's, whatever a broken object sets off
         log.warning("a reply cannot be read (%s)", type(error).__name__)
         return make_message(metadata=_metadata(contents.get(name, b"")), content=RecordDict())

@@ -66,7 +66,7 @@ class Superlink:
     @property
     def objects(self) -> Path:
         """Where the contents of Flower's objects lie, which the gateway hands out."""
-        return self.folder / OBJECTS.strip("/")
+        return self.folder / OBJECTS
 
     @property
     def bodies(self) -> Path:

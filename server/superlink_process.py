@@ -41,7 +41,7 @@ def patient_pragmas(pragmas: tuple[tuple[str, str], ...]) -> tuple[tuple[str, st
 
 @asynccontextmanager
 async def modules_left_alone(_app: Any) -> AsyncIterator[None]:
-    """Within it, what was loaded before is not searched for cycles of references: 226,000 objects, 0.2 s each time."""
+    """From its start on, what was loaded before is not searched for cycles of references, which took 0.2 s a time."""
     gc.freeze()
     yield
 

@@ -78,7 +78,7 @@ def gateway(tmp_path_factory, nginx, certificates, passed, told, handed_out):
             told.append(dict(self.headers) | bodies())
             self.send_response(200)
             if handed_out:
-                self.send_header("x-accel-redirect", OBJECTS + handed_out[0])
+                self.send_header("x-accel-redirect", f"/{OBJECTS}/{handed_out[0]}")
                 self.send_header("content-type", "application/protobuf")
             self.send_header("content-length", "0")
             self.end_headers()
@@ -148,6 +148,24 @@ def test_a_part_that_is_brought_lies_in_a_file_for_as_long_as_the_call_takes(htt
     assert list(gateway.superlink.bodies.iterdir()) == []
 
 
+def test_a_disk_that_takes_no_part_is_told_so_that_nodes_call_again(https, gateway, passed):
+    passed.clear()
+    bodies = gateway.superlink.bodies
+    away = bodies.rename(bodies.with_name("away"))
+    try:
+        assert https.post("/v1/fleet/push-object", content=b"part").status_code == 503
+    finally:
+        away.rename(bodies)
+    assert passed == []
+    assert https.post("/v1/fleet/push-object", content=b"part").status_code == 200
+
+
+def test_no_part_leaves_a_line_in_the_log(https, gateway):
+    before = gateway.tree.log_size()
+    assert https.post("/v1/fleet/push-object", content=bytes(1 << 20)).status_code == 200
+    assert b"buffered" not in gateway.tree.log.read_bytes()[before:]
+
+
 def test_all_other_bodies_come_with_their_call(https, told):
     assert https.post("/v1/fleet/push-messages", content=b"body", headers={HANDS_OUT: "no"}).status_code == 200
     assert (told[-1]["bodies"], told[-1]["Content-Length"], told[-1][HANDS_OUT]) == ({}, "4", "yes")
@@ -173,7 +191,7 @@ def test_what_the_superlink_names_is_handed_out_in_its_stead(https, gateway, han
 def test_nobody_gets_an_object_without_the_superlink(https, gateway, passed):
     passed.clear()
     ObjectFiles(gateway.superlink.objects).write("1" * 64, b"a b 1\x00c")
-    assert {https.request(way, OBJECTS + "1" * 64).status_code for way in ("GET", "POST")} == {404}
+    assert {https.request(way, f"/{OBJECTS}/" + "1" * 64).status_code for way in ("GET", "POST")} == {404}
     assert passed == []
 
 
@@ -249,7 +267,9 @@ def test_only_the_gateways_own_files_are_named(tmp_path):
         ["gtv.example.org"], 8443, nowhere(tmp_path), certificate_files(tmp_path / "pki"), tmp_path / "g"
     )
     absolute = [
-        word.strip(";.") for word in text.split() if word.startswith(os.sep) and "/v1/" not in word and word != OBJECTS
+        word.strip(";.")
+        for word in text.split()
+        if word.startswith(os.sep) and "/v1/" not in word and word != f"/{OBJECTS}/"
     ]
     assert {path for path in absolute if len(path) > 1 and not path.startswith(str(tmp_path))} == set()
 
