@@ -79,10 +79,10 @@ def simulate(plan: Plan, costs: Costs, limits: Limits) -> Outcome:
     now, seen, arrivals = 0.0, Outcome(0.0), []
     while (phase != DONE).any():
         wanted = [shared(np.where(phase == way, caps, 0.0), plan.line_mbit / 8) for way in (DOWN, UP)]
-        moved_mb = max(float(wanted[0].sum() + wanted[1].sum()), 1e-9)
-        busy, gateway = moved_mb * costs.superlink_ms_per_mb / 1e3, moved_mb * costs.gateway_ms_per_mb / 1e3
+        mb_s = float(wanted[0].sum() + wanted[1].sum())
+        busy, gateway = mb_s * costs.superlink_ms_per_mb / 1e3, mb_s * costs.gateway_ms_per_mb / 1e3
         left_over = 1.0 - calls if calls < 1.0 else 1.0
-        rates = (wanted[0] + wanted[1]) * min(1.0, left_over / busy, 1.0 / gateway)
+        rates = (wanted[0] + wanted[1]) * min(1.0, left_over / max(busy, 1e-9), 1.0 / max(gateway, 1e-9))
         seen = _most(seen, phase, rates, calls + busy)
         ends_s = np.where(phase == AT_WORK, work_s, left / np.maximum(rates, 1e-12))
         step_s = float(ends_s[phase != DONE].min())
@@ -218,7 +218,7 @@ def reached(costs: Costs, limits: Limits) -> list[tuple[float, str, str]]:
         ),
         (
             limits.carrying_from_one / limits.parts,
-            "the same of hospitals behind one address",
+            "parts that nginx lets through from one address, if all hospitals behind it do so",
             f"{limits.carrying_from_one}",
         ),
         (

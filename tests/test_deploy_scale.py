@@ -54,6 +54,13 @@ def test_a_narrow_line_of_the_coordinator_is_what_all_wait_for(monkeypatch):
     assert outcome.down_mbit == outcome.up_mbit == pytest.approx(100)
 
 
+def test_a_slow_gateway_is_what_all_wait_for(monkeypatch):
+    monkeypatch.setattr(scale, "MIX", ((100.0, 1.0),))
+    slow = replace(FREE, gateway_ms_per_mb=100.0)  # 80 Mbit/s
+    outcome = simulate(Plan(10, training_h=0.0), slow, LIMITS)
+    assert outcome.hours == pytest.approx(2 * 10 * LINE_H / 80)
+
+
 def test_a_slow_superlink_is_what_all_wait_for_and_calls_leave_it_less(monkeypatch):
     monkeypatch.setattr(scale, "MIX", ((100.0, 1.0),))
     slow = replace(FREE, superlink_ms_per_mb=100.0)  # 80 Mbit/s
