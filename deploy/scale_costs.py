@@ -35,9 +35,9 @@ class Costs:
     download_mb_per_mb: float = _of(0.9, "SuperLink: memory for a MB of the parts that go to sites", CALLS)
     app_mb: float = _of(270.0, "ServerApp: memory without a model", ROUNDS)
     app_mb_per_mb: float = _of(4.0, "ServerApp: memory for a MB of the model in fp32", ROUNDS)
-    overhead_100: float = _of(30.0, "what a transfer takes beside its bytes, 100 Mbit/s and 50 ms", LINKS)
-    overhead_20: float = _of(10.0, "the same, 20 Mbit/s and 100 ms", LINKS)
-    overhead_4: float = _of(10.0, "the same, 4 Mbit/s and 300 ms", LINKS)
+    overhead_100: float = _of(18.0, "what a transfer takes beside its bytes, 100 Mbit/s and 50 ms", LINKS)
+    overhead_20: float = _of(19.0, "the same, 20 Mbit/s and 100 ms", LINKS)
+    overhead_4: float = _of(24.0, "the same, 4 Mbit/s and 300 ms", LINKS)
 
 
 @dataclass(frozen=True)
