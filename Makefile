@@ -38,8 +38,8 @@ sixteen-bits: $(VENV)/installed  ## The three real cohorts with weights in fp32 
 		$(BIN)/fedgtv-simulate configs/experiments/openkbp_$$form.yaml --seeds 1,2,3 || exit 1; \
 	done
 
-bench: $(BENCH)/installed  ## Every benchmark of one core against its peers: what docs/performance.md shows, but for rounds and 16 bits.
-	failed=; for script in $(filter-out %/rounds.py %/precision.py,$(wildcard tests/benchmarks/[!_]*.py)); do \
+bench: $(BENCH)/installed  ## Every benchmark of one core against its peers: what docs/performance.md shows, but for whole federations and what reads a run.
+	failed=; for script in $(filter-out %/rounds.py %/links.py %/calls.py %/precision.py %/compression.py,$(wildcard tests/benchmarks/[!_]*.py)); do \
 		OMP_NUM_THREADS=1 $(BENCH)/bin/python $$script || failed="$$failed $$script"; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
