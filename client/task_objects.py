@@ -3,11 +3,10 @@
 That a ClientApp is of the node's version is checked by every other call that it makes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
-from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest, PushObjectResponse
 from flwr.supercore.constant import TASK_TOKEN_HEADER
 from flwr.supercore.dependencies.runtime import get_runtime_state
 from flwr.supercore.dependencies.task import authenticate_task
@@ -20,23 +19,20 @@ MAKE_APP = "create_app"
 """
 
 
-def pull(call: Request, asked: PullObjectRequest) -> PullObjectResponse:
-    """Returns a part of the task's message (FlowerError: the token is of no task)."""
-    state: Any = get_runtime_state(call)
-    return runtime_handlers.pull_object(
-        asked, state, authenticate_task(call, call.headers.get(TASK_TOKEN_HEADER), state)
-    )
+def by_task(handle: Callable[[Any, Any, Any], Any]) -> Answer:
+    """Returns what answers a task's call by Flower's handler (FlowerError: the call's token is of no task)."""
+
+    def answer(call: Request, message: Any) -> Any:
+        state: Any = get_runtime_state(call)
+        return handle(message, state, authenticate_task(call, call.headers.get(TASK_TOKEN_HEADER), state))
+
+    return answer
 
 
-def push(call: Request, part: PushObjectRequest) -> PushObjectResponse:
-    """Keeps a part of the task's reply (FlowerError: the token is of no task)."""
-    state: Any = get_runtime_state(call)
-    return runtime_handlers.push_object(
-        part, state, authenticate_task(call, call.headers.get(TASK_TOKEN_HEADER), state)
-    )
-
-
-ANSWERS: Mapping[str, Answer] = {"/v1/runtime/pull-object": pull, "/v1/runtime/push-object": push}
+ANSWERS: Mapping[str, Answer] = {
+    "/v1/runtime/pull-object": by_task(runtime_handlers.pull_object),
+    "/v1/runtime/push-object": by_task(runtime_handlers.push_object),
+}
 
 
 def answer_first(main: Any) -> None:

@@ -35,7 +35,7 @@ def main(grid: Grid, context: Context) -> None:
     """Runs or resumes the experiment that the run configuration carries under its one key."""
     log_to_output()
     if objects := os.environ.get(OBJECTS_VARIABLE):
-        take_shortcut(ObjectFiles(Path(objects)))
+        take_shortcut(grid, ObjectFiles(Path(objects)))
     run = json.loads(str(context.run_config[RUN_KEY]))
     experiment = parse_yaml(json.dumps(run["experiment"]), Experiment, "run configuration")
     folder = run_folder(run["name"])

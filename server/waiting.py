@@ -115,16 +115,14 @@ class Waiting:
 
     def _fetch_closed(self) -> None:
         for reply in self._replies(self._closed):
-            site = self._closed.pop(reply.metadata.reply_to_message_id, None)
-            if site is not None and wire.read_error(reply) is None:
+            site = self._closed.pop(reply.metadata.reply_to_message_id)
+            if wire.read_error(reply) is None:
                 self._watch.event(site, "late", "not-counted")
 
     def _take(self, reply: Message) -> str | None:
-        """Returns the site whose answer this is, or None where it is none, whatever its sender says that it answers."""
+        """Returns the site whose answer this is, or None where it is none."""
         name = reply.metadata.reply_to_message_id
-        site = self._all_ids.get(name)
-        if site is None:
-            return None
+        site = self._all_ids[name]
         if self._ids.pop(name, None) is None or site not in self._owed:
             self._watch.event(site, "duplicate", "answered-before")
             return None

@@ -4,6 +4,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.corestate import sql_corestate
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -14,7 +15,14 @@ from flwr.superlink.federation import NoOpFederationManager
 
 from common.object_files import ObjectFiles
 from server.object_store import FiledObjectStore
-from server.uploads import PatientLinkState
+from server.uploads import KEPT_S, TTL, PatientLinkState
+
+
+def apart(monkeypatch):
+    """Keeps what an exchange sets for its whole process to one test."""
+    for name in ("run_id", "node_id", "task_id"):
+        monkeypatch.setattr(TaskIdentity, f"_{name}", None)
+    monkeypatch.setattr(sql_corestate, TTL, KEPT_S)
 
 
 class Exchange:

@@ -45,7 +45,7 @@ from server import uploads
 from server.control import Control, _run, toml_string
 from server.fleet_guard import AHEAD, KEPT_S
 from server.gateway import CALLS
-from server.object_shortcut import INFLATE, MAKE_PULL, NESTED
+from server.object_shortcut import INFLATE, MAKE_PULL, NESTED, PULL_MESSAGES
 from server.provision import certificate_files
 from server.superlink import Superlink
 from server.superlink_process import AUTHENTICATE, LAYERS, LIFESPANS, STORE
@@ -333,6 +333,9 @@ def test_our_layer_stands_before_flower_s_which_read_a_body_whole_before_they_kn
 
 def test_the_calls_that_carry_parts_need_nothing_else_of_flower_s_layers_and_routes() -> None:
     """server/fleet_objects.py and client/task_objects.py: the routes call these handlers, with these checks alone."""
+    translation = source("flwr.supercore.protobuf.translation")
+    assert "self._check_request_media_type(request)\n" in translation
+    assert "self._parse_request(\n                await request.body(), request_type\n" in translation
     fleet = source("flwr.superlink.routers.fleet.router")
     assert "reject_incompatible=False" in fleet
     for way in ("push", "pull"):
@@ -365,6 +368,13 @@ def test_the_grid_has_all_of_a_message_s_objects_before_it_tells_the_superlink()
     pull = inspect.getsource(http_grid.HttpGrid.pull_messages)
     assert re.search(rf"pull_object_fn={MAKE_PULL}\(\s+pull_object_protobuf=", pull)
     assert [source(http_grid).count(f"{name}(") for name in (NESTED, MAKE_PULL, INFLATE)] == [1, 1, 1]
+    assert source(http_grid).count(f"self._runtime_client.{PULL_MESSAGES}(") == 1
+    assert 'message.metadata.__dict__["_message_id"] = msg_id' in pull
+    taken = source("flwr.server.superlink.linkstate.sql_linkstate")
+    assert (
+        'if int64_to_uint64(msg_ins["dst_node_id"]) != res_metadata.src_node_id:\n                    return None'
+        in taken
+    )
 
 
 def test_the_loop_takes_its_two_steps_from_its_own_module_and_names_what_it_gives_them() -> None:

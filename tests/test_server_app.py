@@ -47,7 +47,7 @@ def last_line(folder):
 
 def test_the_shortcut_is_taken_where_the_superlink_names_its_folder(folder, serve, monkeypatch):
     taken = []
-    monkeypatch.setattr(module, "take_shortcut", taken.append)
+    monkeypatch.setattr(module, "take_shortcut", lambda _grid, files: taken.append(files))
     monkeypatch.delenv(OBJECTS_VARIABLE, raising=False)
     serve(lambda *_: None)
     assert taken == []

@@ -1,26 +1,27 @@
 """The two calls that carry parts: answered as by Flower, and the bytes left to the gateway where there is one."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import httpx
 import pytest
-from exchange import Exchange
+from exchange import Exchange, apart
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.corestate import sql_corestate
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 from flwr.supercore.protobuf.client import ProtobufRequestContext
-from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.main import create_app
+from flwr.superlink.routers.fleet import node_auth
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from common.direct_calls import DirectCalls
 from common.object_files import ObjectFiles
 from server import fleet_objects
+from server.fleet_guard import SignedTimes, guarded
 from server.fleet_objects import PULL, PUSH, FleetObjects
 from server.gateway import BODY_FILE, HANDS_OUT, OBJECTS
-from server.uploads import KEPT_S, TTL
+from server.superlink_process import AUTHENTICATE
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")
 """Flower's fault, not ours: how it configures its migrations."""
@@ -48,20 +49,27 @@ class Site:
         app.state.linkstate_factory = SimpleNamespace(state=lambda: self.state)
         return app
 
-    def call(self, app, path, message, key=None, media=PROTOBUF, **headers):
-        """What a call by the node is answered with: status, kind and body."""
+    def signed(self, path, message, key=None, media=PROTOBUF, **headers):
+        """A call by the node."""
         url = f"http://superlink{path}"
         content = message if isinstance(message, bytes) else message.SerializeToString()
         request = httpx.Request("POST", url, content=content, headers={"content-type": media, **headers})
         context = ProtobufRequestContext("", message, request)
         key = self.key if key is None else key
-        signed = NodeAuthHttpInterceptor(*key).intercept(context, lambda told: told.request) if key else request
+        return NodeAuthHttpInterceptor(*key).intercept(context, lambda told: told.request) if key else request
+
+    def send(self, app, request):
+        """What a call is answered with."""
 
         async def answered():
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
-                return await client.send(signed)
+                return await client.send(request)
 
         return asyncio.run(answered())
+
+    def call(self, app, *asked, **how):
+        """What a new call by the node is answered with."""
+        return self.send(app, self.signed(*asked, **how))
 
     def both(self, *asked, **how):
         """What ours answers, which is what Flower's does."""
@@ -89,9 +97,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    for name in ("run_id", "node_id", "task_id"):
-        monkeypatch.setattr(TaskIdentity, f"_{name}", None)  # and as it was, afterwards
-    monkeypatch.setattr(sql_corestate, TTL, KEPT_S)
+    apart(monkeypatch)
     return Site(tmp_path)
 
 
@@ -121,6 +127,16 @@ def test_who_may_not_call_is_refused_as_by_flower(site, path):
     assert site.both(path, message, media="text/plain").status_code == 415
     assert site.both(path, b"\xff\xff").status_code == 400
     assert site.state.object_store.get(name) == b""
+
+
+@pytest.mark.parametrize("path", [PULL, PUSH])
+def test_a_call_that_is_played_again_is_refused_also_here(site, monkeypatch, path):
+    times = SignedTimes(datetime.now(UTC) - timedelta(minutes=1))
+    monkeypatch.setattr(node_auth, AUTHENTICATE, guarded(getattr(node_auth, AUTHENTICATE), times))
+    session, missing = site.exchange.announce()
+    name = min(missing)
+    recorded = site.signed(path, site.pull(name) if path == PULL else site.push(session, name))
+    assert [site.send(site.ours, recorded).status_code for _ in range(2)] == [200, 503]
 
 
 def test_what_is_brought_is_kept_and_counted_as_by_flower(site):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
-from flwr.common.serde_utils import metadata_to_proto
+from flwr.proto.error_pb2 import Error as ProtoError
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import Metadata as ProtoMetadata
 from flwr.proto.message_pb2 import ObjectTree, PullObjectResponse, PushObjectResponse
@@ -30,7 +30,7 @@ class Calls:
     """Stands in for Flower's client and the SuperLink behind it: answers from a store, and notes what it is asked."""
 
     def __init__(self, store):
-        self.store, self.asked, self.replies = store, [], []
+        self.store, self.asked, self.replies, self.lies = store, [], [], []
         self.before_push = lambda: None
 
     def PushMessages(self, request):  # noqa: N802
@@ -46,7 +46,8 @@ class Calls:
         return PushObjectResponse(stored=True)
 
     def PullMessages(self, _):  # noqa: N802
-        told, trees = zip(*((message_to_proto(each), get_object_tree(each)) for each in self.replies), strict=True)
+        honest = [(message_to_proto(each), get_object_tree(each)) for each in self.replies]
+        told, trees = zip(*honest, *self.lies, strict=True)
         return PullAppMessagesResponse(messages_list=told, message_object_trees=trees)
 
     def PullObject(self, request):  # noqa: N802
@@ -61,12 +62,10 @@ class Calls:
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """The folder, with the shortcut taken."""
+    """The folder; what the shortcut replaces is put back afterwards."""
     for name in (NESTED, MAKE_PULL, INFLATE):
         monkeypatch.setattr(http_grid, name, getattr(http_grid, name))
-    files = ObjectFiles(tmp_path / "objects")
-    take_shortcut(files)
-    return files
+    return ObjectFiles(tmp_path / "objects")
 
 
 @pytest.fixture
@@ -77,11 +76,13 @@ def calls(files):
 
 
 @pytest.fixture
-def grid(calls, monkeypatch):
+def grid(calls, files, monkeypatch):
+    """With the shortcut taken."""
     for name, value in {"_task_id": 1, "_run_id": RUN, "_node_id": 1}.items():
         monkeypatch.setattr(TaskIdentity, name, value)
     grid = HttpGrid(token="t")
     grid._run, grid._client = SimpleNamespace(run_id=RUN), calls
+    take_shortcut(grid, files)
     return grid
 
 
@@ -188,32 +189,39 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
-def test_a_reply_that_is_no_message_has_no_result_and_is_its_sender_s(grid, calls, weights, broken):
-    """The site is named, and the run goes on with the others."""
-    honest = reply(calls, weights)
-    child, child_content = as_object(*broken)
-    body = ProtoMessage(metadata=metadata_to_proto(honest.metadata)).SerializeToString()
-    root, root_content = as_object("Message", body, child)
-    lie = ObjectTree(object_id=root, children=[ObjectTree(object_id=child)])
-    calls.store.preregister(RUN, lie)
-    calls.store.put(child, child_content)
-    calls.store.put(root, root_content)
-    told = message_to_proto(honest)
-    told.metadata.message_id = root
-    calls.PullMessages = lambda _: PullAppMessagesResponse(messages_list=[told], message_object_trees=[lie])
-    (one,) = grid.pull_messages(["a"])
-    assert wire.read_error(one) == "no-result"
-    assert one.metadata.reply_to_message_id == honest.metadata.reply_to_message_id
-    assert one.metadata.message_id == root
+def lie(calls, metadata, body, *parts):
+    """A reply with such a message as its own object; the SuperLink took it as one to `asked`, by node 5."""
+    root, content = as_object("Message", body, *(name for name, _ in parts))
+    tree = ObjectTree(object_id=root, children=[ObjectTree(object_id=name) for name, _ in parts])
+    calls.store.preregister(RUN, tree)
+    for name, each in (*parts, (root, content)):
+        calls.store.put(name, each)
+    metadata = {"run_id": RUN, "src_node_id": 5, "reply_to_message_id": "asked", "message_type": "train"} | metadata
+    calls.lies.append((ProtoMessage(metadata=ProtoMetadata(message_id=root, **metadata)), tree))
+    return root
 
 
-def test_a_reply_whose_own_object_is_no_message_answers_nothing(grid, calls):
-    root, content = as_object("Message", b"\xff\xff rubbish")
-    lie = ObjectTree(object_id=root)
-    calls.store.preregister(RUN, lie)
-    calls.store.put(root, content)
-    told = ProtoMessage(metadata=ProtoMetadata(message_id=root, reply_to_message_id="asked"))
-    calls.PullMessages = lambda _: PullAppMessagesResponse(messages_list=[told], message_object_trees=[lie])
+def taken_from(grid):
+    """What is said of the one reply: its error, what it answers, by whom, and its id."""
     (one,) = grid.pull_messages(["asked"])
-    assert (wire.read_error(one), one.metadata.reply_to_message_id) == ("no-result", "")
+    told = one.metadata
+    return wire.read_error(one), told.reply_to_message_id, told.src_node_id, told.message_id
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
+def test_a_reply_that_is_no_message_has_no_result_and_is_its_sender_s(grid, calls, broken):
+    """The site is named, and the run goes on with the others."""
+    root = lie(calls, {}, b"", as_object(*broken))
+    assert taken_from(grid) == ("no-result", "asked", 5, root)
+
+
+def test_a_reply_whose_own_object_is_no_message_is_its_sender_s_too(grid, calls):
+    root = lie(calls, {}, b"\xff\xff rubbish")
+    assert taken_from(grid) == ("no-result", "asked", 5, root)
+
+
+def test_a_reply_that_names_another_sender_and_question_is_taken_as_what_it_is(grid, calls):
+    other = ProtoMetadata(run_id=RUN, src_node_id=6, reply_to_message_id="another's", message_type="train")
+    error = ProtoError(code=3, reason="a lie")
+    root = lie(calls, {}, ProtoMessage(metadata=other, error=error).SerializeToString())
+    assert taken_from(grid) == ("flower-3", "asked", 5, root)

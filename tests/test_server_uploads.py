@@ -3,11 +3,10 @@
 from datetime import timedelta
 
 import pytest
-from exchange import Exchange
+from exchange import Exchange, apart
 from flwr.supercore.corestate import sql_corestate
 from flwr.supercore.date import now
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
-from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 
 from server import uploads
@@ -19,9 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:Deprecat
 
 @pytest.fixture
 def exchange(tmp_path, monkeypatch):
-    for name in ("run_id", "node_id", "task_id"):
-        monkeypatch.setattr(TaskIdentity, f"_{name}", None)  # and as it was, afterwards
-    monkeypatch.setattr(sql_corestate, TTL, KEPT_S)
+    apart(monkeypatch)
     return Exchange(tmp_path)
 
 

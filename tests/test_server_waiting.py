@@ -324,21 +324,3 @@ def test_a_process_that_raises_is_believed_at_once(watch):
     came, _ = wait(grid, watch, "A")
     assert [(site, wire.read_error(reply)) for site, reply in came] == [("A", "crashed")]
     assert grid.asked() == [11]
-
-
-def test_a_reply_to_what_nobody_asked_is_passed_over(watch, clock):
-    """A site says itself which message it answers."""
-    lies = []
-
-    def reply(node, message):
-        if is_progress(message) or (node == 11 and clock.now < 100.0):
-            return None
-        answered = answer(RecordDict(), message)
-        if node == 22 and not lies:
-            lies.append(answered)
-            answered.metadata.__dict__["_reply_to_message_id"] = "of nobody"
-        return answered
-
-    came, waiting = wait(ScriptedGrid(answer=reply), watch, "AB")
-    assert sorted(site for site, _ in came) == ["A", "B"]
-    assert (len(lies), waiting.owed) == (1, frozenset())

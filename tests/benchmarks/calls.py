@@ -63,7 +63,7 @@ app = ServerApp()
 @app.main()
 def main(grid, context):
     folder = Path(context.run_config["folder"])
-    take_shortcut(ObjectFiles(Path(os.environ[OBJECTS_VARIABLE])))
+    take_shortcut(grid, ObjectFiles(Path(os.environ[OBJECTS_VARIABLE])))
     nodes = list(grid.get_node_ids())
 
     def phase(number):
