@@ -84,7 +84,7 @@ def row(name: str, codec: str, found: Measured, num_bytes: float) -> str:
 def main() -> None:
     """Prints a row for what is sent and each compressor."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rounds", type=Path, help="a model's folder of rounds")
+    parser.add_argument("rounds", type=Path, help="runs/NAME/rounds/MODEL, with two rounds at least")
     before, after = (
         load_weights(path)[0] for path in sorted(parser.parse_args().rounds.glob("round-????.safetensors"))[-2:]
     )

@@ -134,13 +134,17 @@ def processor_of(row: Row) -> str:
 
 def main() -> None:
     """Prints a row for each link and transport, and what a round took of processors."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="links, by Mbit/s")
-    parser.add_argument("--transport", nargs="+", choices=TRANSPORTS, default=TRANSPORTS)
-    parser.add_argument("--mb", type=float, help="another size of model")
-    parser.add_argument("--loss", type=float, default=0.0, help="share of segments that are lost by chance")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where everything is written and removed again; default: /tmp")
+    parser.add_argument("--transport", nargs="+", choices=TRANSPORTS, default=TRANSPORTS, help="one after another")
+    parser.add_argument("--mb", type=float, help="of the model in fp32, instead of each line's own: 50, 20, 10")
+    parser.add_argument("--loss", type=float, default=0.0, help="share of segments lost by chance, 0 to 1")
+    parser.add_argument("--rounds", type=int, default=5, help="of which the first does not count")
+    parser.add_argument(
+        "--folder", type=Path, default=tempfile.gettempdir(), help="where everything is written and removed again"
+    )
     arguments = parser.parse_args()
     print(HEAD)
     with tempfile.TemporaryDirectory(prefix="links-", dir=arguments.folder) as name:

@@ -237,12 +237,18 @@ def _by_role(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     """Prints a table of every size and system, and below it where the time of a round goes."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--sizes", nargs="+", default=SIZES)
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--limit-s", type=float, default=1800.0, help="of one system and size")
-    parser.add_argument("--folder", type=Path, help="where everything is written and removed again; default: /tmp")
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", default=SIZES, help="MB of fp32, or full: the default cascade, which takes 15 GB of disk"
+    )
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), help="one after another")
+    parser.add_argument("--rounds", type=int, default=5, help="of which the first does not count")
+    parser.add_argument("--limit-s", type=float, default=1800.0, help="of one system and size, in seconds")
+    parser.add_argument(
+        "--folder", type=Path, default=tempfile.gettempdir(), help="where everything is written and removed again"
+    )
     arguments = parser.parse_args()
     rows: list[Row] = []
     print(HEAD)
