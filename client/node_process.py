@@ -20,7 +20,6 @@ from client.approval import own_hash
 from client.node import CONFIG_VARIABLE, HEARTBEAT_S, LAUNCHER_VARIABLE
 from client.node_gate import PULL, PUSH, Gate
 from client.node_pauses import Pauses
-from client.part_calls import PIECE_BYTES, PartClient
 from client.task_objects import answer_first
 from common.logs import log_to_output
 
@@ -32,6 +31,8 @@ INTERVAL = "HEARTBEAT_DEFAULT_INTERVAL"
 RETRY = "make_simple_http_retry_invoker"
 """Flower's name for what decides which calls are made again."""
 PUSH_OBJECT = "/v1/fleet/push-object"
+PIECE_BYTES = 1 << 16
+"""What is written at one go, and has the timeout of a write for it."""
 CALL_S, UPLOAD_S = 30.0, 150.0
 """What any call has for its answer, as Flower gives it; and one that uploads a part of a model."""
 
@@ -87,7 +88,7 @@ def _telling(make_invoker: Callable[[], Any]) -> Callable[[], Any]:
     return make
 
 
-class SlowUploads(PartClient, FleetHttpClient):
+class SlowUploads(FleetHttpClient):
     """Flower's calls, with time for an upload over a slow line.
 
     Flower gives a part (5 MB) 30 s to be written, all of it, and 30 s for the answer, then sends it again from its

@@ -5,20 +5,11 @@ from typing import Any
 
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
-from flwr.supercore.runtime import RuntimeHttpClient
 
-from client.part_calls import PartClient
 from common import objects
 
 TAKE = "pull_and_inflate_object_from_tree"
 """Flower's function in `flwr.supernode.runtime.run_clientapp` that `take_in` stands for; a contract test guards it."""
-
-CLIENT = "RuntimeHttpClient"
-"""Flower's class, by its name there, that `TaskClient` stands for."""
-
-
-class TaskClient(PartClient, RuntimeHttpClient):
-    """Flower's calls to the node."""
 
 
 def take_in(tree: Any, pull: Callable[[str], bytes], confirm: Callable[[str], None], **_: Any) -> Any:

@@ -142,10 +142,9 @@ def _begin_anew() -> None:
 def _offer(release: InstalledRelease) -> None:
     from flwr.supernode.runtime import run_clientapp
 
-    from client.task_input import CLIENT, TAKE, TaskClient, take_in
+    from client.task_input import TAKE, take_in
 
     vars(run_clientapp)[TAKE] = take_in
-    vars(run_clientapp)[CLIENT] = TaskClient
     loaded_release.offer(release, run_clientapp)
 
 

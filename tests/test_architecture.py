@@ -29,7 +29,6 @@ IMPORT_FLOWER = {
     "client.node_gate",
     "client.node_messages",
     "client.node_process",
-    "client.part_calls",
     "client.task_input",
     "client.task_objects",
     "client.node_queue",

@@ -24,6 +24,7 @@ from client.node_log import GRACEFUL, REFUSED, UNAUTHENTIC
 from client.node_process import (
     CALL_S,
     INTERVAL,
+    PIECE_BYTES,
     RETRY,
     TIME,
     UPLOAD_S,
@@ -33,8 +34,7 @@ from client.node_process import (
     give_uploads_time,
     tell_refusals,
 )
-from client.part_calls import PIECE_BYTES, PartCalls
-from client.task_input import CLIENT, TAKE, TaskClient
+from client.task_input import TAKE
 from client.task_objects import MAKE_APP
 from client.worker import launcher_command
 from client.worker_process import LOOK_EVERY, LOOK_EVERY_S
@@ -352,14 +352,6 @@ def test_the_calls_that_carry_parts_need_nothing_else_of_flower_s_layers_and_rou
     assert "_RUNTIME_HANDLERS: RuntimeHandlers[NodeState] = runtime_handlers" in source(node)
 
 
-def test_the_last_of_a_client_s_interceptors_makes_the_call() -> None:
-    """client/part_calls.py."""
-    client = importlib.import_module("flwr.supercore.protobuf.client")
-    assert "for interceptor in reversed(self._interceptors):" in source(client.ProtobufClient._send)
-    assert "client = RuntimeHttpClient.from_server_address(" in inspect.getsource(run_clientapp.run_clientapp)
-    assert vars(run_clientapp)[CLIENT] in TaskClient.__mro__
-
-
 def test_the_grid_has_all_of_a_message_s_objects_before_it_tells_the_superlink() -> None:
     """server/object_shortcut.py writes them there, and reads a reply's by the function that is made for each."""
     push = inspect.getsource(http_grid.HttpGrid._try_push_messages)
@@ -508,7 +500,7 @@ def test_a_refused_call_is_told_before_flower_ends_the_node(monkeypatch, capsys)
 
 
 def test_an_upload_has_time_for_a_slow_line_and_other_calls_have_flower_s(monkeypatch):
-    """A part may take as long as the coordinator waits for the next one, almost; also behind a proxy, by httpx."""
+    """A part may take as long as the coordinator waits for the next one, almost."""
     given, written = {}, {}
 
     def answer(request):
@@ -522,8 +514,7 @@ def test_an_upload_has_time_for_a_slow_line_and_other_calls_have_flower_s(monkey
     assert "with FleetHttpClient.from_server_address(" in source(fleet_http_connection)
     client = fleet_http_connection.FleetHttpClient("https://localhost")
     assert type(client) is SlowUploads
-    *client._interceptors, parts = client._interceptors
-    assert type(parts) is PartCalls
+    client._interceptors = []
     with httpx.Client(transport=httpx.MockTransport(answer), timeout=client._client.timeout) as answered:
         client._client = answered
         pushed = PushObjectRequest(object_content=bytes(2 * PIECE_BYTES))
