@@ -7,6 +7,7 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.handover import handed_over
 from client.site import Site
 from common import wire
 from common.errors import LeftOffError
@@ -46,7 +47,7 @@ def _train(site: Site, message: Message) -> RecordDict:
     task = wire.read_train_task(message)
     weights = wire.record_to_weights(wire.records(message.content, ArrayRecord)[wire.ARRAYS])
     trained, result = site.train(task, weights)
-    return wire.train_reply(trained, weights, result, task.transport)
+    return wire.train_reply(trained, weights, result, task.transport, handed_over)
 
 
 def _evaluate(site: Site, message: Message) -> RecordDict:

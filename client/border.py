@@ -26,9 +26,9 @@ from client.disk_use import bytes_below
 from client.pixels import pixels_alone
 from client.progress import forget_progress, read_progress
 from client.received_objects import ReceivedObjects
-from common import wire
-from common.checkpoint import Weights
+from common import objects, wire
 from common.errors import CODES, CRASHED, FedgtvError, PolicyError, WorkerLostError, WorkError
+from common.layers import Layers
 from common.private import private_folder
 from common.settings import load_yaml
 from common.site_config import PolicyConfig, SiteConfig
@@ -60,7 +60,7 @@ class Entry:
     """A task that was let in, as far as its reply must be measured against it."""
 
     task: wire.Task
-    received: Weights = field(default_factory=dict)
+    received: Layers = field(default_factory=lambda: Layers.of({}))
     """What a training task sent."""
 
 
@@ -133,7 +133,7 @@ class Border:
         if not isinstance(task, TrainTask):
             return Entry(task)
         record = wire.records(message.content, ArrayRecord).get(wire.ARRAYS)
-        return Entry(task, wire.record_to_weights(record) if record is not None else {})
+        return Entry(task, wire.record_to_layers(record)) if record is not None else Entry(task)
 
     @staticmethod
     def _done(audit: Audit, run: str, asked: str) -> policy.Done:
@@ -223,15 +223,14 @@ class Border:
         counts = {"cases": result.train, "numbers": 0 if histogram is None else int(histogram.size)}
         return _Leaving(wire.statistics_reply(result, histogram), counts, withheld)
 
-    def _training(self, task: TrainTask, received: Weights, reply: Message) -> _Leaving:
+    def _training(self, task: TrainTask, received: Layers, reply: Message) -> _Leaving:
         result, withheld = wire.read_result(reply, TrainResult), policy.Withheld()
         record = wire.records(reply.content, ArrayRecord)[wire.ARRAYS]
-        arrays = wire.record_to_weights(record)
-        trained = wire.trained_weights(arrays, received, task.transport)
+        trained = wire.trained_layers(wire.record_to_layers(record), received, task.transport)
         update = policy.limit_update(policy.keeping(self.policy, task), received, trained)
         result = policy.limit_training(self.policy, result, update, withheld)
-        counts: dict[str, Any] = {"cases": result.num_examples, "arrays": len(update.weights)}
-        counts |= {"numbers": sum(int(each.size) for each in update.weights.values()), "norm": round(update.norm, 6)}
+        counts: dict[str, Any] = {"cases": result.num_examples, "arrays": len(update.layers.shapes)}
+        counts |= {"numbers": sum(map(update.layers.size, update.layers.shapes)), "norm": round(update.norm, 6)}
         if update.local:
             counts["local"] = len(update.local)
         noises = self.audit.checked().noises
@@ -243,7 +242,7 @@ class Border:
                 "delta": self.policy.delta,
             }
         leaving = None if update.is_changed else wire.packed_again(record, task.transport)
-        leaving = leaving or wire.pack_trained(update.weights, received, task.transport)
+        leaving = leaving or wire.pack_trained(update.layers.arrays(), received.arrays(), task.transport)
         return _Leaving(wire.packed_reply(leaving, result), counts, withheld)
 
     def _epsilon(self, noises: tuple[float, ...]) -> float:
@@ -327,7 +326,12 @@ def _told(task: wire.Task) -> dict[str, Any]:
 
 def num_bytes(content: RecordDict) -> int:
     """Returns the bytes of a message's records, without what Flower adds to send them."""
-    return sum(record.count_bytes() for record in content.values())
+    return sum(
+        sum(len(key) + objects.num_bytes(array) for key, array in record.items())
+        if isinstance(record, ArrayRecord)
+        else record.count_bytes()
+        for record in content.values()
+    )
 
 
 def _line(error: Exception) -> str:

@@ -27,7 +27,9 @@ from flwr.supercore.run import Run, RunNotRunningException
 
 from client.approval import Approvals
 from client.border import Border, Entry
-from client.node_messages import Awaited, Stored, inflated, is_over, stored_contents
+from client.handover import NAME as HANDOVER
+from client.handover import Handover
+from client.node_messages import Awaited, Beside, Contents, Stored, inflated, is_over, stored_contents
 from client.node_queue import Kept, Link, Queue
 from client.progress import forget_progress, leave_off, progress_of
 from client.transfers import upload
@@ -72,6 +74,7 @@ class Gate:
         """When a message came, or a reply went, last."""
         self._left_off = False
         """Whether nobody waits any more for what is worked on."""
+        self._handover: Handover | None = None
         self._error: tuple[str, str] | None = None
         """The last task's experiment and the code that it ended in."""
         with suppress(FedgtvError):
@@ -85,7 +88,8 @@ class Gate:
              confirm_message_received: Any, **others: Any) -> int | None:  # fmt: skip
         """As Flower's step: returns the run of the message that was taken in, or None when there was none."""
         received = self._border.received if self._border else None
-        self._link = Link(receive, pull_object, confirm_message_received, get_run, received)
+        self._clear_handover()
+        self._link = Link(receive, pull_object, confirm_message_received, get_run, received, self._handover)
         try:
             kept = self._queue.next(self._link)
             if kept is None:
@@ -113,15 +117,36 @@ class Gate:
             self._insert(refusal, state, object_store)
             return run_id
         done: int | None = self._pull(
-            state=state, object_store=object_store, receive=lambda: (message, tree), get_run=lambda _: run,
-            get_fab=lambda *_: fab, pull_object=lambda _, name: contents[name],
+            state=state, object_store=Beside(object_store, contents.chunks), receive=lambda: (message, tree),
+            get_run=lambda _: run, get_fab=lambda *_: fab, pull_object=lambda _, name: contents.objects[name],
             confirm_message_received=lambda *_: None, **others,
         )  # fmt: skip
         if done is None:
             self._asked.pop(message_id)
         return done
 
-    def _progress(self, message: Message, contents: dict[str, bytes]) -> Message:
+    def handed_over(self, object_id: str) -> bytes | None:
+        """Returns a part of a model that is here for the process at work; None for none."""
+        chunk = self._handover.find(object_id) if self._handover else None
+        return chunk.deflate() if chunk else None
+
+    @property
+    def handover_folder(self) -> Path | None:
+        """Where models go to the process at work and come from it; None where site.yaml cannot be read yet."""
+        return self._border.work.resolve() / HANDOVER if self._border else None
+
+    def _clear_handover(self) -> None:
+        """Of the work before; where there can be no handover, models go by calls."""
+        if self._border is None:
+            return
+        try:
+            self._handover = Handover.of(self._border.work)
+            self._handover.keep_only(self._queue.chunks)
+        except OSError as error:
+            self._handover = None
+            log.warning("no handover of models, which go by calls: %s", error)
+
+    def _progress(self, message: Message, contents: Contents) -> Message:
         """Returns the answer to whoever asks how far the site is; an unreadable site.yaml changes nothing of it."""
         try:
             task, _ = wire.read_task(inflated(message, contents), ProgressTask)
@@ -139,11 +164,11 @@ class Gate:
         of, error = self._error or (None, None)
         return told.model_copy(update={"error": error if of == asked.experiment else None})
 
-    def _judge(self, message: Message, run: Run, fab: Fab | None, contents: dict[str, bytes]) -> Message | None:
+    def _judge(self, message: Message, run: Run, fab: Fab | None, contents: Contents) -> Message | None:
         """Returns the reply to a message that may not be worked on, or None."""
         self._left_off = False
         try:
-            border = self._received(message, sum(map(len, contents.values())))
+            border = self._received(message, contents.num_bytes)
             if fab is not None:
                 self._check_code(border, run, fab)
             whole = inflated(message, contents)
@@ -234,7 +259,7 @@ class Gate:
         """Notes a round that came and will not be trained, for a later one of its run is here."""
         log.info("a round is passed over: its run asks for a later one")
         try:
-            self._received(kept.message, sum(map(len, (kept.contents or {}).values()))).pass_over(kept.message)
+            self._received(kept.message, (kept.contents or Contents()).num_bytes).pass_over(kept.message)
         except Exception as error:
             log.error("what is passed over cannot be noted: %s", error)
 
@@ -286,7 +311,7 @@ class Gate:
             forget_progress(border.work)
             if tree is None:
                 raise WorkError("reply: stored under another id than its own")
-            whole = reply if reply.has_error() else inflated(reply, stored_contents(tree, get, over))
+            whole = reply if reply.has_error() else inflated(reply, stored_contents(tree, get, over, self._handover))
             leaving = border.leave(message, entry, whole)
         except Exception as error:
             leaving = _refusal(self._border, message, error)
@@ -307,7 +332,7 @@ class Gate:
                 self._border.hold_back(reply)
 
 
-def _experiment_of(message: Message, contents: dict[str, bytes]) -> str:
+def _experiment_of(message: Message, contents: Contents) -> str:
     """The experiment that a message is of, empty where it cannot be read."""
     with suppress(Exception):  # whatever a broken message sets off is told where it is judged
         return wire.experiment_of(inflated(message, contents))

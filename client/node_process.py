@@ -17,6 +17,7 @@ from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from client.approval import own_hash
+from client.handover import VARIABLE
 from client.node import CONFIG_VARIABLE, HEARTBEAT_S, LAUNCHER_VARIABLE
 from client.node_gate import PULL, PUSH, Gate
 from client.node_pauses import Pauses
@@ -154,9 +155,12 @@ def main() -> None:
     tell_refusals()
     give_uploads_time()
     config = Path(os.environ[CONFIG_VARIABLE])
-    answer_first(flower_main)
-    install(Gate(config, own_hash(), start_client_internal))
+    gate = Gate(config, own_hash(), start_client_internal)
+    answer_first(flower_main, gate.handed_over)
+    install(gate)
     if LAUNCHER_VARIABLE in os.environ:
+        if gate.handover_folder is not None:
+            os.environ[VARIABLE] = str(gate.handover_folder)
         launch_with(json.loads(os.environ.pop(LAUNCHER_VARIABLE)))
     flower_supernode()
     end_for_good()

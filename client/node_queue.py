@@ -17,7 +17,8 @@ from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.run import Run, RunNotRunningException
 
-from client.node_messages import inflated, pulled
+from client.handover import Handover
+from client.node_messages import Contents, inflated, pulled
 from client.received_objects import ReceivedObjects
 from common import wire
 from common.tasks import TrainTask
@@ -33,7 +34,7 @@ class Kept:
 
     message: Message
     tree: Any
-    contents: dict[str, bytes] | None = None
+    contents: Contents | None = None
     task: TrainTask | None = None
 
     @property
@@ -77,6 +78,8 @@ class Link:
     get_run: Callable[[int], Run]
     kept: ReceivedObjects | None = None
     """What was received before; None: nothing is known of it."""
+    handover: Handover | None = None
+    """Where a model goes; None: it stays in memory."""
 
     def received(self, at_most: int = MANY) -> Iterator[Kept]:
         """Gives the messages that wait at the coordinator."""
@@ -85,11 +88,11 @@ class Link:
                 return
             yield Kept(*received)
 
-    def contents(self, message: Message, tree: Any) -> dict[str, bytes]:
+    def contents(self, message: Message, tree: Any) -> Contents:
         """Returns a message's objects, and says that it was received."""
         run_id = int(message.metadata.run_id)
         pull = partial(self.pull_object, run_id)
-        contents = pulled(tree, self.kept.before(pull) if self.kept else pull)
+        contents = pulled(tree, self.kept.before(pull) if self.kept else pull, self.handover)
         self.confirm(run_id, message.metadata.message_id)
         if self.kept:
             self.kept.trim()
@@ -108,6 +111,11 @@ class Queue:
 
     def __bool__(self) -> bool:
         return bool(self._kept)
+
+    @property
+    def chunks(self) -> set[str]:
+        """The ids of what waits in the handover."""
+        return {name for kept in self._kept if kept.contents for name in kept.contents.chunks}
 
     def add(self, kept: Kept) -> None:
         """Puts a message last."""

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.checkpoint import Weights
 from common.errors import PolicyError
+from common.layers import Layers
 from common.metrics import CaseMetrics
 from common.site_config import PolicyConfig
 from common.tasks import (
@@ -153,35 +153,31 @@ def keeping(policy: PolicyConfig, task: TrainTask) -> PolicyConfig:
     return policy.model_copy(update={"local_layers": (*policy.local_layers, *task.local_layers)})
 
 
-def local_names(policy: PolicyConfig, weights: Mapping[str, NDArray[np.generic]]) -> tuple[str, ...]:
+def local_names(policy: PolicyConfig, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     """Returns the names of the weights that never leave, in their order.
 
     A normalisation layer is known by its weight of one dimension; its bias goes with it.
     """
     patterns = [pattern for pattern in policy.local_layers if pattern != NORM]
-    norms = _norm_layers(weights) if NORM in policy.local_layers else set()
+    norms = _norm_layers(shapes) if NORM in policy.local_layers else set()
     return tuple(
         name
-        for name in weights
+        for name in shapes
         if name.rpartition(".")[0] in norms or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     )
 
 
-def _norm_layers(weights: Mapping[str, NDArray[np.generic]]) -> set[str]:
+def _norm_layers(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
     return {
-        name.removesuffix(".weight") for name, value in weights.items() if name.endswith(".weight") and value.ndim == 1
+        name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 1
     }
-
-
-PART = 1 << 17
-"""Numbers of a layer that are looked at together: with their difference in fp64 they fit into a core's own cache."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """Weights as they may leave, and what was done to them."""
+    """What may leave of a trained model, and what was done to it."""
 
-    weights: Weights
+    layers: Layers
     norm: float
     """L2 norm of the update before clipping, over what leaves."""
     noise: float = 0.0
@@ -192,9 +188,9 @@ class Update:
 
 
 def limit_update(
-    policy: PolicyConfig, received: Weights, trained: Weights, random: np.random.Generator | None = None
+    policy: PolicyConfig, received: Layers, trained: Layers, random: np.random.Generator | None = None
 ) -> Update:
-    """Returns the trained weights without the local ones, their update clipped and noised as the policy says.
+    """Returns the trained model without the local layers, its update clipped and noised as the policy says.
 
     Args:
         policy: the site's.
@@ -205,51 +201,49 @@ def limit_update(
     Raises:
         PolicyError: names, shapes or dtypes differ, or a number is not finite.
     """
-    _check_weights(received, trained)
-    local = local_names(policy, received)
-    leaving = [name for name in trained if name not in set(local)]
-    norm = math.sqrt(sum(_square(received[name], trained[name]) for name in leaving))
+    squares = _squares(received, trained)
+    local = local_names(policy, received.shapes)
+    leaving = trained.ordered([name for name in trained.shapes if name not in set(local)])
+    norm = math.sqrt(sum(squares[name] for name in leaving.shapes))
     if policy.clip_norm is None:
-        return Update({name: trained[name] for name in leaving}, norm, local=local, is_changed=bool(local))
+        return Update(leaving, norm, local=local, is_changed=bool(local))
     scale = min(1.0, policy.clip_norm / norm) if norm else 1.0
     sd = policy.noise_multiplier * policy.clip_norm
     random = random or np.random.default_rng()
-    weights = {name: _moved(received[name], _step(received, trained, name) * scale, sd, random) for name in leaving}
-    return Update(weights, norm, policy.noise_multiplier, local, is_changed=True)
+    moved = {name: _moved(received.array(name), leaving.array(name), scale, sd, random) for name in leaving.shapes}
+    return Update(Layers.of(moved), norm, policy.noise_multiplier, local, is_changed=True)
+
+
+def _squares(received: Layers, trained: Layers) -> dict[str, float]:
+    """The squared L2 norm of each layer's step, in fp64; a number that is not finite shows in it."""
+    if set(received.shapes) != set(trained.shapes):
+        odd = sorted(set(received.shapes) ^ set(trained.shapes))
+        raise PolicyError.of("policy-reply", f"reply: weight {odd[0]!r} is missing or was never sent here")
+    squares = {}
+    for name, shape in trained.shapes.items():
+        if shape != received.shapes[name] or trained.dtype != received.dtype:
+            raise PolicyError.of(
+                "policy-reply", f"reply: weight {name} is {trained.dtype}{shape}, unlike what was sent"
+            )
+        squares[name] = sum(
+            _square(received.part(name, part), trained.part(name, part)) for part in trained.parts(name)
+        )
+        if not math.isfinite(squares[name]):
+            raise PolicyError.of("policy-reply", f"reply: weight {name} holds NaN or infinity")
+    return squares
 
 
 def _square(start: NDArray[Any], end: NDArray[Any]) -> float:
-    """Squared L2 norm of a step, in fp64, part by part: a layer's temporaries would be four times the layer."""
-    before, after, total = start.reshape(-1), end.reshape(-1), 0.0
-    for first in range(0, before.size, PART):
-        part = slice(first, first + PART)
-        step = np.subtract(after[part], before[part], dtype=np.float64)
-        total += float(step @ step)
-    return total
-
-
-def _step(received: Weights, trained: Weights, name: str) -> NDArray[np.float64]:
-    return np.asarray(trained[name], np.float64) - received[name]
+    step = np.subtract(end, start, dtype=np.float64)
+    return float(step @ step)
 
 
 def _moved(
-    start: NDArray[np.float32], step: NDArray[np.float64], sd: float, random: np.random.Generator
+    start: NDArray[np.float32], end: NDArray[np.float32], scale: float, sd: float, random: np.random.Generator
 ) -> NDArray[np.float32]:
+    step = (np.asarray(end, np.float64) - start) * scale
     noise = random.normal(0.0, sd, step.shape) if sd else 0.0
     return (start + step + noise).astype(np.float32)
-
-
-def _check_weights(received: Weights, trained: Weights) -> None:
-    if set(received) != set(trained):
-        odd = sorted(set(received) ^ set(trained))
-        raise PolicyError.of("policy-reply", f"reply: weight {odd[0]!r} is missing or was never sent here")
-    for name, value in trained.items():
-        if value.shape != received[name].shape or value.dtype.kind != "f":
-            raise PolicyError.of(
-                "policy-reply", f"reply: weight {name} is {value.dtype}{value.shape}, unlike what was sent"
-            )
-        if not np.isfinite(value).all():
-            raise PolicyError.of("policy-reply", f"reply: weight {name} holds NaN or infinity")
 
 
 @dataclass

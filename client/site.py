@@ -168,7 +168,7 @@ class Site:
     ) -> tuple[Weights, TrainResult]:
         if not cases.train:
             raise NoCasesError(f"site {self.config.site}: no training case is left; import cases, then run `check`")
-        local = local_names(keeping(self.config.policy, task), weights)
+        local = local_names(keeping(self.config.policy, task), {name: each.shape for name, each in weights.items()})
         if local:
             weights = weights | load_layers(self.work_folder, task, local)
         used = (*cases.train, *(cases.validation if task.validate_received else ()))

@@ -142,9 +142,10 @@ def _begin_anew() -> None:
 def _offer(release: InstalledRelease) -> None:
     from flwr.supernode.runtime import run_clientapp
 
-    from client.task_input import TAKE, take_in
+    from client.task_input import GIVE, TAKE, hand_over, take_in
 
     vars(run_clientapp)[TAKE] = take_in
+    vars(run_clientapp)[GIVE] = hand_over
     loaded_release.offer(release, run_clientapp)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from client.handover import NAME as HANDOVER
+from client.handover import VARIABLE
 from client.node_log import NodeLog
 from client.worker_account import SECRET
 from common.errors import WorkError
@@ -87,7 +89,7 @@ class Worker:
     def _environment(self) -> dict[str, str]:
         environment = flower_environment(self.tree.folder / "flwr")
         direct = ",".join((self.node.rpartition(":")[0], environment["NO_PROXY"]))
-        return environment | {"NO_PROXY": direct, "no_proxy": direct}
+        return environment | {"NO_PROXY": direct, "no_proxy": direct, VARIABLE: str(self.work.resolve() / HANDOVER)}
 
 
 def launcher_command(node: str, secret: Path) -> list[str]:

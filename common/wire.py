@@ -9,7 +9,7 @@ every array as an object of its own, with several requests each, and the demo's 
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Annotated, Any, TypeVar
 from zipfile import BadZipFile
@@ -22,6 +22,7 @@ from pydantic import Field, TypeAdapter
 from common import objects
 from common.checkpoint import Weights
 from common.errors import CODES, INTERNAL, FedgtvError, ReleaseError, TaskError, WorkError
+from common.layers import Layers
 from common.settings import Frozen
 from common.tasks import (
     OTHER_WIRE,
@@ -78,6 +79,7 @@ UNREADABLE = (
 
 TaskModel = TypeVar("TaskModel", bound=Frozen)
 Item = TypeVar("Item")
+Put = Callable[[objects.Chunk], objects.Chunk]
 
 _LAYOUT = TypeAdapter(list[tuple[str, tuple[Annotated[int, Field(ge=0)], ...]]])
 DTYPES = {"fp32": np.float32, "fp16": np.float16}
@@ -92,41 +94,55 @@ def weights_to_record(weights: Mapping[str, NDArray[Any]], transport: str = "fp3
     return ArrayRecord({name: Array(np.asarray(value, dtype, order="C")) for name, value in weights.items()})
 
 
-def pack_weights(weights: Mapping[str, NDArray[Any]], transport: str = "fp32") -> ArrayRecord:
+def pack_weights(
+    weights: Mapping[str, NDArray[Any]], transport: str = "fp32", put: Put = lambda chunk: chunk
+) -> ArrayRecord:
     """Returns the weights as they travel: one vector in the transport's number format, and its layout.
+
+    `put`: what is done with each piece of the vector; it returns the same piece, perhaps one that lies elsewhere.
 
     Raises:
         WorkError: a finite number is too large for the format.
     """
-    return _packed(weights, [_rounded(name, value, transport) for name, value in weights.items()], transport)
+    return _packed(weights, [_rounded(name, value, transport) for name, value in weights.items()], transport, put)
 
 
-def pack_trained(weights: Mapping[str, NDArray[Any]], received: Weights, transport: str) -> ArrayRecord:
+def pack_trained(
+    weights: Mapping[str, NDArray[Any]], received: Weights, transport: str, put: Put = lambda chunk: chunk
+) -> ArrayRecord:
     """Returns trained weights as they travel: in fp16 only what training changed, which is far smaller.
 
     So the error is a share of the step and not of the weights, whose last bits in fp16 are as large as a step of
-    fine-tuning. `trained_weights` undoes it.
+    fine-tuning. `trained_layers` undoes it.
+
+    `put`: see `pack_weights`.
 
     Raises:
         WorkError: a finite step is too large for the format.
     """
     if transport == "fp32":
-        return pack_weights(weights)
+        return pack_weights(weights, put=put)
     steps = [
         _rounded(name, (np.asarray(value, np.float32) - received[name]) * _STEP_SCALE, transport)
         for name, value in weights.items()
     ]
-    return _packed(weights, steps, transport)
+    return _packed(weights, steps, transport, put)
 
 
-def trained_weights(arrays: Mapping[str, NDArray[Any]], start: Weights, transport: str) -> dict[str, NDArray[Any]]:
-    """Returns trained weights in fp32, from what `pack_trained` made of them and the model that was sent out.
+def trained_layers(came: Layers, start: Layers, transport: str) -> Layers:
+    """Returns a trained model in fp32, from what `pack_trained` made of it and the model that was sent out.
 
     To `start` in fp32 is added what a site learnt from its rounded copy, so that rounding does not pile up.
     """
     if transport == "fp32":
-        return dict(arrays)
-    return {name: start[name] + step.astype(np.float32) / _STEP_SCALE for name, step in arrays.items()}
+        return came
+
+    def moved(name: str, part: slice) -> NDArray[Any]:
+        step: NDArray[Any] = came.part(name, part).astype(np.float32) / _STEP_SCALE
+        step += start.part(name, part)
+        return step
+
+    return Layers(came.shapes, np.dtype(np.float32), moved)
 
 
 def _rounded(name: str, value: NDArray[Any], transport: str) -> NDArray[Any]:
@@ -138,14 +154,18 @@ def _rounded(name: str, value: NDArray[Any], transport: str) -> NDArray[Any]:
     return part
 
 
-def _packed(weights: Mapping[str, NDArray[Any]], parts: Sequence[NDArray[Any]], transport: str) -> ArrayRecord:
+def _packed(
+    weights: Mapping[str, NDArray[Any]], parts: Sequence[NDArray[Any]], transport: str, put: Put
+) -> ArrayRecord:
     dtype, size = np.dtype(DTYPES[transport]), sum(part.size for part in parts)
-    data = b"".join((objects.header(dtype, size), *(np.ascontiguousarray(part).data for part in parts if part.size)))
-    return _record(objects.vector(dtype, size, data), weights)
+    head = memoryview(objects.header(dtype, size))
+    chunks = objects.cut((head, *(np.ascontiguousarray(part).data for part in parts)))
+    shapes = {name: np.shape(value) for name, value in weights.items()}
+    return _record(objects.vector(dtype, size, [put(chunk) for chunk in chunks]), shapes)
 
 
-def _record(vector: Array, arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
-    layout = json.dumps([[name, list(np.shape(value))] for name, value in arrays.items()])
+def _record(vector: Array, shapes: Mapping[str, tuple[int, ...]]) -> ArrayRecord:
+    layout = json.dumps([[name, list(shape)] for name, shape in shapes.items()])
     return objects.record_of({PACKED: vector, LAYOUT: Array(np.frombuffer(layout.encode(), np.uint8))})
 
 
@@ -155,31 +175,37 @@ def packed_again(record: ArrayRecord, transport: str) -> ArrayRecord | None:
     The numbers are not copied. None: they did not come, to the byte, as `pack_trained` writes them in this transport.
 
     Raises:
-        Exception: as `unpack`.
+        Exception: as `unpacked`.
     """
     if not is_packed(record):
         return None
-    arrays, vector = unpack(record), record[PACKED]
+    layers, vector = unpacked(record), record[PACKED]
     numbers = objects.vector_of(vector)
     if numbers is None or numbers.dtype != DTYPES[transport]:
         return None
-    return _record(objects.vector(numbers.dtype, numbers.size, vector.data, objects.known_chunks(vector)), arrays)
+    chunks = objects.known_chunks(vector) or list(objects.cut([memoryview(vector.data)]))
+    return _record(objects.vector(numbers.dtype, numbers.size, chunks), layers.shapes)
 
 
-def unpack(record: ArrayRecord) -> dict[str, NDArray[Any]]:
-    """Returns a packed record's arrays by name, as views of its vector, in its number format.
+def unpacked(record: ArrayRecord) -> Layers:
+    """Returns a packed record's layers, in its number format; they lie where they came.
 
     Raises:
         ValueError: the layout is none, or does not fit the vector.
         Exception: one of `UNREADABLE`, where an array is not what it says.
     """
-    vector, layout = objects.values(record[PACKED]), objects.values(record[LAYOUT])
+    vector, layout = record[PACKED], objects.values(record[LAYOUT])
+    numbers = objects.vector_of(vector) or objects.Numbers.of(objects.values(vector))
     entries = _LAYOUT.validate_json(layout.tobytes())
-    ends = list(accumulate(math.prod(shape) for _, shape in entries))  # in Python's integers, which do not overflow
-    if vector.ndim != 1 or (ends[-1] if ends else 0) != vector.size or len(dict(entries)) != len(entries):
-        raise ValueError(f"layout of {len(entries)} arrays does not fit {vector.size} numbers")
-    pieces = np.split(vector, ends[:-1]) if entries else []
-    return {name: piece.reshape(shape) for (name, shape), piece in zip(entries, pieces, strict=True)}
+    ends = list(accumulate((math.prod(shape) for _, shape in entries), initial=0))  # Python's do not overflow
+    if ends[-1] != numbers.size or len(dict(entries)) != len(entries):
+        raise ValueError(f"layout of {len(entries)} arrays does not fit {numbers.size} numbers")
+    starts = {name: start for (name, _), start in zip(entries, ends, strict=False)}
+
+    def part(name: str, part: slice) -> NDArray[Any]:
+        return numbers.part(starts[name] + part.start, part.stop - part.start)
+
+    return Layers(dict(entries), numbers.dtype, part)
 
 
 def is_packed(record: ArrayRecord) -> bool:
@@ -191,20 +217,41 @@ def record_to_weights(record: ArrayRecord) -> Weights:
     """Returns the record's arrays in fp32, packed or not; names and shapes are kept. They may not be writable.
 
     Raises:
+        TaskError: as `record_to_layers`.
+    """
+    return record_to_layers(record).arrays()
+
+
+def record_to_layers(record: ArrayRecord) -> Layers:
+    """Returns the record's layers in fp32, packed or not; names and shapes are kept.
+
+    Raises:
         TaskError: no floating-point arrays, a layout that does not fit, or numbers that are not finite.
     """
     try:
-        arrays = unpack(record) if is_packed(record) else {name: objects.values(each) for name, each in record.items()}
+        layers = unpacked(record) if is_packed(record) else Layers.of(_arrays(record))
+        if layers.dtype.kind != "f":
+            raise ValueError(f"{layers.dtype}, expected floating-point")
     except UNREADABLE as error:
         raise TaskError(f"weights: cannot be read ({_line(error)}); update one side") from error
-    for name, values in arrays.items():
-        if values.dtype.kind != "f":
-            raise TaskError(f"weights: {name[:80]!a} is {values.dtype}; expected floating-point; update one side")
-        if not np.isfinite(values).all():
-            raise TaskError(
-                f"weights: {name[:80]!a} holds NaN or infinity; the model is spoilt, start from an earlier round"
-            )
-    return {name: values.astype(np.float32, copy=False) for name, values in arrays.items()}
+    name = layers.not_finite()
+    if name is not None:
+        raise TaskError(
+            f"weights: {name[:80]!a} holds NaN or infinity; the model is spoilt, start from an earlier round"
+        )
+    single = np.dtype(np.float32)
+    if layers.dtype == single:
+        return layers
+    return Layers(layers.shapes, single, lambda name, part: layers.part(name, part).astype(single))
+
+
+def _arrays(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Of a record with an array each (ValueError: one is of no floating-point numbers)."""
+    arrays = {name: objects.values(each) for name, each in record.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            raise ValueError(f"{name[:80]} is {array.dtype}, expected floating-point")
+    return arrays
 
 
 def _line(error: Exception) -> str:
@@ -287,12 +334,14 @@ def read_models(message: Message) -> dict[str, Weights]:
     }
 
 
-def train_reply(weights: Weights, received: Weights, result: TrainResult, transport: str) -> RecordDict:
+def train_reply(
+    weights: Weights, received: Weights, result: TrainResult, transport: str, put: Put = lambda chunk: chunk
+) -> RecordDict:
     """Returns a training reply: exactly one ArrayRecord and one MetricRecord, as Flower's strategies want it.
 
-    `received`: what `weights` were trained from, see `pack_trained`.
+    `received`: what `weights` were trained from; for it and `put`, see `pack_trained`.
     """
-    return packed_reply(pack_trained(weights, received, transport), result)
+    return packed_reply(pack_trained(weights, received, transport, put), result)
 
 
 def packed_reply(arrays: ArrayRecord, result: TrainResult) -> RecordDict:

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 
 from common import wire
 from common.errors import WorkError
+from common.layers import Layers
 from common.tasks import TrainResult, TrainTask
-
-Arrays = dict[str, NDArray[Any]]
 
 
 def accept(
     message: Message, sent: Mapping[str, NDArray[Any]], task: TrainTask, most_cases: float = math.inf
-) -> tuple[Arrays, TrainResult] | str:
-    """Returns a training reply's weights in fp32, in the order of `sent`, and its result; or why it may not be used.
+) -> tuple[Layers, TrainResult] | str:
+    """Returns a training reply's model in fp32, in the order of `sent`, and its result; or why it may not be used.
 
     Checked: an error code, one set of arrays with the names, shapes and dtypes that were sent out, but for the layers
     that the site says it keeps to itself, finite numbers, the task's own model and round, and a plausible case count:
@@ -35,10 +34,10 @@ def accept(
     if not local <= set(sent) or local == set(sent):
         return "other-names"
     expected = {name: value for name, value in sent.items() if name not in local}
-    arrays = _accept_arrays(records[0], expected, task.transport)
-    if isinstance(arrays, str):
-        return arrays
-    trained = wire.trained_weights(arrays, expected, task.transport)
+    came = _accept_layers(records[0], expected, task.transport)
+    if isinstance(came, str):
+        return came
+    trained = wire.trained_layers(came, Layers.of(expected), task.transport)
     return _refuse_result(message, result, task, most_cases) or (trained, result)  # type: ignore[return-value]
 
 
@@ -57,22 +56,21 @@ def _refuse_result(message: Message, result: TrainResult | None, task: TrainTask
     return None if _counts_agree(message, result) and result.num_examples <= most_cases else "other-count"
 
 
-def _accept_arrays(record: ArrayRecord, expected: Mapping[str, NDArray[Any]], transport: str) -> Arrays | str:
+def _accept_layers(record: ArrayRecord, expected: Mapping[str, NDArray[Any]], transport: str) -> Layers | str:
     """Judges the values themselves: shape and dtype that a message states need not be those of its bytes."""
     try:
-        arrays = wire.unpack(record)
+        layers = wire.unpacked(record)
     except wire.UNREADABLE:
         return "not-readable"
-    if set(arrays) != set(expected):
+    if set(layers.shapes) != set(expected):
         return "other-names"
-    for name, values in arrays.items():
-        if values.shape != expected[name].shape:
+    for name, shape in layers.shapes.items():
+        if shape != expected[name].shape:
             return f"other-shape {name}"
-        if values.dtype != wire.DTYPES[transport]:
-            return "other-dtype"
-        if not np.isfinite(values).all():
-            return f"not-finite {name}"
-    return {name: arrays[name] for name in expected}
+    if layers.dtype != wire.DTYPES[transport]:
+        return "other-dtype"
+    spoilt = layers.not_finite()
+    return layers.ordered(expected) if spoilt is None else f"not-finite {spoilt}"
 
 
 def _counts_agree(message: Message, result: TrainResult) -> bool:

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.checkpoint import Weights
+from common.layers import PART
 from server.spool import Update
 
-PART = 1 << 22
-"""Numbers of all sites together that are in memory at a time."""
+MOST = 1 << 22
+"""Numbers of all sites together that are in memory at a time, at most; of each, no more than `PART`."""
 
 Rows = NDArray[np.float32]
 """The same part of several sites' weights, a row a site."""
@@ -39,7 +40,7 @@ def combined(updates: Sequence[Update], sent: Weights, reduce: Reduce) -> Weight
 def _parts(size: int, num_rows: int) -> list[slice]:
     if not num_rows:
         return []
-    step = max(1, PART // num_rows)
+    step = max(1, min(PART, MOST // num_rows))
     return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 

@@ -62,7 +62,7 @@ def put_together(told: ProtoMetadata, name: str, contents: Mapping[str, bytes]) 
     """
     metadata = metadata_from_proto(told)
     try:
-        message = objects.inflated(name, contents, keep_chunks=False)
+        message = objects.inflated(name, contents)
         if not isinstance(message, Message):
             raise TypeError(f"expected a message, not {type(message).__name__}")
     except MemoryError:  # no fault of the reply's

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from common.checkpoint import Weights
 from common.errors import WorkError
 from common.experiment import RoundConfig
+from common.layers import Layers
 from common.tasks import TrainResult, TrainTask
-from server.acceptance import Arrays, accept, judge
+from server.acceptance import accept, judge
 from server.combine import products
 from server.patience import Patience
 from server.spool import Spool, Update
@@ -111,11 +112,11 @@ class Round:
             self.leave_out(site, told)
             self._note_quorum()
             return
-        arrays, result = told
+        layers, result = told
         if late:
             self.watch.event(site, "late", f"round-{late.task.round}")
-            arrays = _moved(arrays, sent, self.sent)
-        self._updates[site] = self.spool.put(site, arrays, result)
+            layers = _moved(layers, sent, self.sent)
+        self._updates[site] = self.spool.put(site, layers, result)
         self._answered_s = time.monotonic() - self._started
         self._note_quorum()
 
@@ -183,9 +184,12 @@ class Round:
         )
 
 
-def _moved(arrays: Arrays, sent_then: Weights, sent_now: Weights) -> Arrays:
+def _moved(layers: Layers, sent_then: Weights, sent_now: Weights) -> Layers:
     """What the site learnt from an earlier model, added to the present one."""
-    return {
-        name: (array.astype(np.float32) - sent_then[name] + sent_now[name]).astype(np.float32)
-        for name, array in arrays.items()
-    }
+    then, now = Layers.of(sent_then), Layers.of(sent_now)
+
+    def moved(name: str, part: slice) -> NDArray[np.float32]:
+        learnt: NDArray[np.float32] = layers.part(name, part).astype(np.float32) - then.part(name, part)
+        return np.asarray(learnt + now.part(name, part), np.float32)
+
+    return Layers(layers.shapes, np.dtype(np.float32), moved)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 
 from common.atomic import write_text_atomically
 from common.checkpoint import Weights
+from common.layers import Layers
 from common.settings import Frozen
 from common.tasks import TrainResult
 
@@ -73,8 +73,8 @@ class Spool:
         self._folder = folder
         self._key = key
 
-    def put(self, site: str, arrays: Mapping[str, NDArray[Any]], result: TrainResult) -> Update:
-        """Writes a site's arrays in fp32, replacing an earlier reply of it, and returns them as read.
+    def put(self, site: str, layers: Layers, result: TrainResult) -> Update:
+        """Writes a site's layers in fp32, replacing an earlier reply of it, and returns them as read.
 
         Raises:
             OSError: the disk is full; no half reply is found afterwards.
@@ -82,9 +82,9 @@ class Spool:
         self._folder.mkdir(parents=True, exist_ok=True)
         note_path, path = self._paths(site)
         note_path.unlink(missing_ok=True)
-        layout = tuple((name, int(array.size)) for name, array in arrays.items())
+        layout = tuple((name, layers.size(name)) for name in layers.shapes)
         try:
-            note = _Note(key=self._key, layout=layout, crc32=_write(path, arrays), result=result)
+            note = _Note(key=self._key, layout=layout, crc32=_write(path, layers), result=result)
             write_text_atomically(note_path, note.model_dump_json(), durable=False)  # the checksum tells what was lost
         except OSError:
             path.unlink(missing_ok=True)  # the ledger's last line needs room
@@ -129,14 +129,15 @@ class Spool:
         return self._folder / f"{site}.json", self._folder / f"{site}.bin"
 
 
-def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> int:
+def _write(path: Path, layers: Layers) -> int:
     """Returns the checksum of all the numbers that it wrote."""
     crc32 = 0
     with path.open("wb") as file:
-        for array in arrays.values():
-            flat = np.ascontiguousarray(array, np.float32).reshape(-1)
-            file.write(flat.data)
-            crc32 = zlib.crc32(flat.data, crc32)
+        for name in layers.shapes:
+            for part in layers.parts(name):
+                flat = np.ascontiguousarray(layers.part(name, part), np.float32)
+                file.write(flat.data)
+                crc32 = zlib.crc32(flat.data, crc32)
     return crc32
 
 

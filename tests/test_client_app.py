@@ -19,6 +19,7 @@ from client.site import Site
 from common import wire
 from common.checkpoint import Weights
 from common.errors import ImageError
+from common.layers import Layers
 from common.model import build_model, model_weights
 from common.recipe import Recipe
 from common.split import SplitConfig
@@ -104,7 +105,7 @@ def test_training(context: Context, tiny_recipe: Recipe, transport: str) -> None
     assert wire.read_result(reply, TrainResult).num_examples == 4
     record = reply.content.array_records[wire.ARRAYS]
     assert record[wire.PACKED].dtype == {"fp32": "float32", "fp16": "float16"}[transport]
-    back = wire.trained_weights(wire.unpack(record), weights, transport)
+    back = wire.trained_layers(wire.unpacked(record), Layers.of(weights), transport).arrays()
     assert {name: value.shape for name, value in back.items()} == {name: v.shape for name, v in weights.items()}
     assert all(np.isfinite(value).all() for value in back.values())
 

@@ -11,6 +11,7 @@ from client.local_layers import last_layers, load_layers, save_layers
 from client.policy import local_names
 from client.site import Site
 from common.errors import CheckpointError
+from common.layers import Layers
 from common.model import build_model, model_weights
 from common.recipe import Recipe
 from common.site_config import PolicyConfig, SiteConfig
@@ -76,7 +77,7 @@ def site(tmp_path: Path, tiny_cases: Path, tiny_cache: Path) -> Site:
 
 def test_training_goes_on_from_the_kept_layers_whatever_is_sent(site: Site, tiny_recipe: Recipe) -> None:
     sent = model_weights(build_model(tiny_recipe, 1))
-    kept = local_names(site.config.policy, sent)
+    kept = local_names(site.config.policy, Layers.of(sent).shapes)
     assert kept
     first, _ = site.train(task(tiny_recipe), sent)
     spoilt = first | {name: np.full_like(first[name], 7.0) for name in kept}
@@ -87,7 +88,7 @@ def test_training_goes_on_from_the_kept_layers_whatever_is_sent(site: Site, tiny
 
 def test_a_model_is_measured_with_the_kept_layers(site: Site, tiny_recipe: Recipe) -> None:
     first, _ = site.train(task(tiny_recipe), model_weights(build_model(tiny_recipe, 1)))
-    kept = local_names(site.config.policy, first)
+    kept = local_names(site.config.policy, Layers.of(first).shapes)
     spoilt = first | {name: np.full_like(first[name], 7.0) for name in kept}
     measured = EvaluateTask(
         experiment="demo", recipe=tiny_recipe, split=SPLIT, models=("fed-er", "other"), part="test",

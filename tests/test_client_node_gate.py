@@ -436,7 +436,7 @@ def test_a_site_at_work_tells_how_far_it_is_and_other_tasks_wait(
     node = Node(config, hashlib.sha256(own_bundle).hexdigest())
     node.take(side)
     work = config.parent / "work"
-    work.mkdir()
+    work.mkdir(exist_ok=True)
     forged = {"state": "training", "epoch": 4, "epochs": 99, "model": "forged", "round": 77, "error": "audit"}
     told: list[SiteProgress] = []
 
@@ -636,7 +636,7 @@ def test_a_round_that_nobody_waits_for_is_left_off(
     node = Node(config, hashlib.sha256(own_bundle).hexdigest())
     node.take(side)
     unwanted = config.parent / "work" / "unwanted"
-    unwanted.parent.mkdir()
+    unwanted.parent.mkdir(exist_ok=True)
 
     def happen() -> None:
         content = a_round()[1]

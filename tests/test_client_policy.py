@@ -19,6 +19,7 @@ from client.policy import (
     local_names,
 )
 from common.errors import PolicyError
+from common.layers import Layers
 from common.model import build_model, model_weights
 from common.recipe import AsppConfig, NetworkConfig, Recipe, StageConfig
 from common.site_config import PolicyConfig
@@ -134,39 +135,39 @@ NORM = math.sqrt(6 * 0.5**2 + 2 * 1.0**2)
 
 
 def test_an_update_is_scaled_to_the_norm():
-    free = limit_update(PolicyConfig(), SENT, TRAINED)
+    free = limit_update(PolicyConfig(), Layers.of(SENT), Layers.of(TRAINED))
     assert free.norm == pytest.approx(NORM)
-    assert all(free.weights[name] is TRAINED[name] for name in SENT)
-    loose = limit_update(PolicyConfig(clip_norm=10), SENT, TRAINED).weights
+    assert all(np.shares_memory(free.layers.array(name), TRAINED[name]) for name in SENT)
+    loose = limit_update(PolicyConfig(clip_norm=10), Layers.of(SENT), Layers.of(TRAINED)).layers.arrays()
     assert all(np.array_equal(loose[name], TRAINED[name]) for name in SENT)
-    tight = limit_update(PolicyConfig(clip_norm=0.5), SENT, TRAINED).weights
+    tight = limit_update(PolicyConfig(clip_norm=0.5), Layers.of(SENT), Layers.of(TRAINED)).layers.arrays()
     np.testing.assert_allclose(tight["stage1.a.bias"], 1.0 * 0.5 / NORM, rtol=1e-6)
     np.testing.assert_allclose(tight["stage1.a.weight"], 1 + 0.5 * 0.5 / NORM, rtol=1e-6)
-    same = limit_update(PolicyConfig(clip_norm=0.5), SENT, SENT)
-    assert (same.norm, all(np.array_equal(same.weights[name], SENT[name]) for name in SENT)) == (0.0, True)
+    same = limit_update(PolicyConfig(clip_norm=0.5), Layers.of(SENT), Layers.of(SENT))
+    assert (same.norm, all(np.array_equal(same.layers.array(name), SENT[name]) for name in SENT)) == (0.0, True)
 
 
 def test_noise_has_the_spread_that_is_told():
     sent = {"w": np.zeros((400, 500), np.float32)}
     policy = PolicyConfig(clip_norm=0.5, noise_multiplier=3.0)
-    update = limit_update(policy, sent, sent, np.random.default_rng(1))
+    update = limit_update(policy, Layers.of(sent), Layers.of(sent), np.random.default_rng(1))
     assert update.noise == 3.0
-    assert update.weights["w"].std() == pytest.approx(1.5, rel=0.01)  # four standard errors of 200,000 draws
-    assert abs(update.weights["w"].mean()) < 4 * 1.5 / math.sqrt(200_000)
-    again = [limit_update(policy, sent, sent).weights["w"] for _ in range(2)]
+    assert update.layers.array("w").std() == pytest.approx(1.5, rel=0.01)  # four standard errors of 200,000 draws
+    assert abs(update.layers.array("w").mean()) < 4 * 1.5 / math.sqrt(200_000)
+    again = [limit_update(policy, Layers.of(sent), Layers.of(sent)).layers.array("w") for _ in range(2)]
     assert not np.array_equal(*again)
 
 
 def test_layers_that_stay_are_named_by_pattern_or_as_norms():
     weights = model_weights(build_model(CASCADE))
-    norms = local_names(PolicyConfig(local_layers=("norm",)), weights)
+    norms = local_names(PolicyConfig(local_layers=("norm",)), Layers.of(weights).shapes)
     assert {"stage1.encoder.0.0.1.weight", "stage1.encoder.0.0.1.bias"} <= set(norms)
     assert all(weights[name].ndim == 1 for name in norms)
     assert not [name for name in norms if "head" in name or "convolution" in name]
     assert len(norms) == sum(weights[name].ndim == 1 and name.endswith(".weight") for name in weights) * 2
-    heads = local_names(PolicyConfig(local_layers=("stage?.head.*",)), weights)
+    heads = local_names(PolicyConfig(local_layers=("stage?.head.*",)), Layers.of(weights).shapes)
     assert heads == ("stage1.head.weight", "stage1.head.bias", "stage2.head.weight", "stage2.head.bias")
-    assert local_names(PolicyConfig(), weights) == ()
+    assert local_names(PolicyConfig(), Layers.of(weights).shapes) == ()
 
 
 def test_what_a_task_leaves_at_the_site_stays_beside_what_the_policy_keeps():
@@ -188,12 +189,15 @@ def test_the_norms_found_by_shape_are_torch_s():
         if isinstance(module, kinds)
         for part in ("weight", "bias")
     }
-    assert set(local_names(PolicyConfig(local_layers=("norm",)), model_weights(build_model(CASCADE)))) == expected
+    assert (
+        set(local_names(PolicyConfig(local_layers=("norm",)), Layers.of(model_weights(build_model(CASCADE))).shapes))
+        == expected
+    )
 
 
 def test_what_stays_is_neither_sent_nor_counted():
-    update = limit_update(PolicyConfig(local_layers=("*.bias",), clip_norm=0.1), SENT, TRAINED)
-    assert (set(update.weights), update.local) == ({"stage1.a.weight"}, ("stage1.a.bias",))
+    update = limit_update(PolicyConfig(local_layers=("*.bias",), clip_norm=0.1), Layers.of(SENT), Layers.of(TRAINED))
+    assert (set(update.layers.shapes), update.local) == ({"stage1.a.weight"}, ("stage1.a.bias",))
     assert update.norm == pytest.approx(math.sqrt(6 * 0.25))
 
 
@@ -206,7 +210,7 @@ def test_what_stays_is_neither_sent_nor_counted():
 def test_a_reply_with_other_weights_is_held_back(change):
     trained = {name: value for name, value in (TRAINED | change).items() if value is not None}
     with pytest.raises(PolicyError) as told:
-        limit_update(PolicyConfig(), SENT, trained)
+        limit_update(PolicyConfig(), Layers.of(SENT), Layers.of(trained))
     assert told.value.code == "policy-reply"
 
 
@@ -244,7 +248,7 @@ def test_words_about_withholding_are_the_policy_s_own():
 
 
 def test_a_validation_dsc_over_few_cases_stays():
-    update = limit_update(PolicyConfig(local_layers=("*.bias",)), SENT, TRAINED)
+    update = limit_update(PolicyConfig(local_layers=("*.bias",)), Layers.of(SENT), Layers.of(TRAINED))
     for num, expected in ((2, None), (3, 0.7)):
         withheld = Withheld()
         given = TrainResult(

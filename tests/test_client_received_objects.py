@@ -129,6 +129,6 @@ def test_of_a_message_that_was_cut_short_the_rest_alone_is_pulled(tmp_path: Path
     assert confirmed == []
     assert set(side.asked) == {name_of(each) for each in contents[:3]}
     is_cut, side.asked = False, []
-    assert link.contents(message, tree) == side.parts
+    assert link.contents(message, tree).objects == side.parts
     assert side.asked == [name_of(contents[3])]
     assert confirmed == [(1, "id")]

@@ -40,6 +40,7 @@ def part(size: int) -> bytes:
 
 
 HERE, COMING, UNKNOWN = part(5_000_000), part(300), part(7)
+HANDED_OVER = part(70_000)
 
 
 class Node:
@@ -53,7 +54,8 @@ class Node:
         assert task is not None
         self.token = self.state.claim_task(task) or ""
         self.session = self.state.start_session(RUN)
-        tree = ObjectTree(object_id=get_object_id(HERE), children=[ObjectTree(object_id=get_object_id(COMING))])
+        children = [ObjectTree(object_id=get_object_id(each)) for each in (COMING, HANDED_OVER)]
+        tree = ObjectTree(object_id=get_object_id(HERE), children=children)
         self.state.preregister_object_tree(tree, self.session)
         assert self.state.store_object(RUN, self.session, get_object_id(HERE), HERE)
         self.app: FastAPI = make(factory, b"secret")
@@ -85,7 +87,7 @@ def stand_in() -> ModuleType:
 
 def making_direct() -> Any:
     module = stand_in()
-    answer_first(module)
+    answer_first(module, {get_object_id(HANDED_OVER): HANDED_OVER}.get)
     return module.create_app
 
 
@@ -120,9 +122,18 @@ def test_the_calls_are_answered_before_flower_s_layers(nodes: tuple[Node, Node])
     assert [each.cls for each in ours[1:]] == [each.cls for each in theirs]
 
 
+def test_a_part_that_was_handed_over_is_given_to_who_calls_for_it(nodes: tuple[Node, Node]) -> None:
+    """Code of another release, which was approved, knows of no handover."""
+    flower_s, ours = (PullObjectResponse.FromString(node.call(PULL, asking(HANDED_OVER)).content) for node in nodes)
+    assert flower_s == PullObjectResponse(object_found=True)
+    assert ours == PullObjectResponse(object_found=True, object_available=True, object_content=HANDED_OVER)
+    nodes[1].state.object_store.clear()  # a part that no task of this node has
+    assert PullObjectResponse.FromString(nodes[1].call(PULL, asking(HANDED_OVER)).content) == PullObjectResponse()
+
+
 @pytest.mark.parametrize("module", [stand_in(), SimpleNamespace(create_app=create_app)])
 def test_the_application_that_the_module_makes_is_changed_and_nothing_else(module: Any) -> None:
-    answer_first(module)
+    answer_first(module, {}.get)
     assert module.create_app is not create_app
     assert DirectCalls in [each.cls for each in module.create_app().user_middleware]
     assert DirectCalls not in [each.cls for each in create_app().user_middleware]

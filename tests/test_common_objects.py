@@ -3,6 +3,7 @@
 import hashlib
 import json
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ def deflated(whole: Any) -> dict[str, bytes]:
 
 
 def vector(array: np.ndarray) -> Array:
-    return objects.vector(array.dtype, array.size, Array(array).data)
+    pieces = (memoryview(objects.header(array.dtype, array.size)), array.data)
+    return objects.vector(array.dtype, array.size, list(objects.cut(pieces)))
 
 
 @given(st.lists(numbers, max_size=3))
@@ -89,7 +91,32 @@ def test_numbers_of_a_vector_are_a_view_that_cannot_be_written_to() -> None:
     seen = objects.values(array)
     assert seen.tolist() == [0, 1, 2, 3, 4]
     assert not seen.flags.writeable
-    assert np.shares_memory(seen, np.frombuffer(array.data, np.uint8))
+    assert np.shares_memory(seen, np.frombuffer(objects.known_chunks(array)[1].data, np.uint8))
+
+
+@given(arrays(np.float16, st.integers(1, 200)), st.data())
+def test_a_part_of_a_vector_is_the_same_in_whatever_pieces_it_came(array, data) -> None:
+    sent = Array(array).data
+    ends = sorted(data.draw(st.lists(st.integers(0, len(sent)), max_size=5)))
+    pieces = [memoryview(sent)[start:end] for start, end in pairwise([0, *ends, len(sent)])]
+    skipped = len(sent) - array.nbytes
+    found = objects.Numbers(array.dtype, array.size, list(map(len, pieces)), pieces.__getitem__, skipped)
+    assert found.before() == sent[:skipped]
+    first = data.draw(st.integers(0, array.size))
+    count = data.draw(st.integers(0, array.size - first))
+    part = found.part(first, count)
+    assert part.tobytes() == array[first : first + count].tobytes()
+    assert not count or not part.flags.writeable
+
+
+def test_an_array_is_put_together_once_somebody_asks_for_its_bytes() -> None:
+    sent = content(np.arange(60, dtype=np.float32))
+    array = objects.inflated(sent.object_id, deflated(sent))["arrays"]["0"]
+    assert vars(array)["_joined"] is None
+    assert array.data == sent["arrays"]["0"].data
+    assert array.data is array.data
+    array.data = b"other"
+    assert (array.data, list(objects.known_chunks(array))) == (b"other", [])
 
 
 @given(numbers)
@@ -145,7 +172,7 @@ def test_a_chunk_that_is_named_a_million_times_fills_no_memory() -> None:
 
 
 def test_a_chunk_s_id_is_that_of_its_bytes() -> None:
-    chunk = objects.Chunk(memoryview(b"hello"))
+    chunk = objects.Chunk.of([memoryview(b"hel"), memoryview(b"lo")])
     assert chunk.deflate() == b"ArrayChunk  5\x00hello" == ArrayChunk(memoryview(b"hello")).deflate()
     assert chunk.object_id == hashlib.sha256(chunk.deflate()).hexdigest()
 

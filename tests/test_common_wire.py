@@ -19,6 +19,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from common import WIRE_VERSION, errors, wire
 from common.checkpoint import Weights
 from common.errors import ConfigError, FedgtvError, TaskError, WorkError
+from common.layers import Layers
 from common.recipe import Recipe
 from common.split import SplitConfig
 from common.tasks import (
@@ -186,8 +187,8 @@ def test_a_training_reply_there_and_back(transport: str) -> None:
     message = travel(wire.train_reply(sent, start, RESULT, transport))
     assert wire.read_error(message) is None
     assert wire.read_result(message, TrainResult) == RESULT
-    told = wire.unpack(message.content.array_records[wire.ARRAYS])
-    assert same(wire.trained_weights(told, start, transport), sent)
+    told = wire.unpacked(message.content.array_records[wire.ARRAYS])
+    assert same(wire.trained_layers(told, Layers.of(start), transport).arrays(), sent)
 
 
 @settings(deadline=None, max_examples=50)
@@ -196,9 +197,9 @@ def test_a_training_reply_there_and_back(transport: str) -> None:
     arrays(np.float32, 20, elements=st.floats(-100, 100, width=32)),
 )
 def test_in_fp16_a_step_keeps_11_bits_whatever_the_weights_are(step: np.ndarray, start: np.ndarray) -> None:
-    told = wire.unpack(wire.pack_trained({"w": start + step}, {"w": start}, "fp16"))
+    told = wire.unpacked(wire.pack_trained({"w": start + step}, {"w": start}, "fp16"))
     taken = (start + step) - start  # what fp32 has of the step
-    travelled = wire.trained_weights(told, {"w": np.zeros_like(start)}, "fp16")["w"]
+    travelled = wire.trained_layers(told, Layers.of({"w": np.zeros_like(start)}), "fp16").array("w")
     assert (np.abs(travelled - taken) <= np.abs(taken) / 2048 + 2**-37).all()
 
 

@@ -34,7 +34,7 @@ from client.node_process import (
     give_uploads_time,
     tell_refusals,
 )
-from client.task_input import TAKE
+from client.task_input import GIVE, TAKE
 from client.task_objects import MAKE_APP
 from client.worker import launcher_command
 from client.worker_process import LOOK_EVERY, LOOK_EVERY_S
@@ -407,6 +407,12 @@ def test_a_clientapp_s_process_takes_its_message_and_its_code_where_ours_stand_i
     assert list(inspect.signature(vars(run_clientapp)[TAKE]).parameters)[:3] == [
         "object_tree", "pull_object_fn", "confirm_object_received_fn"
     ]  # fmt: skip
+    give = inspect.getsource(run_clientapp.push_message)
+    assert f"        {GIVE}(\n            all_objects,\n" in give
+    assert "object_ids_to_push=object_ids_to_push," in give
+    given = inspect.signature(vars(run_clientapp)[GIVE]).parameters
+    assert list(given)[:2] == ["objects", "push_object_fn"]
+    assert "object_ids_to_push" in given
 
 
 def test_an_array_keeps_its_chunks_where_ours_are_put_and_cuts_as_we_do() -> None:
@@ -415,7 +421,7 @@ def test_an_array_keeps_its_chunks_where_ours_are_put_and_cuts_as_we_do() -> Non
     assert CHUNKS not in vars(array)
     cut_by_flower = [(name, chunk.deflate()) for name, chunk in array.slice_array()]
     assert vars(array)[CHUNKS] == array.slice_array()
-    assert cut_by_flower == [(chunk.object_id, chunk.deflate()) for chunk in cut(array.data)]
+    assert cut_by_flower == [(chunk.object_id, chunk.deflate()) for chunk in cut([memoryview(array.data)])]
 
 
 def test_the_launcher_s_pause_is_a_setting() -> None:

@@ -94,7 +94,8 @@ def without(arrays, *local, num_examples=4):
 def test_a_good_reply_is_accepted_in_both_formats_and_comes_in_the_order_sent(transport):
     sent = {name: array + np.float32(0.3) for name, array in SENT.items()}
     message = good(dict(reversed(weights(1.0).items())), sent=sent if transport == "fp16" else None)
-    arrays, told = accept(message, sent, TASK.model_copy(update={"transport": transport}))
+    layers, told = accept(message, sent, TASK.model_copy(update={"transport": transport}))
+    arrays = layers.arrays()
     assert list(arrays) == list(SENT)
     assert {array.dtype for array in arrays.values()} == {np.dtype("float32")}
     assert all(array == pytest.approx(1, abs=0 if transport == "fp32" else 0.7 / 2048) for array in arrays.values())
@@ -170,8 +171,8 @@ def test_only_layers_that_are_declared_may_be_missing():
     assert refused(without(weights(1.0), "stage1.z")) == "other-names"
     assert refused(without(weights(1.0), *SENT)) == "other-names"
     assert refused(good(weights(1.0), local_layers=("stage1.b",))) == "other-names"
-    arrays, _ = accept(without(weights(1.0), "stage1.b"), SENT, TASK)
-    assert list(arrays) == ["stage1.a"]
+    layers, _ = accept(without(weights(1.0), "stage1.b"), SENT, TASK)
+    assert list(layers.shapes) == ["stage1.a"]
 
 
 def test_other_metrics_in_a_reply_do_no_harm():

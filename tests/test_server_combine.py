@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scripted import identify, result
 
 from common import wire
+from common.layers import Layers
 from server import combine
 from server.combine import combined, krum_order, mean, median, num_trimmed, products, trimmed_mean
 from server.spool import Spool
@@ -29,7 +30,7 @@ def spooled(tmp_path):
         place = Spool(tmp_path, "key")
         for site, told in arrays.items():
             local = tuple(name for name in SENT if name not in told)
-            place.put(site, told, result(cases[site], local_layers=local))
+            place.put(site, Layers.of(told), result(cases[site], local_layers=local))
         return [place.find(site) for site in sorted(arrays)]
 
     return spool
@@ -205,12 +206,12 @@ def test_neither_order_of_arrival_nor_size_of_parts_changes_a_bit(tmp_path_facto
         for site, each in drawn.items()
     }  # fmt: skip
     results = []
-    for order, part in itertools.product([sites, sites[::-1]], [3, combine.PART]):
+    for order, part in itertools.product([sites, sites[::-1]], [3, combine.MOST]):
         spool = Spool(tmp_path_factory.mktemp("spool"), "key")
         for site in order:
-            spool.put(site, arrays[site], result(CASES[site]))
+            spool.put(site, Layers.of(arrays[site]), result(CASES[site]))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(combine, "PART", part)
+            patch.setattr(combine, "MOST", part)
             made = combined([spool.find(site) for site in sites], SENT, RULES[rule])
         results.append({name: array.tobytes() for name, array in made.items()})
     assert all(each == results[0] for each in results)
@@ -242,7 +243,7 @@ def peak_bytes(spooled, num_sites, work):
 )
 def test_memory_does_not_grow_with_the_number_of_sites(spooled, monkeypatch, work):
     """The model takes 0.8 MB, 30 sites' 24 MB; held are the new model and some copies of a part of 0.1 MB."""
-    monkeypatch.setattr(combine, "PART", 1 << 15)
+    monkeypatch.setattr(combine, "MOST", 1 << 15)
     few, many = peak_bytes(spooled, 3, work), peak_bytes(spooled, 30, work)
     assert many < few + 200_000
     assert many < 2_500_000

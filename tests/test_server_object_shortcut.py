@@ -23,6 +23,7 @@ from common.object_files import ObjectFiles
 from server.object_shortcut import INFLATE, MAKE_PULL, NESTED, take_shortcut
 from server.object_store import FiledObjectStore
 
+pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")
 RUN = 7
 
 
@@ -69,8 +70,8 @@ def files(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def calls(files):
-    store = FiledObjectStore(":memory:", files)
+def calls(files, tmp_path):
+    store = FiledObjectStore(str(tmp_path / "state.db"), files)  # one in memory has one connection for all threads
     store.initialize()
     return Calls(store)
 

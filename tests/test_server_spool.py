@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import result
 
+from common.layers import Layers
 from server.spool import Spool, weights_key
 
 ARRAYS = {
@@ -31,7 +32,7 @@ def found(spool, site="A"):
 
 
 def test_what_is_put_is_found_bit_for_bit(spool):
-    spool.put("A", ARRAYS, result(7))
+    spool.put("A", Layers.of(ARRAYS), result(7))
     update = spool.find("A")
     assert (update.site, update.cases, update.result) == ("A", 7, result(7))
     assert list(update.places) == list(ARRAYS)
@@ -43,31 +44,31 @@ def test_what_is_put_is_found_bit_for_bit(spool):
 
 def test_a_layer_that_lies_otherwise_in_memory_is_written_in_its_own_order(spool):
     turned = np.asfortranarray(ARRAYS["stage1.a"])
-    spool.put("A", {"stage1.a": turned}, result())
+    spool.put("A", Layers.of({"stage1.a": turned}), result())
     assert found(spool)["stage1.a"].tolist() == ARRAYS["stage1.a"].reshape(-1).tolist()
 
 
 def test_another_spool_of_the_same_folder_finds_it_too(spool, tmp_path):
     """As a coordinator does that was killed and started again."""
-    spool.put("A", ARRAYS, result())
+    spool.put("A", Layers.of(ARRAYS), result())
     assert found(Spool(tmp_path / "spool" / "m", "key")).keys() == ARRAYS.keys()
 
 
 def test_a_reply_to_another_task_is_none(spool, tmp_path):
-    spool.put("A", ARRAYS, result())
+    spool.put("A", Layers.of(ARRAYS), result())
     assert Spool(tmp_path / "spool" / "m", "other").find("A") is None
     assert spool.find("B") is None
 
 
 def test_a_layer_that_the_site_keeps_is_not_there(spool):
-    spool.put("A", {"stage1.a": ARRAYS["stage1.a"]}, result(local_layers=("stage1.b",)))
+    spool.put("A", Layers.of({"stage1.a": ARRAYS["stage1.a"]}), result(local_layers=("stage1.b",)))
     assert list(found(spool)) == ["stage1.a"]
     assert spool.find("A").result.local_layers == ("stage1.b",)
 
 
 def test_a_later_reply_takes_the_place_of_an_earlier(spool):
-    spool.put("A", ARRAYS, result(1))
-    spool.put("A", {"stage1.a": ARRAYS["stage1.a"] + 1}, result(2))
+    spool.put("A", Layers.of(ARRAYS), result(1))
+    spool.put("A", Layers.of({"stage1.a": ARRAYS["stage1.a"] + 1}), result(2))
     assert spool.find("A").cases == 2
     assert found(spool)["stage1.a"].tolist() == (ARRAYS["stage1.a"] + 1).reshape(-1).tolist()
 
@@ -93,15 +94,15 @@ def empty(path):
 @pytest.mark.parametrize("harm", [cut, lengthen, flip, empty, lambda path: path.unlink()])
 @pytest.mark.parametrize("ending", ["bin", "json"])
 def test_a_reply_that_is_not_whole_is_none(spool, tmp_path, harm, ending):
-    spool.put("A", ARRAYS, result())
-    spool.put("B", ARRAYS, result())
+    spool.put("A", Layers.of(ARRAYS), result())
+    spool.put("B", Layers.of(ARRAYS), result())
     harm(tmp_path / "spool" / "m" / f"A.{ending}")
     assert spool.find("A") is None
     assert spool.find("B") is not None
 
 
 def test_a_note_of_another_release_is_none(spool, tmp_path):
-    spool.put("A", ARRAYS, result())
+    spool.put("A", Layers.of(ARRAYS), result())
     path = tmp_path / "spool" / "m" / "A.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float16"}))
     assert spool.find("A") is None
@@ -109,25 +110,25 @@ def test_a_note_of_another_release_is_none(spool, tmp_path):
 
 def test_a_disk_that_fills_leaves_no_half_reply(spool, tmp_path, monkeypatch):
     """Neither of the reply that did not fit, nor of the one that it was to replace."""
-    spool.put("A", ARRAYS, result())
+    spool.put("A", Layers.of(ARRAYS), result())
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("server.spool.write_text_atomically", full)
     with pytest.raises(OSError, match="No space left"):
-        spool.put("A", {"stage1.a": ARRAYS["stage1.a"] + 1}, result())
+        spool.put("A", Layers.of({"stage1.a": ARRAYS["stage1.a"] + 1}), result())
     assert spool.find("A") is None
     assert list((tmp_path / "spool" / "m").iterdir()) == []
 
 
 def test_a_cleared_spool_is_empty_and_can_be_used_again(spool, tmp_path):
     spool.clear()
-    spool.put("A", ARRAYS, result())
+    spool.put("A", Layers.of(ARRAYS), result())
     spool.clear()
     assert spool.find("A") is None
     assert not (tmp_path / "spool" / "m").exists()
-    spool.put("A", ARRAYS, result())
+    spool.put("A", Layers.of(ARRAYS), result())
     assert spool.find("A") is not None
 
 
@@ -145,5 +146,5 @@ def test_any_part_is_that_part(tmp_path_factory, values, data):
     start = data.draw(st.integers(0, len(values)))
     stop = data.draw(st.integers(start, len(values)))
     spool = Spool(tmp_path_factory.mktemp("spool"), "key")
-    spool.put("A", {"first": np.ones(3, np.float16), "second": np.array(values, np.float16)}, result())
+    spool.put("A", Layers.of({"first": np.ones(3, np.float16), "second": np.array(values, np.float16)}), result())
     assert spool.find("A").part("second", slice(start, stop)).tolist() == values[start:stop]

@@ -9,6 +9,7 @@ from common import wire
 from common.checkpoint import load_weights, save_weights
 from common.errors import ConfigError
 from common.experiment import RoundConfig
+from common.layers import Layers
 from common.steps import TrainStep
 from server.combine import products
 from server.sites import Sites
@@ -47,7 +48,7 @@ def fold(tmp_path):
         strategy.begin(sent)
         for site, told in arrays.items():
             local = tuple(name for name in SENT if name not in told)
-            spool.put(site, told, result((cases or {}).get(site, 4), local_layers=local))
+            spool.put(site, Layers.of(told), result((cases or {}).get(site, 4), local_layers=local))
         updates = [spool.find(site) for site in sorted(arrays)]
         return strategy.combine(number, updates, sent, lambda: products(updates, sent))
 

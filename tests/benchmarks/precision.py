@@ -16,6 +16,7 @@ import torch
 
 from common import wire
 from common.checkpoint import Weights, load_weights
+from common.layers import Layers
 
 
 def flat(weights: Weights) -> np.ndarray:
@@ -44,7 +45,7 @@ def main() -> None:
     )
     start, end = flat(before), flat(after)
     record = wire.pack_trained(after, before, "fp16")
-    change = wire.trained_weights(wire.unpack(record), before, "fp16")
+    change = wire.trained_layers(wire.unpacked(record), Layers.of(before), "fp16").arrays()
     rounded = wire.record_to_weights(wire.pack_weights(after, "fp16"))
     weights16 = np.float16(end).tobytes()
     change_bf16, change_bytes = bf16(end - start)
