@@ -172,7 +172,7 @@ def site_calls(num_sites: int, costs: Costs, limits: Limits) -> list[tuple[float
 def round_table(costs: Costs, limits: Limits) -> str:
     """Returns a row for each number of sites and transport."""
     rows = [
-        "| hospitals | transport | TB each way | hours a round | without training | at the end | down, Mbit/s | "
+        "| hospitals | transport | GB each way | hours a round | without training | at the end | down, Mbit/s | "
         "up, Mbit/s | SuperLink, processors | memory, GB | disk, GB |",
         "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -181,7 +181,7 @@ def round_table(costs: Costs, limits: Limits) -> str:
             plan = Plan(num_sites, transport)
             whole, bare = (simulate(each, costs, limits) for each in (plan, replace(plan, training_h=0.0)))
             rows.append(
-                f"| {num_sites} | {transport} | {num_sites * plan.sent_mb / 1e6:.3g} | {whole.hours:.1f} | "
+                f"| {num_sites} | {transport} | {num_sites * plan.sent_mb / 1e3:,.0f} | {whole.hours:.1f} | "
                 f"{bare.hours:.1f} | {whole.end_h:.2f} | {whole.down_mbit:.0f} | {whole.up_mbit:.0f} | "
                 f"{whole.superlink:.2f} | {whole.memory_gb:.1f} | {whole.disk_gb:.0f} |"
             )

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import stat
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from client import handover
 from client.handover import LEAST_BYTES, NAME, VARIABLE, Handover, handed_over
 from common.errors import WorkError
 from common.objects import LARGEST_CHUNK, Chunk, RemoteChunk
+
+GROUP, NODE, WORKER = 64100, 64101, 64102
 
 
 def chunk(letter: bytes = b"a", size: int = LEAST_BYTES) -> Chunk:
@@ -80,6 +84,58 @@ def test_a_worker_s_group_may_read_what_the_node_put_there_and_not_change_it(tmp
     node.put(chunk())
     assert stat.S_IMODE(node.folder.stat().st_mode) == 0o2770
     assert stat.S_IMODE((node.folder / chunk().object_id).stat().st_mode) == 0o640
+
+
+def succeeds(account: int, work: Callable[[], bool]) -> bool:
+    """Whether `work`, done by another account in a process of its own, returns true."""
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setgid(GROUP)
+            os.setuid(account)
+            os._exit(0 if work() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """The work folder of a site whose node is one account, and its worker another of the same group."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to be two other accounts")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        work = Path(folder) / "work"
+        work.mkdir()
+        os.chown(work, NODE, GROUP)
+        work.chmod(0o2770)
+        yield work
+
+
+def test_two_accounts_hand_parts_over_and_neither_changes_the_other_s(shared: Path) -> None:
+    sent, made = chunk(b"a"), chunk(b"b")
+
+    def read(handover: Handover, part: Chunk) -> bool:
+        found = handover.find(part.object_id)
+        return found is not None and found.deflate() == part.deflate()
+
+    def change(part: Chunk) -> bool:
+        (shared / NAME / part.object_id).write_bytes(b"other")
+        return True
+
+    def empty() -> bool:
+        Handover.of(shared).keep_only(())
+        return names(shared / NAME) == set()
+
+    worker_s = Handover(shared / NAME, trusts=True)
+    assert succeeds(NODE, lambda: bool(Handover.of(shared).put(sent)))
+    assert succeeds(WORKER, lambda: read(worker_s, sent) and bool(worker_s.put(made)))
+    assert succeeds(NODE, lambda: read(Handover.of(shared), made))
+    assert not succeeds(WORKER, lambda: change(sent))
+    assert not succeeds(NODE, lambda: change(made))
+    assert succeeds(NODE, empty)
 
 
 def test_bytes_that_were_changed_are_no_longer_the_part(node: Handover, worker: Handover) -> None:

@@ -6,6 +6,7 @@ time. The model is small, for what is asked is the cost a number; the files are 
 Run by hand: OMP_NUM_THREADS=1 PYTHONPATH=. .venv/bin/python tests/benchmarks/aggregation.py
 """
 
+import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from common.layers import Layers
 from common.tasks import TrainResult
 from server.combine import combined, mean, products
 from server.spool import Spool
@@ -34,6 +36,7 @@ def timed(work: Callable[[], Made]) -> tuple[Made, float]:
 
 def main() -> None:
     """Prints milliseconds a site and million numbers."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     random = np.random.default_rng(1)
     sent = {"a": random.standard_normal(NUM_NUMBERS, np.float32)}
     result = TrainResult(model="m", round=1, num_examples=1, epochs=(), validation_dsc=None, seconds=1.0)
@@ -43,8 +46,8 @@ def main() -> None:
             spool = Spool(Path(name), "key")
             put_s, updates = 0.0, []
             for number in range(num_sites):
-                arrays = {"a": sent["a"] + random.standard_normal(NUM_NUMBERS, np.float32)}
-                update, seconds = timed(partial(spool.put, f"S{number}", arrays, result))
+                layers = Layers.of({"a": sent["a"] + random.standard_normal(NUM_NUMBERS, np.float32)})
+                update, seconds = timed(partial(spool.put, f"S{number}", layers, result))
                 updates.append(update)
                 put_s += seconds
             _, check_s = timed(partial(products, updates, sent))

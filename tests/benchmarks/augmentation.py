@@ -4,6 +4,8 @@ Everyone scales, rotates, deforms, flips and adds noise to an image and its labe
 Run by hand: OMP_NUM_THREADS=1 .venv-bench/bin/python tests/benchmarks/augmentation.py
 """
 
+import argparse
+
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 import torch
@@ -130,6 +132,7 @@ def agreement(image, label):
 
 def main():
     """Prints milliseconds a patch and the ratio to the product, then the agreement with MONAI's affine."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     threads = torch.get_num_threads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ sites download slowly.
 Run by hand: PYTHONPATH=.:tests .venv/bin/python tests/benchmarks/calls.py
 """
 
+import argparse
 import contextlib
 import tempfile
 import time
@@ -222,6 +223,7 @@ def questions(folder: Path, nodes: Sequence[tuple[Any, ...]]) -> int:
 
 def main() -> None:
     """Prints a row for each call, and for the memory of downloads."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory(prefix="calls-") as name, starting(Path(name) / "federation") as start:
         folder = Path(name)
         federation = start({}, gateway=True)

@@ -5,6 +5,7 @@ reader is the peer of the reading; the rest has none that does the same.
 Run by hand: OMP_NUM_THREADS=1 PYTHONPATH=. .venv-bench/bin/python tests/benchmarks/case.py
 """
 
+import argparse
 import tempfile
 import time
 from dataclasses import replace
@@ -96,6 +97,7 @@ def steps(institution, folder):
 
 def main():
     """Prints a line a step: milliseconds of each institution's scan, the first time and the best."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     cv2.setNumThreads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     with tempfile.TemporaryDirectory() as name:

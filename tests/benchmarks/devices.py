@@ -5,6 +5,7 @@ the time in which it neither ran nor could have: it waited for the other's Pytho
 Run by hand: OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/devices.py
 """
 
+import argparse
 import os
 import tempfile
 import threading
@@ -186,6 +187,7 @@ def difference(these, those, before):
 
 def main():
     """Prints the tables of docs/performance.md."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}\n\n| recipe | both stages | waits |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

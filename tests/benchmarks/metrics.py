@@ -5,6 +5,7 @@ the peers' values are made here from the product's distances, so that the defini
 Run by hand: OMP_NUM_THREADS=1 PYTHONPATH=. .venv-bench/bin/python tests/benchmarks/metrics.py
 """
 
+import argparse
 import warnings
 
 import numpy as np
@@ -132,6 +133,7 @@ def compare(name, prediction, truth, medpy):
 
 def main():
     """Prints times, ratios to the product's time, values, and how far each is from its definition."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FutureWarning)  # MONAI's own
     for name, prediction, truth in cases():

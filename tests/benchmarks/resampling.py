@@ -3,6 +3,8 @@
 Run by hand: OMP_NUM_THREADS=1 .venv-bench/bin/python tests/benchmarks/resampling.py
 """
 
+import argparse
+
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its documentation's own name)
 import torch
@@ -123,6 +125,7 @@ def scores_back(shape, spacing_mm):
 
 def main():
     """Prints a line a grid and peer: times, ratio, the largest difference away from the edge."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     threads = torch.get_num_threads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     print(f"{threads} thread(s), SimpleITK {sitk.__version__}\n")
