@@ -13,12 +13,15 @@ from flwr.supercore.corestate import sql_corestate
 from flwr.supercore.date import now
 from flwr.supercore.state.schema.corestate_models import ObjectPushSession, ObjectPushSessionRoot
 from flwr.supercore.state.schema.linkstate_models import MessageRes
-from sqlalchemy import and_, select
+from sqlalchemy import and_, false, select, update
 
 KEPT_S = 3600
 """An upload of which no part has come for so long is forgotten, with all its parts (Flower: 180)."""
 TTL = "OBJECT_PUSH_SESSION_TTL_SECONDS"
 """Flower's name for it; a contract test guards it."""
+
+LOCK = update(ObjectPushSession).where(false()).values(pending_count=0)
+"""Changes nothing, but holds SQLite's one lock for writers until the transaction ends."""
 
 
 class PatientLinkState(SqlLinkState):
@@ -28,11 +31,14 @@ class PatientLinkState(SqlLinkState):
         """Returns a reply to one of these messages, as Flower does, but none that is still on its way.
 
         So a ServerApp that asks for all replies at once holds one at a time. What Flower itself answers in a node's
-        stead, which is an error, comes besides.
+        stead, which is an error, comes besides. No reply is announced between the look and the answer: one that was
+        would be handed out without its parts.
         """
-        found = self._replies(message_ids)
-        whole = sorted(message_id for message_id, is_whole in found.items() if is_whole)
-        return super().get_message_res(message_ids - found.keys() | set(whole[:1]), run_id)
+        with self.session() as session:
+            session.execute(LOCK)
+            found = self._replies(message_ids)
+            whole = sorted(message_id for message_id, is_whole in found.items() if is_whole)
+            return super().get_message_res(message_ids - found.keys() | set(whole[:1]), run_id)
 
     def _replies(self, message_ids: set[str]) -> dict[str, bool]:
         """By the message that a site has answered, whether its reply is whole and was not handed out before.

@@ -1,5 +1,6 @@
 """Flower's state of messages as the SuperLink has it: replies that are on their way, whole, broken off, and again."""
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 
 import pytest
@@ -44,6 +45,29 @@ def test_of_several_replies_one_is_handed_out_at_a_time(exchange):
     found = [exchange.state.get_message_res({asked, exchange.asked, unanswered}, exchange.run) for _ in range(3)]
     assert [len(each) for each in found] == [1, 1, 0]
     assert {each[0].metadata.reply_to_message_id for each in found[:2]} == {asked, exchange.asked}
+
+
+def test_a_reply_that_is_announced_while_the_others_are_looked_at_waits_for_its_parts(exchange, monkeypatch):
+    """Else the ServerApp would wait for its parts, and hear of no other site, for as long as its node is away."""
+    look, written = exchange.state._replies, []
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def look_and_announce(message_ids):
+            found = look(message_ids)
+            written.append(pool.submit(exchange.announce))
+            wait(written, timeout=0.5)  # it has to wait for the lock, and so for what follows
+            return found
+
+        monkeypatch.setattr(exchange.state, "_replies", look_and_announce)
+        assert exchange.replies() == []
+        session, missing = written[0].result()
+    monkeypatch.setattr(exchange.state, "_replies", look)
+    assert set(missing) == set(exchange.parts)
+    for name in missing:
+        assert exchange.replies() == []
+        assert exchange.push(session, name)
+    assert exchange.replies() == [exchange.reply.metadata.message_id]
 
 
 def test_what_flower_answers_for_a_node_that_is_away_comes_besides(exchange):

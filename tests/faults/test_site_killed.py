@@ -22,7 +22,7 @@ WAVES = (3, 3, 2, 2)
 """Sites whose nodes are killed in one round, where all are required: each round then waits for the leases once."""
 NAMED_S = 60.0
 BACK_S = 600.0
-ROUND_S = 12.0
+ROUND_S = 3.0
 """About what a round takes: a node is killed within so long after the last one's end."""
 WORK_S = 2.0
 """About half of what a ClientApp lives."""
