@@ -16,8 +16,9 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES, ProtobufTranslationMiddleware
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+PIECE_BYTES = 1 << 18
 POST = "POST"
 
 Answer = Callable[[Request, Any], Any]
@@ -47,7 +48,7 @@ class DirectCalls:
         except ClientDisconnect:
             return
         response = await http_error_translator(call, partial(self._answered, answer, body))
-        await response(scope, receive, send)
+        await response(scope, receive, in_pieces(send))
 
     async def _answered(self, answer: Answer, body: bytes, call: Request) -> Response:
         return await run_in_threadpool(self._answer, answer, body, call)
@@ -64,6 +65,26 @@ class DirectCalls:
         if isinstance(answered, Response):
             return answered
         return Response(answered.SerializeToString(), media_type=PROTOBUF_MEDIA_TYPE)
+
+
+def in_pieces(send: Send) -> Send:
+    """Returns `send` for bodies of any size, which waits after each piece until the line has taken it.
+
+    For uvicorn has done with a body once it has the last of it: five seconds later it closes the connection, and
+    asyncio gives what has not left by then 30 s. Of 5 MB at once, a line of a Mbit/s would never get the end.
+    """
+
+    async def send_in_pieces(message: Message) -> None:
+        body = memoryview(message.get("body", b""))
+        if len(body) <= PIECE_BYTES:
+            await send(message)
+            return
+        more = message.get("more_body", False)
+        for start in range(0, len(body), PIECE_BYTES):
+            piece, is_last = body[start : start + PIECE_BYTES], start + PIECE_BYTES >= len(body)
+            await send({**message, "body": piece, "more_body": more or not is_last})
+
+    return send_in_pieces
 
 
 def _read(path: str, body: bytes) -> Any:

@@ -1,13 +1,19 @@
 """Calls before Flower's layers: their body whole, errors in Flower's words, and everything else left to Flower."""
 
 import asyncio
+import socket
+import ssl
+import threading
+import time
 
 import pytest
-from fastapi import FastAPI, HTTPException
+import uvicorn
+from fastapi import FastAPI, HTTPException, Response
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from flwr.supercore.error import ApiErrorCode, FlowerError
 
-from common.direct_calls import DirectCalls
+from common.direct_calls import PIECE_BYTES, DirectCalls
+from server.provision import make_certificates
 
 PATH = "/v1/fleet/pull-object"
 ASKED = PullObjectRequest(object_id="name")
@@ -50,6 +56,47 @@ def test_a_body_is_read_whole_and_the_answer_is_written_as_protobuf(cuts):
     assert PullObjectResponse.FromString(body(sent)) == found(None, ASKED)
     assert (sent[0]["status"], passed) == (200, [])
     assert PROTOBUF in sent[0]["headers"]
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 2 * PIECE_BYTES, 5_000_000])
+def test_an_answer_is_sent_in_pieces(size):
+    sent, _ = called(lambda *_: Response(b"a" * size), ASKED.SerializeToString())
+    assert body(sent) == b"a" * size
+    pieces = [each for each in sent if each["type"] == "http.response.body"]
+    assert max(len(each["body"]) for each in pieces) <= PIECE_BYTES
+    assert [bool(each.get("more_body")) for each in pieces] == [True] * (len(pieces) - 1) + [False]
+
+
+def test_who_takes_an_answer_slowly_gets_all_of_it(tmp_path, monkeypatch):
+    """uvicorn closes a connection that it has nothing more for, and asyncio gives TLS a while for what has not left."""
+    files = make_certificates(tmp_path, ["localhost"])
+    monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 0.5)
+    size = 30_000_000  # more than the system's buffers
+    app = DirectCalls(FastAPI(), {PATH: lambda *_: Response(b"a" * size + b"z")})
+    config = uvicorn.Config(
+        app, port=0, loop="asyncio", ws="none", lifespan="off", timeout_keep_alive=1, log_level="error",
+        ssl_certfile=files.certificate, ssl_keyfile=files.key,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+        port = server.servers[0].sockets[0].getsockname()[1]
+        context = ssl.create_default_context(cafile=files.authority)
+        with context.wrap_socket(socket.create_connection(("localhost", port)), server_hostname="localhost") as line:
+            head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/protobuf\r\n"
+            asked = ASKED.SerializeToString()
+            line.sendall(f"{head}content-length: {len(asked)}\r\n\r\n".encode() + asked)
+            came = bytearray(line.recv(1 << 16))
+            time.sleep(3.0)  # twice as long as both give it
+            while not came.endswith(b"z") and (more := line.recv(1 << 20)):
+                came += more
+    finally:
+        server.should_exit = True
+        thread.join()
+    assert bytes(came).partition(b"\r\n\r\n")[2] == b"a" * size + b"z"
 
 
 def test_a_body_that_lies_elsewhere_stands_for_the_one_that_came():
