@@ -8,24 +8,26 @@ pipe, and looks at a part's bytes anew each time that it reads them: what was ju
 """
 
 import hashlib
+import logging
 import os
-import secrets
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.atomic import write_bytes_atomically
 from common.errors import WorkError
 from common.object_files import NAME as ID
 from common.objects import LARGEST_CHUNK, Chunk, RemoteChunk
 from common.private import private_folder, private_mode
 
+log = logging.getLogger("fedgtv.site")
 NAME = "handover"
 VARIABLE = "FEDGTV_HANDOVER"
 """Environment variable with the folder's path, for the process at work; without it all goes by calls."""
 LEAST_BYTES = 1 << 16
-"""Smaller parts go by calls."""
+"""Smaller parts go by calls, and larger ones than Flower's."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Handover:
     @classmethod
     def of(cls, work: Path) -> "Handover":
         """Returns the node's, which is made (OSError: it cannot be)."""
-        return cls(private_folder(work / NAME))
+        return cls(private_folder(folder_in(work)))
 
     @classmethod
     def at_work(cls) -> "Handover | None":
@@ -52,27 +54,18 @@ class Handover:
         return cls(Path(folder), trusts=True) if folder else None
 
     def put(self, chunk: Chunk) -> Chunk:
-        """Returns the part as one that lies here.
-
-        Raises:
-            OSError: the disk is full, or the folder not as it was made; nothing of it is left.
-        """
-        content = chunk.deflate()
-        with self._held() as folder:
-            unfinished = f".{chunk.object_id}.{secrets.token_hex(4)}"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            handle = os.open(unfinished, flags, 0o600, dir_fd=folder)
-            try:
-                with open(handle, "wb", buffering=0) as file:
-                    os.fchmod(handle, private_mode(self.folder) & ~0o020)
-                    if file.write(content) != len(content):
-                        raise OSError(f"{unfinished}: not written whole")
-                os.rename(unfinished, chunk.object_id, src_dir_fd=folder, dst_dir_fd=folder)
-            except OSError:
-                with suppress(OSError):
-                    os.unlink(unfinished, dir_fd=folder)
-                raise
-        return RemoteChunk(chunk.object_id, len(content), self.read)
+        """Returns the part as one that lies here; one that is of no such size, or has no room, stays what it is."""
+        if isinstance(chunk, RemoteChunk) or not _may_lie_here(chunk.num_bytes):
+            return chunk
+        try:
+            with self._held() as folder:
+                place = Path(f"/proc/self/fd/{folder}")
+                mode = private_mode(place) & ~0o020
+                write_bytes_atomically(place / chunk.object_id, chunk.deflate(), mode, durable=False)
+        except OSError as error:
+            log.warning("%s: a part of a model goes by a call (%s)", self.folder, error.strerror)
+            return chunk
+        return RemoteChunk(chunk.object_id, chunk.num_bytes, self.read)
 
     def find(self, object_id: str) -> Chunk | None:
         """Returns a part that lies here, its bytes unread; None for none."""
@@ -112,18 +105,19 @@ class Handover:
             os.close(handle)
 
 
-def handed_over(chunk: Chunk) -> Chunk:
-    """Returns a part of what the process at work has made, in the handover if it has one, with room, and it is large.
+def folder_in(work: Path) -> Path:
+    """Returns the handover's folder in a site's work folder."""
+    return work.resolve() / NAME
 
-    What is not there goes by a call.
-    """
+
+def handed_over(chunk: Chunk) -> Chunk:
+    """Returns a part of what the process at work has made, in the handover if it can be; else it goes by a call."""
     handover = Handover.at_work()
-    if handover is None or chunk.size < LEAST_BYTES or isinstance(chunk, RemoteChunk):
-        return chunk
-    try:
-        return handover.put(chunk)
-    except OSError:
-        return chunk
+    return handover.put(chunk) if handover else chunk
+
+
+def _may_lie_here(num_bytes: int) -> bool:
+    return LEAST_BYTES <= num_bytes <= LARGEST_CHUNK
 
 
 @contextmanager
@@ -138,7 +132,7 @@ def _opened(folder: int, object_id: str) -> Iterator[int]:
     handle = os.open(object_id, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     try:
         status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode) or not LEAST_BYTES <= status.st_size <= LARGEST_CHUNK:
+        if not stat.S_ISREG(status.st_mode) or not _may_lie_here(status.st_size):
             raise FileNotFoundError(object_id)
         yield handle
     finally:

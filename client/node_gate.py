@@ -27,8 +27,7 @@ from flwr.supercore.run import Run, RunNotRunningException
 
 from client.approval import Approvals
 from client.border import Border, Entry
-from client.handover import NAME as HANDOVER
-from client.handover import Handover
+from client.handover import Handover, folder_in
 from client.node_messages import Awaited, Beside, Contents, Stored, inflated, is_over, stored_contents
 from client.node_queue import Kept, Link, Queue
 from client.progress import forget_progress, leave_off, progress_of
@@ -75,6 +74,7 @@ class Gate:
         self._left_off = False
         """Whether nobody waits any more for what is worked on."""
         self._handover: Handover | None = None
+        """Where a model goes to the process at work and comes from it; None: by calls."""
         self._error: tuple[str, str] | None = None
         """The last task's experiment and the code that it ended in."""
         with suppress(FedgtvError):
@@ -133,7 +133,7 @@ class Gate:
     @property
     def handover_folder(self) -> Path | None:
         """Where models go to the process at work and come from it; None where site.yaml cannot be read yet."""
-        return self._border.work.resolve() / HANDOVER if self._border else None
+        return folder_in(self._border.work) if self._border else None
 
     def _clear_handover(self) -> None:
         """Of the work before; where there can be no handover, models go by calls."""

@@ -1,6 +1,5 @@
 """Flower's messages in a node: their objects, and the stores that the training code can reach, seen by the gate."""
 
-import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,13 +12,12 @@ from flwr.common.constant import Status
 from flwr.supercore.inflatable.inflatable_object import get_object_id, iterate_object_tree
 from flwr.supercore.object_store import NoObjectInStoreError
 
-from client.handover import LEAST_BYTES, Handover
+from client.handover import Handover
 from client.transfers import downloaded
 from common import objects
 from common.errors import TaskError, WorkerLostError
-from common.objects import Chunk
+from common.objects import CHUNK, Chunk, RemoteChunk
 
-log = logging.getLogger("fedgtv.site")
 OBJECTS_S, OBJECT_POLL_S = 600.0, 0.05
 """How long a ClientApp may take to store what it replies, and how often it is looked for."""
 UNFINISHED = (Status.PENDING, Status.STARTING, Status.RUNNING)
@@ -111,13 +109,11 @@ def pulled(tree: Any, pull: Callable[[str], bytes], handover: Handover | None = 
         content = pull(name)
         if get_object_id(content) != name:
             return b""
-        if handover is not None and len(content) >= LEAST_BYTES:
-            with suppress(ValueError):  # it is no chunk
-                chunk = Chunk(content, name)
-                try:
-                    chunks[name] = handover.put(chunk)
-                except OSError as error:
-                    log.warning("%s: a part stays in memory (%s)", handover.folder, error.strerror)
+        if handover is not None and content.startswith(CHUNK):
+            with suppress(ValueError):  # it is none, whatever it begins with
+                chunk = handover.put(Chunk(content, name))
+                if isinstance(chunk, RemoteChunk):
+                    chunks[name] = chunk
         return b"" if name in chunks else content
 
     came = downloaded([each.object_id for each in iterate_object_tree(tree)], pull_checked)

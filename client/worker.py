@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.handover import NAME as HANDOVER
-from client.handover import VARIABLE
+from client.handover import VARIABLE, folder_in
 from client.node_log import NodeLog
 from client.worker_account import SECRET
 from common.errors import WorkError
@@ -89,7 +88,7 @@ class Worker:
     def _environment(self) -> dict[str, str]:
         environment = flower_environment(self.tree.folder / "flwr")
         direct = ",".join((self.node.rpartition(":")[0], environment["NO_PROXY"]))
-        return environment | {"NO_PROXY": direct, "no_proxy": direct, VARIABLE: str(self.work.resolve() / HANDOVER)}
+        return environment | {"NO_PROXY": direct, "no_proxy": direct, VARIABLE: str(folder_in(self.work))}
 
 
 def launcher_command(node: str, secret: Path) -> list[str]:

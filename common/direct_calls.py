@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PIECE_BYTES = 1 << 18
+"""Of an answer, at one go."""
 POST = "POST"
 
 Answer = Callable[[Request, Any], Any]

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 CHUNKS, JOINED = "_chunks", "_joined"
 """Where a Flower array keeps its chunks (a contract test guards it); and ours, its bytes."""
 NUMPY = "numpy.ndarray"
-ARRAY, ARRAY_RECORD = b"Array ", b"ArrayRecord "
-"""The objects of either begin so."""
+ARRAY, ARRAY_RECORD, CHUNK = b"Array ", b"ArrayRecord ", b"ArrayChunk "
+"""The objects of each begin so."""
 DIVIDER = b"\x00"
 LONGEST_HEAD = 64
 """Bytes before those of a chunk, at most."""

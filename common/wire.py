@@ -80,6 +80,7 @@ UNREADABLE = (
 TaskModel = TypeVar("TaskModel", bound=Frozen)
 Item = TypeVar("Item")
 Put = Callable[[objects.Chunk], objects.Chunk]
+"""What is done with a piece of a model that is made; it returns the same piece, perhaps one that lies elsewhere."""
 
 _LAYOUT = TypeAdapter(list[tuple[str, tuple[Annotated[int, Field(ge=0)], ...]]])
 DTYPES = {"fp32": np.float32, "fp16": np.float16}
@@ -88,18 +89,20 @@ _STEP_SCALE = np.float32(4096)
 """What training changed is multiplied by it for fp16, which is finest near 1: steps from 1e-8 to 16 keep 11 bits."""
 
 
+def _stays(chunk: objects.Chunk) -> objects.Chunk:
+    return chunk
+
+
 def weights_to_record(weights: Mapping[str, NDArray[Any]], transport: str = "fp32") -> ArrayRecord:
     """Returns the weights as an ArrayRecord with an array each, as Flower's strategies want them."""
     dtype = DTYPES[transport]
     return ArrayRecord({name: Array(np.asarray(value, dtype, order="C")) for name, value in weights.items()})
 
 
-def pack_weights(
-    weights: Mapping[str, NDArray[Any]], transport: str = "fp32", put: Put = lambda chunk: chunk
-) -> ArrayRecord:
+def pack_weights(weights: Mapping[str, NDArray[Any]], transport: str = "fp32", put: Put = _stays) -> ArrayRecord:
     """Returns the weights as they travel: one vector in the transport's number format, and its layout.
 
-    `put`: what is done with each piece of the vector; it returns the same piece, perhaps one that lies elsewhere.
+    `put` is called with each piece of the vector.
 
     Raises:
         WorkError: a finite number is too large for the format.
@@ -108,14 +111,14 @@ def pack_weights(
 
 
 def pack_trained(
-    weights: Mapping[str, NDArray[Any]], received: Weights, transport: str, put: Put = lambda chunk: chunk
+    weights: Mapping[str, NDArray[Any]], received: Weights, transport: str, put: Put = _stays
 ) -> ArrayRecord:
     """Returns trained weights as they travel: in fp16 only what training changed, which is far smaller.
 
     So the error is a share of the step and not of the weights, whose last bits in fp16 are as large as a step of
     fine-tuning. `trained_layers` undoes it.
 
-    `put`: see `pack_weights`.
+    `put` is called as by `pack_weights`.
 
     Raises:
         WorkError: a finite step is too large for the format.
@@ -217,16 +220,22 @@ def record_to_weights(record: ArrayRecord) -> Weights:
     """Returns the record's arrays in fp32, packed or not; names and shapes are kept. They may not be writable.
 
     Raises:
-        TaskError: as `record_to_layers`.
+        TaskError: as `record_to_layers`, or numbers that are not finite.
     """
-    return record_to_layers(record).arrays()
+    layers = record_to_layers(record)
+    name = layers.not_finite()
+    if name is not None:
+        raise TaskError(
+            f"weights: {name[:80]!a} holds NaN or infinity; the model is spoilt, start from an earlier round"
+        )
+    return layers.arrays()
 
 
 def record_to_layers(record: ArrayRecord) -> Layers:
-    """Returns the record's layers in fp32, packed or not; names and shapes are kept.
+    """Returns the record's layers in fp32, packed or not, their numbers unread; names and shapes are kept.
 
     Raises:
-        TaskError: no floating-point arrays, a layout that does not fit, or numbers that are not finite.
+        TaskError: no floating-point arrays, or a layout that does not fit.
     """
     try:
         layers = unpacked(record) if is_packed(record) else Layers.of(_arrays(record))
@@ -234,11 +243,6 @@ def record_to_layers(record: ArrayRecord) -> Layers:
             raise ValueError(f"{layers.dtype}, expected floating-point")
     except UNREADABLE as error:
         raise TaskError(f"weights: cannot be read ({_line(error)}); update one side") from error
-    name = layers.not_finite()
-    if name is not None:
-        raise TaskError(
-            f"weights: {name[:80]!a} holds NaN or infinity; the model is spoilt, start from an earlier round"
-        )
     single = np.dtype(np.float32)
     if layers.dtype == single:
         return layers
@@ -335,7 +339,7 @@ def read_models(message: Message) -> dict[str, Weights]:
 
 
 def train_reply(
-    weights: Weights, received: Weights, result: TrainResult, transport: str, put: Put = lambda chunk: chunk
+    weights: Weights, received: Weights, result: TrainResult, transport: str, put: Put = _stays
 ) -> RecordDict:
     """Returns a training reply: exactly one ArrayRecord and one MetricRecord, as Flower's strategies want it.
 
